@@ -1,0 +1,51 @@
+# make sweep    regenerate the study: results/
+# make test     run every test
+# make check    run every static check
+# make bench    measure time, memory and size
+#
+# Needs python3 >= 3.11 with venv, make and git (from Python 3.14 on also a C compiler: one dependency has
+# no wheel for it yet). The first target you run creates .venv from uv.lock.
+# ARGS go to the program behind the target: make sweep ARGS=--dry-run, make test ARGS="-k units -x"
+
+.PHONY: help sweep test check bench
+.SUFFIXES:
+
+PYTHON ?= python3
+# Other environments (see pixi.toml) name their own BIN, and an empty READY: nothing to create.
+BIN   ?= $(CURDIR)/.venv/bin
+READY ?= .venv/ready
+# Rules and tests call `moesweep` and `snakemake` by name.
+RUN = PATH="$(BIN):$$PATH"
+# Downloads and source caches stay in the checkout, so an empty or read-only HOME does not matter.
+export XDG_CACHE_HOME ?= $(CURDIR)/.cache
+
+help:
+	@sed -n 's/^# make/make/p' Makefile
+
+sweep: $(READY)
+	@$(RUN) snakemake --profile workflow/profiles/default $(ARGS)
+
+test: $(READY)
+	@$(RUN) pytest -n 2 --dist loadfile $(ARGS)
+
+check: $(READY)
+	@$(RUN) ruff check
+	@$(RUN) ruff format --check
+	@$(RUN) mypy
+	@$(RUN) lint-imports --no-logo
+	@$(RUN) snakefmt --check Snakefile workflow/rules
+
+bench: $(READY)
+	@$(RUN) python tests/bench.py $(ARGS)
+
+# uv installs exactly what uv.lock pins. A fresh machine has no uv, so pip brings the one pinned below;
+# a venv of our own also works where the system's Python refuses installs (PEP 668).
+UV = $(shell sed -n 's/^ *"\(uv==[^"]*\)".*/\1/p' pyproject.toml)
+
+.venv/ready: pyproject.toml uv.lock
+	@echo "Creating .venv from uv.lock (once)"
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "MoE Sweep needs Python 3.11 or newer")'
+	@$(PYTHON) -m venv .venv
+	@.venv/bin/python -m pip install -qq --disable-pip-version-check $(UV)
+	@.venv/bin/uv sync --quiet --frozen --no-python-downloads
+	@touch $@
