@@ -1,0 +1,16 @@
+"""What every test file shares."""
+
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+
+# The same examples on every run: a change that did not touch the code under test cannot turn it red.
+settings.register_profile("moesweep", derandomize=True, deadline=None, database=None)
+settings.load_profile("moesweep")
+
+
+@pytest.fixture(scope="session")
+def root() -> Path:
+    """Return the root of the checkout."""
+    return Path(__file__).resolve().parents[1]

@@ -1,0 +1,120 @@
+"""The house itself: dependency lists that agree, a lock that PyPI alone can serve, small files."""
+
+import ast
+import re
+import subprocess
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
+
+import moesweep
+
+ROOT = Path(__file__).resolve().parents[1]
+LIBRARY = ROOT / "workflow" / "moesweep"
+TASKS = {"sweep", "test", "check", "bench"}
+CONDA_NAMES = {"snakemake": "snakemake-minimal"}
+NOT_FROM_PYPI = {"python", "make"}
+MAX_FILE_LINES = 400
+MAX_FUNCTION_LINES = 60
+MACHINE_PATH = re.compile(r"(?<![\w.~-])/(?:work|tmp|root|home)/")
+
+
+def read_toml(name: str) -> dict[str, Any]:
+    return tomllib.loads((ROOT / name).read_text(encoding="utf-8"))
+
+
+PYPROJECT, PIXI, LOCK = (read_toml(name) for name in ("pyproject.toml", "pixi.toml", "uv.lock"))
+GROUPS = {"runtime": PYPROJECT["project"]["dependencies"], **PYPROJECT["dependency-groups"]}
+
+
+def constraints(requirements: list[str]) -> dict[str, SpecifierSet]:
+    parsed = [Requirement(text) for text in requirements]
+    return {CONDA_NAMES.get(each.name, each.name): each.specifier for each in parsed}
+
+
+def project_files() -> Iterator[Path]:
+    listing = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"]
+    names = subprocess.run(listing, cwd=ROOT, check=True, capture_output=True, text=True).stdout.split("\0")
+    return (ROOT / name for name in names if name and (ROOT / name).is_file())
+
+
+@pytest.mark.parametrize("group", GROUPS)
+def test_pixi_and_pyproject_list_the_same_dependencies(group: str) -> None:
+    table = PIXI if group == "runtime" else PIXI["feature"][group]
+    conda = {
+        name: SpecifierSet(text) for name, text in table["dependencies"].items() if name not in NOT_FROM_PYPI
+    }
+    assert conda == constraints(GROUPS[group])
+
+
+def test_pixi_and_pyproject_want_the_same_python() -> None:
+    assert (
+        PIXI["dependencies"]["python"] == PYPROJECT["project"]["requires-python"] == LOCK["requires-python"]
+    )
+
+
+def test_pixi_and_make_offer_the_same_tasks() -> None:
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    assert set(re.findall(r"^(\w+): \$\(READY\)$", makefile, re.MULTILINE)) == TASKS
+    assert set(PIXI["tasks"]) == TASKS
+    assert all(command.startswith(f"make {name} ") for name, command in PIXI["tasks"].items())
+
+
+def test_the_lock_holds_every_dependency_in_a_version_that_is_allowed() -> None:
+    locked = {package["name"]: package["version"] for package in LOCK["package"]}
+    wanted = [Requirement(text) for group in GROUPS.values() for text in group]
+    refused = [str(each) for each in wanted if not each.specifier.contains(locked.get(each.name, "0"))]
+    assert refused == []
+
+
+def test_the_lock_installs_from_pypi_alone() -> None:
+    sources = {tuple(package["source"].items()) for package in LOCK["package"]}
+    assert sources == {(("registry", "https://pypi.org/simple"),), (("editable", "."),)}
+    files = [
+        each
+        for package in LOCK["package"]
+        for each in [*package.get("wheels", []), package.get("sdist")]
+        if each is not None
+    ]
+    assert [each for each in files if not each["url"].startswith("https://files.pythonhosted.org/")] == []
+    assert [each["url"] for each in files if not each["hash"].startswith("sha256:")] == []
+
+
+def test_the_slurm_plugin_is_not_installed_by_default() -> None:
+    assert PYPROJECT["tool"]["uv"]["default-groups"] == ["dev"]
+    assert "slurm" not in " ".join(GROUPS["runtime"] + GROUPS["dev"])
+
+
+def test_one_version_everywhere() -> None:
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    assert moesweep.__version__ == PYPROJECT["project"]["version"] == citation["version"]
+
+
+@pytest.mark.parametrize(
+    "path", sorted(LIBRARY.rglob("*.py")), ids=lambda path: str(path.relative_to(LIBRARY))
+)
+def test_files_and_functions_stay_small(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    functions = [
+        node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+    ]
+    lengths = {node.name: (node.end_lineno or node.lineno) - node.lineno + 1 for node in functions}
+    assert text.count("\n") < MAX_FILE_LINES
+    assert {name: lines for name, lines in lengths.items() if lines >= MAX_FUNCTION_LINES} == {}
+
+
+def test_no_file_names_a_path_of_one_machine() -> None:
+    found = [
+        f"{path.relative_to(ROOT)}:{number}: {line.strip()}"
+        for path in project_files()
+        if not path.is_relative_to(ROOT / "tests") and path.suffix not in {".parquet", ".png"}
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1)
+        if MACHINE_PATH.search(line)
+    ]
+    assert found == []
