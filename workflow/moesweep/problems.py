@@ -1,0 +1,73 @@
+"""What is wrong with an input, in one form for every stage: each problem with its place and a way out."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from difflib import get_close_matches
+from typing import Literal
+
+Severity = Literal["error", "warning"]
+
+SHOWN_CHARACTERS = 80
+"""Longest rendering of an offending value: a huge value must not flood the terminal."""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One broken rule at one place.
+
+    file        the file as the user knows it, relative to the project where possible
+    path        place in that file, such as `grids[0].tp[1]`, or `line 3, column 5` where there is no
+    structure yet rule        short name of the broken rule value       the offending value, as YAML would
+    show it message     what is wrong, in words suggestion  the nearest legal values, or what to write instead
+    workload    id of the workload concerned, where there is one
+    """
+
+    file: str
+    path: str
+    rule: str
+    value: str
+    message: str
+    suggestion: str = ""
+    severity: Severity = "error"
+    workload: str = ""
+
+    def line(self) -> str:
+        """The problem on one line: `x.yaml: grids[0].tp: divides: 3 does not divide 512; nearest: 2, 4`."""
+        place = ": ".join(part for part in (self.file, self.path, self.rule) if part)
+        advice = f"; {self.suggestion}" if self.suggestion else ""
+        return one_line(f"{place}: {self.message}{advice}")
+
+
+class BadInput(Exception):
+    """The user's input cannot be used. Carries every problem found, in the order found."""
+
+    def __init__(self, problems: Iterable[Problem]) -> None:
+        self.problems = list(problems)
+        super().__init__("\n".join(problem.line() for problem in self.problems))
+
+
+def shown(value: object) -> str:
+    """A value as YAML shows it, cut to a readable length: text in quotes, `true` and `null` in lower case."""
+    if value is None or isinstance(value, bool):
+        text = {None: "null", True: "true", False: "false"}[value]
+    elif isinstance(value, str):
+        text = '"' + one_line(value) + '"'
+    elif isinstance(value, dict | list):
+        text = repr(value)
+    else:
+        text = str(value)
+    return text if len(text) <= SHOWN_CHARACTERS else text[: SHOWN_CHARACTERS - 3] + "..."
+
+
+def one_line(text: str) -> str:
+    """Text safe for one terminal line: control characters and line breaks are written as escapes."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """`did you mean tp?` for a word close to known ones, otherwise the list of known ones."""
+    choices = sorted(known)
+    close = get_close_matches(word, choices, n=2, cutoff=0.6)
+    if close:
+        return f"did you mean {' or '.join(close)}?"
+    return f"known: {', '.join(choices)}" if choices else ""

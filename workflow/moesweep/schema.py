@@ -1,0 +1,162 @@
+"""JSON Schema (2020-12) validation of configuration data, reported as Problems with suggestions."""
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from moesweep.problems import Problem, did_you_mean, shown
+
+if TYPE_CHECKING:
+    from jsonschema.exceptions import ValidationError
+    from jsonschema.protocols import Validator
+
+SCHEMA_DIRECTORY = Path(__file__).resolve().parents[2] / "schemas"
+
+_TYPE_WORDS = {
+    "integer": "a whole number",
+    "number": "a number",
+    "string": "text",
+    "boolean": "true or false",
+    "object": "a mapping",
+    "array": "a list",
+    "null": "null",
+}
+_BOUNDS = {
+    "minimum": "below the least allowed value",
+    "maximum": "above the greatest allowed value",
+    "exclusiveMinimum": "not above",
+    "minLength": "shorter than",
+    "maxLength": "longer than",
+    "minItems": "an empty list: the least number of items is",
+    "maxItems": "a longer list than the greatest allowed length",
+}
+
+
+@cache
+def load_schema(name: str) -> dict[str, Any]:
+    """The schema `schemas/<name>.schema.json`."""
+    with (SCHEMA_DIRECTORY / f"{name}.schema.json").open(encoding="utf-8") as file:
+        schema: dict[str, Any] = json.load(file)
+    return schema
+
+
+def definition(name: str, key: str) -> dict[str, Any]:
+    """The part `$defs/<key>` of a schema."""
+    part: dict[str, Any] = load_schema(name)["$defs"][key]
+    return part
+
+
+@cache
+def _validator(name: str, key: str | None) -> "Validator":
+    # Imported here: it takes 0.1 s, which commands that read no configuration need not spend.
+    import jsonschema
+    import referencing
+
+    files = {f"{part}.schema.json": load_schema(part) for part in (name, "constant")}
+    resources = [(uri, referencing.Resource.from_contents(part)) for uri, part in files.items()]
+    registry: referencing.Registry[Any] = referencing.Registry().with_resources(resources)
+    schema = load_schema(name)
+    if key is not None:
+        schema = {"$schema": schema["$schema"], "$ref": f"{name}.schema.json#/$defs/{key}"}
+    draft = jsonschema.Draft202012Validator
+    # JSON Schema counts 2.0 as an integer; here a count written with a decimal point is a mistake.
+    strict = draft.TYPE_CHECKER.redefine(
+        "integer", lambda _, x: isinstance(x, int) and not isinstance(x, bool)
+    )
+    extend: Any = jsonschema.validators.extend
+    validator: Validator = extend(draft, type_checker=strict)(schema, registry=registry)
+    return validator
+
+
+def check(data: Any, schema: str, file: str, *, key: str | None = None, prefix: str = "") -> list[Problem]:
+    """Every violation of a schema (or of its `$defs/<key>`) in `data`, ordered by place; empty if none.
+
+    `file` and `prefix` say where the data stands; a problem's path is the prefix followed by the place in the
+    data.
+    """
+    errors = _validator(schema, key).iter_errors(data)
+    problems = [problem for error in errors for problem in _problems(error, file, prefix)]
+    # `if/then` and `anyOf` branches can report the same fault more than once.
+    return sorted(set(problems), key=lambda problem: (problem.path, problem.rule, problem.message))
+
+
+def place(prefix: str, parts: Iterable[str | int]) -> str:
+    """A path within a file: keys joined by dots, list positions in brackets, as in `grids[0].tp[1]`."""
+    path = prefix
+    for part in parts:
+        path += f"[{part}]" if isinstance(part, int) else f".{part}" if path else part
+    return path
+
+
+def _problems(error: "ValidationError", file: str, prefix: str) -> Iterator[Problem]:
+    path = place(prefix, error.absolute_path)
+    rule = str(error.validator)
+    if rule == "additionalProperties":
+        yield from _unknown_keys(error, file, path)
+    elif rule == "required":
+        yield from _missing_keys(error, file, path)
+    else:
+        name, message, suggestion = _explain(error, rule)
+        yield Problem(file, path, name, shown(error.instance), message, suggestion)
+
+
+def _unknown_keys(error: "ValidationError", file: str, path: str) -> Iterator[Problem]:
+    known = error.schema.get("properties", {}) if isinstance(error.schema, Mapping) else {}
+    instance = error.instance if isinstance(error.instance, dict) else {}
+    for key in instance:
+        if key not in known:
+            suggestion = did_you_mean(key, set(known) - set(instance))
+            yield Problem(
+                file, place(path, [key]), "unknown_key", key, f"unknown key {shown(key)}", suggestion
+            )
+
+
+def _missing_keys(error: "ValidationError", file: str, path: str) -> Iterator[Problem]:
+    needed: Any = error.validator_value
+    instance: Any = error.instance
+    for key in needed:
+        if key not in instance:
+            yield Problem(
+                file, place(path, [key]), "missing_key", "", f"the key {key} is missing", f"add {key}"
+            )
+
+
+def _explain(error: "ValidationError", rule: str) -> tuple[str, str, str]:
+    """(rule name, message, suggestion) of one violated keyword."""
+    limit: Any = error.validator_value
+    value = shown(error.instance)
+    if rule == "type":
+        wanted = " or ".join(_TYPE_WORDS[kind] for kind in ([limit] if isinstance(limit, str) else limit))
+        return "type", f"{_kind(error.instance)} {value} where {wanted} is needed", ""
+    if rule in ("enum", "const"):
+        known = [str(choice) for choice in (limit if rule == "enum" else [limit])]
+        return "choice", f"{value} is not one of the choices", did_you_mean(str(error.instance), known)
+    if rule in _BOUNDS:
+        return "range", f"{value} is {_BOUNDS[rule]} {limit}", f"nearest: {limit}"
+    if rule == "pattern":
+        schema: Any = error.schema
+        return (
+            "pattern",
+            f"{value} does not have the form needed here",
+            f"needed: {schema.get('x-form', limit)}",
+        )
+    if rule == "uniqueItems":
+        return "duplicate", f"{value} lists a value twice", "list each value once"
+    if rule in ("minProperties", "anyOf"):
+        schema = error.schema
+        return "empty", str(schema.get("x-need", error.message)), ""
+    return rule, error.message, ""
+
+
+def _kind(value: object) -> str:
+    if isinstance(value, bool):
+        return "the truth value"
+    if isinstance(value, int | float):
+        return "the number"
+    if isinstance(value, str):
+        return "the text"
+    if isinstance(value, list | dict):
+        return "the list" if isinstance(value, list) else "the mapping"
+    return "the value"
