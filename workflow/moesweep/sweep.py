@@ -81,8 +81,9 @@ def load_sweep(root: Path, path: Path | str) -> Sweep:
             "file": [file] * len(entries),
             "entry": [entry.path for entry in entries],
             "own": [list(entry.own) for entry in entries],
+            "options": [list(data.get("options", {}))] * len(entries),
         },
-        schema_overrides={"own": pl.List(pl.String)},
+        schema_overrides=dict.fromkeys(("own", "options"), pl.List(pl.String)),
     )
     return _with_twins(listed, origins, file) if data.get("twins") else Sweep(file, listed, origins)
 

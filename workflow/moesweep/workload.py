@@ -73,8 +73,8 @@ def with_derived(frame: pl.DataFrame) -> pl.DataFrame:
     """A frame of GIVEN columns with the DERIVED ones computed, in the order of SCHEMA.
 
     num_microbatches = global_batch_size / (micro_batch_size * dp); padded_vocab_size = vocab_size rounded up
-    to a multiple of 128 * tp. A dense workload's MoE columns become 0; an expert's FFN width of 0 becomes
-    ffn_hidden_size.
+    to a multiple of 128 * tp. A dense workload's MoE columns become 0 and its etp tp; an expert's FFN width
+    of 0 becomes ffn_hidden_size.
     """
     moe = pl.col("num_experts") > 0
     width = pl.col("moe_ffn_hidden_size")
@@ -83,14 +83,15 @@ def with_derived(frame: pl.DataFrame) -> pl.DataFrame:
     frame = frame.with_columns(
         pl.when(moe).then(pl.lit("moe")).otherwise(pl.lit("dense")).alias("kind"),
         pl.lit(None, pl.String).alias("twin"),
+        pl.when(moe).then("etp").otherwise("tp").alias("etp"),
         expert_width.alias("moe_ffn_hidden_size"),
         pl.max_horizontal(dp_size(), 1).alias("dp"),
-        pl.max_horizontal(edp_size(), 1).alias("edp"),
         ((pl.col("vocab_size") + multiple - 1) // multiple * multiple).alias("padded_vocab_size"),
     )
     microbatches = pl.col("global_batch_size") // (pl.col("micro_batch_size") * pl.col("dp"))
     return frame.with_columns(
         *(pl.when(moe).then(column).otherwise(0).alias(column) for column in _MOE_COLUMNS),
+        pl.max_horizontal(edp_size(), 1).alias("edp"),
         pl.max_horizontal(microbatches, 1).alias("num_microbatches"),
         workload_id().alias("workload"),
     ).select(*SCHEMA)
@@ -124,7 +125,6 @@ def dense_twins(frame: pl.DataFrame) -> pl.DataFrame:
     return with_derived(
         moe.with_columns(
             pl.lit(1, pl.Int64).alias("ep"),
-            pl.col("tp").alias("etp"),
             pl.lit(0, pl.Int64).alias("num_experts"),
             pl.lit(0, pl.Int64).alias("listed"),
         )

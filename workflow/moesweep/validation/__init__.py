@@ -1,0 +1,98 @@
+"""Whether workloads make sense: the rules applied to a frame of them.
+
+Errors are what has no meaning or what no framework runs, and stop the run before any trace. Warnings are what
+Megatron would refuse or what is likely to be a mistake, but what the study lists and a trace can express.
+Memory is not judged here: the cost stage knows it.
+"""
+
+import re
+
+import polars as pl
+
+from moesweep.parallelism import GPUS_PER_NODE
+from moesweep.problems import BadInput, Problem
+from moesweep.schema import check, load_schema
+from moesweep.validation.rules import RULES, Rule
+
+COLUMNS = ("workload", "severity", "rule", "message", "value", "suggestion")
+
+
+def validate(
+    workloads: pl.DataFrame, gpus_per_node: int = GPUS_PER_NODE, origins: pl.DataFrame | None = None
+) -> pl.DataFrame:
+    """The warnings about the workloads: columns workload severity rule message value suggestion, all text.
+
+    Ordered by workload, then by rule. `origins` (of moesweep.sweep.Sweep) lets a problem name its place in
+    the sweep file; without it the workload stands for the place. Raises BadInput with all errors, if there
+    are any: of the schema of a resolved workload, then of the rules.
+    """
+    found = findings(workloads, gpus_per_node)
+    errors = found.filter(severity="error")
+    problems = [*_schema_problems(workloads), *_problems(errors, workloads, origins)]
+    if problems:
+        raise BadInput(problems)
+    return found.select(COLUMNS)
+
+
+def findings(workloads: pl.DataFrame, gpus_per_node: int = GPUS_PER_NODE) -> pl.DataFrame:
+    """Every broken rule of every workload, warnings and errors: COLUMNS and the rule's key, in order."""
+    frame = workloads.with_columns(pl.lit(gpus_per_node, pl.Int64).alias("gpus_per_node"))
+    broken = frame.select(rule.violated.alias(rule.name) for rule in RULES)
+    frame = frame.with_row_index("at")
+    parts = [_finding(rule, frame.filter(broken[rule.name])) for rule in RULES if broken[rule.name].any()]
+    empty = pl.DataFrame(schema={"at": pl.UInt32, **dict.fromkeys((*COLUMNS, "key"), pl.String)})
+    return pl.concat([empty, *parts]).sort("at", maintain_order=True).drop("at")
+
+
+def _finding(rule: Rule, violating: pl.DataFrame) -> pl.DataFrame:
+    return violating.select(
+        "at",
+        "workload",
+        severity=pl.lit(rule.severity),
+        rule=pl.lit(rule.name),
+        message=_filled(rule.message),
+        value=pl.col(rule.key).cast(pl.String),
+        suggestion=rule.nearest,
+        key=pl.lit(rule.key),
+    )
+
+
+def _filled(template: str) -> pl.Expr:
+    """The template with each `{column}` replaced by its value."""
+    columns = re.findall(r"{(\w+)}", template)
+    return pl.format(re.sub(r"{\w+}", "{}", template), *columns)
+
+
+def _schema_problems(workloads: pl.DataFrame) -> list[Problem]:
+    """What the schema of a resolved workload says of each row."""
+    rows = workloads.iter_rows(named=True)
+    return [problem for row in rows for problem in check(row, "workload", str(row["workload"]))]
+
+
+def _problems(errors: pl.DataFrame, workloads: pl.DataFrame, origins: pl.DataFrame | None) -> list[Problem]:
+    """The errors as problems, each placed where the sweep or the model file says the offending value.
+
+    One fault of a grid breaks a rule for many workloads alike; it is reported once.
+    """
+    if origins is None:
+        placed = errors.with_columns(file="workload", path="key")
+    else:
+        named = origins.join(workloads.select("workload", "model"), on="workload", maintain_order="left")
+        placed = errors.join(named, on="workload", maintain_order="left").with_columns(*_place())
+    placed = placed.unique(["file", "path", "rule", "message"], keep="first", maintain_order=True)
+    columns = ("file", "path", "rule", "value", "message", "suggestion", "severity", "workload")
+    return [Problem(*row) for row in placed.select(columns).iter_rows()]
+
+
+def _place() -> tuple[pl.Expr, pl.Expr]:
+    """(file, path) of a finding's key: its own entry, the options, the model's file, or else its entry."""
+    in_entry = pl.col("own").list.contains(pl.col("key"))
+    in_options = ~in_entry & pl.col("options").list.contains(pl.col("key"))
+    model_keys = list(load_schema("model")["properties"])
+    in_model = ~in_entry & ~in_options & pl.col("key").is_in(model_keys)
+    model_file = pl.format("config/models/{}.yaml", "model")
+    entry = pl.when(in_options).then(pl.lit("options")).otherwise("entry")
+    return (
+        pl.when(in_model).then(model_file).otherwise("file").alias("file"),
+        pl.when(in_model).then("key").otherwise(pl.format("{}.{}", entry, "key")).alias("path"),
+    )
