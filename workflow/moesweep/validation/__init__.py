@@ -12,23 +12,20 @@ import polars as pl
 from moesweep.parallelism import GPUS_PER_NODE
 from moesweep.problems import BadInput, Problem
 from moesweep.schema import check, load_schema
+from moesweep.sweep import Sweep
 from moesweep.validation.rules import RULES, Rule
 
 COLUMNS = ("workload", "severity", "rule", "message", "value", "suggestion")
 
 
-def validate(
-    workloads: pl.DataFrame, gpus_per_node: int = GPUS_PER_NODE, origins: pl.DataFrame | None = None
-) -> pl.DataFrame:
-    """The warnings about the workloads: columns workload severity rule message value suggestion, all text.
+def validate(sweep: Sweep, gpus_per_node: int = GPUS_PER_NODE) -> pl.DataFrame:
+    """The warnings about a sweep's workloads, as text columns: workload severity rule message value suggestion.
 
-    Ordered by workload, then by rule. `origins` (of moesweep.sweep.Sweep) lets a problem name its place in
-    the sweep file; without it the workload stands for the place. Raises BadInput with all errors, if there
-    are any: of the schema of a resolved workload, then of the rules.
+    Ordered by workload, then by rule. Raises BadInput with all errors, if there are any: of the schema of a
+    resolved workload, then of the rules.
     """
-    found = findings(workloads, gpus_per_node)
-    errors = found.filter(severity="error")
-    problems = [*_schema_problems(workloads), *_problems(errors, workloads, origins)]
+    found = findings(sweep.workloads, gpus_per_node)
+    problems = [*_schema_problems(sweep.workloads), *_problems(found.filter(severity="error"), sweep)]
     if problems:
         raise BadInput(problems)
     return found.select(COLUMNS)
@@ -69,16 +66,13 @@ def _schema_problems(workloads: pl.DataFrame) -> list[Problem]:
     return [problem for row in rows for problem in check(row, "workload", str(row["workload"]))]
 
 
-def _problems(errors: pl.DataFrame, workloads: pl.DataFrame, origins: pl.DataFrame | None) -> list[Problem]:
+def _problems(errors: pl.DataFrame, sweep: Sweep) -> list[Problem]:
     """The errors as problems, each placed where the sweep or the model file says the offending value.
 
     One fault of a grid breaks a rule for many workloads alike; it is reported once.
     """
-    if origins is None:
-        placed = errors.with_columns(file="workload", path="key")
-    else:
-        named = origins.join(workloads.select("workload", "model"), on="workload", maintain_order="left")
-        placed = errors.join(named, on="workload", maintain_order="left").with_columns(*_place())
+    origins = sweep.origins.with_columns(sweep.workloads["model"])
+    placed = errors.join(origins, on="workload", maintain_order="left").with_columns(*_place())
     placed = placed.unique(["file", "path", "rule", "message"], keep="first", maintain_order=True)
     columns = ("file", "path", "rule", "value", "message", "suggestion", "severity", "workload")
     return [Problem(*row) for row in placed.select(columns).iter_rows()]
