@@ -19,7 +19,7 @@ COLUMNS = ("workload", "severity", "rule", "message", "value", "suggestion")
 
 
 def validate(sweep: Sweep, gpus_per_node: int = GPUS_PER_NODE) -> pl.DataFrame:
-    """The warnings about a sweep's workloads, as text columns: workload severity rule message value suggestion.
+    """The warnings about a sweep as text columns: workload severity rule message value suggestion.
 
     Ordered by workload, then by rule. Raises BadInput with all errors, if there are any: of the schema of a
     resolved workload, then of the rules.
