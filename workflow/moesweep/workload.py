@@ -3,6 +3,8 @@
 A frame of workloads, one row each, is also the configuration frame of every later layer.
 """
 
+import json
+from collections.abc import Mapping
 from typing import Any
 
 import polars as pl
@@ -129,3 +131,8 @@ def dense_twins(frame: pl.DataFrame) -> pl.DataFrame:
             pl.lit(0, pl.Int64).alias("listed"),
         )
     )
+
+
+def description(row: Mapping[str, Any]) -> str:
+    """One workload as JSON text: all that its trace depends on, so not how often a sweep lists it, nor its twin."""
+    return json.dumps({key: value for key, value in row.items() if key not in ("listed", "twin")}, sort_keys=True)

@@ -1,0 +1,25 @@
+# MoE Sweep: enumerate -> validate -> trace -> cost -> tables. Rules call the command line, nothing else.
+from moesweep.plan import plan_or_exit
+
+PLAN = plan_or_exit("config/config.yaml")
+
+
+include: "workflow/rules/enumerate.smk"
+include: "workflow/rules/validate.smk"
+include: "workflow/rules/trace.smk"
+include: "workflow/rules/cost.smk"
+include: "workflow/rules/tables.smk"
+
+
+localrules:
+    all,
+
+
+rule all:
+    default_target: True
+    input:
+        PLAN.outputs("enumerate"),
+        PLAN.outputs("validate"),
+        PLAN.outputs("trace"),
+        PLAN.outputs("cost"),
+        PLAN.outputs("tables"),

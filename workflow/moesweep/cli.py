@@ -1,0 +1,39 @@
+"""The command line. Exit code 0 for success, 1 for failure, 2 for bad input, 130 when interrupted."""
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from importlib.metadata import version
+
+from moesweep.commands import add_commands
+from moesweep.problems import BadInput
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the parser of all commands; `run` of the parsed arguments is the command's function."""
+    top = argparse.ArgumentParser(
+        prog="moesweep", description="Sweeps of Mixture-of-Experts training, traced and costed."
+    )
+    top.add_argument("--version", action="version", version=f"moesweep {version('moesweep')}")
+    add_commands(top.add_subparsers(required=True, metavar="COMMAND"))
+    return top
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; print a user's mistakes one a line, without a traceback."""
+    arguments = parser().parse_args(argv)
+    try:
+        return int(arguments.run(arguments))
+    except BadInput as error:
+        print(*(problem.line() for problem in error.problems), sep="\n", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        # The reader of our output went away; Python must not fail again when it flushes.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except OSError as error:
+        print(f"moesweep: {error}", file=sys.stderr)
+        return 1

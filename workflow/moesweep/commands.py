@@ -1,0 +1,123 @@
+"""The stages as commands: what `moesweep enumerate`, `validate`, `trace`, `cost` and `tables` do."""
+
+import argparse
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from moesweep.layout import Results
+from moesweep.problems import BadInput, Problem, did_you_mean
+
+if TYPE_CHECKING:
+    import polars as pl
+
+
+def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Add one parser a stage."""
+    stages = {
+        "enumerate": (enumerate_, "write the sweep's resolved workloads: results/workloads.parquet"),
+        "validate": (validate_, "check every workload: results/validation.parquet"),
+        "trace": (trace, "write the op traces of workloads: results/traces"),
+        "cost": (cost, "cost every traced workload: results/costs.parquet"),
+        "tables": (tables, "write the answers: results/tables and results/summary.txt"),
+    }
+    for name, (run, help_) in stages.items():
+        command = commands.add_parser(name, help=help_, description=help_)
+        command.add_argument(
+            "--config", default="config/config.yaml", help="configuration of the workflow (%(default)s)"
+        )
+        command.add_argument(
+            "--results", type=Path, default=Path("results"), help="folder of the results (%(default)s)"
+        )
+        if name == "trace":
+            command.add_argument(
+                "--workload", nargs="+", metavar="ID", help="workloads to trace (default: all)"
+            )
+        command.set_defaults(run=run)
+
+
+def enumerate_(arguments: argparse.Namespace) -> int:
+    """Write the catalogue."""
+    from moesweep.plan import load_plan
+    from moesweep.tablefile import write_table
+
+    plan = load_plan(arguments.config)
+    write_table(
+        plan.workloads, Results(arguments.results).workloads, "workloads", {"sweep": plan.config["sweep"]}
+    )
+    return 0
+
+
+def validate_(arguments: argparse.Namespace) -> int:
+    """Write what validation found; warnings are counted on stderr."""
+    from moesweep.plan import load_plan
+    from moesweep.tablefile import write_table
+
+    plan = load_plan(arguments.config)
+    write_table(
+        plan.findings, Results(arguments.results).validation, "validation", {"sweep": plan.config["sweep"]}
+    )
+    if plan.findings.height:
+        print(f"{plan.findings.height} warnings: see results/summary.txt", file=sys.stderr)
+    return 0
+
+
+def trace(arguments: argparse.Namespace) -> int:
+    """Write the traces of the named workloads, from the catalogue if there is one."""
+    from moesweep.trace.files import write_traces
+
+    results = Results(arguments.results)
+    write_traces(_chosen(_catalogue(results, arguments.config), arguments.workload), results)
+    return 0
+
+
+def cost(arguments: argparse.Namespace) -> int:
+    """Cost every workload of the catalogue on the configured cluster."""
+    from moesweep.catalog import load_cluster, load_config
+    from moesweep.cost.files import write_costs
+
+    cluster = load_cluster(Path.cwd(), load_config(Path.cwd(), arguments.config)["cluster"])
+    constants = {name: constant.value for name, constant in cluster.constants.items()}
+    write_costs(Results(arguments.results), constants, {"cluster": cluster.name})
+    return 0
+
+
+def tables(arguments: argparse.Namespace) -> int:
+    """Write the tables and the summary."""
+    from moesweep.tables.files import write_tables
+
+    write_tables(Results(arguments.results))
+    return 0
+
+
+def _catalogue(results: Results, config: str) -> "pl.DataFrame":
+    from moesweep.plan import load_plan
+    from moesweep.tablefile import read_table
+
+    return (
+        read_table(results.workloads, "workloads")
+        if results.workloads.exists()
+        else load_plan(config).workloads
+    )
+
+
+def _chosen(workloads: "pl.DataFrame", ids: list[str] | None) -> "pl.DataFrame":
+    import polars as pl
+
+    if ids is None:
+        return workloads
+    known = workloads["workload"].to_list()
+    unknown = [id_ for id_ in ids if id_ not in known]
+    if unknown:
+        raise BadInput(
+            Problem(
+                "",
+                "--workload",
+                "known",
+                id_,
+                f"there is no workload {id_} in the sweep",
+                did_you_mean(id_, known),
+            )
+            for id_ in unknown
+        )
+    return workloads.filter(pl.col("workload").is_in(ids))

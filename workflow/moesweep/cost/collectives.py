@@ -1,0 +1,102 @@
+"""Seconds of one collective or message between GPUs placed on nodes.
+
+latency + wire_bytes / bandwidth. Inside a node latency and bandwidth are measured per group size;
+across nodes a ring has the latency of its hops (NCCL `tuning.cc`) and the node's NICs, shared by the
+communicators that cross at the same time. Ranks fill nodes in order.
+"""
+
+import polars as pl
+
+from moesweep.cost.timing import Timing, constant
+from moesweep.parallelism import GROUP_KINDS, placement
+
+MEASURED_SIZES = (2, 4, 8)
+DATA_PARALLEL = ("dp", "edp", "embedding")
+
+size = pl.col("group_size").cast(pl.Float64)
+members = pl.col("members_per_node").cast(pl.Float64)
+nodes = pl.col("nodes").cast(pl.Float64)
+crosses = pl.col("nodes") > 1
+sharing = constant("gpus_per_node") / members
+"""Communicators of the kind whose members share a node's NICs: one per GPU that is nobody's neighbour."""
+
+
+def placed(rows: pl.LazyFrame) -> pl.LazyFrame:
+    """Add `stride members_per_node nodes` of each row's communicator; 0 for rows without one."""
+    places = {kind: placement(kind, pl.col("gpus_per_node").cast(pl.Int64)) for kind in GROUP_KINDS}
+    columns = {"stride": "stride", "members_per_node": "members_per_node", "nodes": "nodes"}
+    return rows.with_columns(
+        pl.coalesce(
+            *(
+                pl.when(pl.col("group_kind") == kind).then(getattr(place, part))
+                for kind, place in places.items()
+            ),
+            pl.lit(0),
+        ).alias(name)
+        for name, part in columns.items()
+    )
+
+
+def _by_size(name: str) -> pl.Expr:
+    """Interpolate a node's measured constant between group sizes 2, 4 and 8, flat outside."""
+    two, four, eight = (constant(name.format(n)) for n in MEASURED_SIZES)
+    n = members.clip(2, 8)
+    return (
+        pl.when(n <= 4).then(two + (four - two) * (n - 2) / 2).otherwise(four + (eight - four) * (n - 4) / 4)
+    )
+
+
+def nic_bandwidth() -> pl.Expr:
+    """Return what one GPU's share of the node's NICs carries, one direction: line rate after the fabric's derate."""
+    return constant("nic_bytes_per_second") * constant("fabric_efficiency")
+
+
+def ring() -> Timing:
+    """Return a ring all_gather, reduce_scatter or all_reduce of `wire_bytes` a rank.
+
+    An all_reduce takes 2(n-1) steps, the others n-1. Across nodes 2(nodes-1), or nodes-1, of them are
+    network hops, and the bandwidth is the node's NICs over the communicators that share them, at most
+    the node's own; data-parallel rings, many and long, reach `dp_efficiency` of it.
+    """
+    passes = pl.when(pl.col("collective") == "all_reduce").then(2.0).otherwise(1.0)
+    contiguous = pl.col("stride") <= 1
+    inside_latency = _by_size("node_latency_{}_seconds") * passes / 2
+    inside = (
+        pl.when(contiguous)
+        .then(_by_size("node_bus_{}_bytes_per_second"))
+        .otherwise(_by_size("node_strided_bus_{}_bytes_per_second"))
+    )
+    network_hops = passes * (nodes - 1)
+    node_hops = passes * (size - 1) - network_hops
+    outside_latency = (
+        constant("ring_base_seconds")
+        + node_hops * constant("node_hop_seconds")
+        + network_hops * constant("network_hop_seconds")
+    )
+    node_network = constant("ring_efficiency") * nic_bandwidth() * constant("gpus_per_node")
+    derate = pl.when(pl.col("group_kind").is_in(DATA_PARALLEL)).then(constant("dp_efficiency")).otherwise(1.0)
+    outside = derate * pl.min_horizontal(constant("node_bus_8_bytes_per_second"), node_network / sharing)
+    latency = pl.when(crosses).then(outside_latency).otherwise(inside_latency)
+    return Timing.link(latency, pl.col("wire_bytes") / pl.when(crosses).then(outside).otherwise(inside))
+
+
+def all_to_all() -> Timing:
+    """Return a direct all_to_all: every rank sends its shares over NVLink and its NIC at the same time.
+
+    latency · log2(n) + max(share to the node / node bandwidth, share beyond / NIC), times the
+    imbalance of routing. Of n members, g stand on one node: (g-1)/n and (n-g)/n of the send buffer.
+    """
+    buffer = pl.col("comm_bytes") / size
+    inside = (members - 1) * buffer / _by_size("node_all_to_all_{}_bytes_per_second")
+    beyond = (size - members) * buffer / (constant("all_to_all_efficiency") * nic_bandwidth())
+    latency = constant("all_to_all_latency_seconds") * size.log(2)
+    return Timing.link(latency, pl.max_horizontal(inside, beyond) * constant("routing_imbalance"))
+
+
+def message() -> Timing:
+    """Return one send between neighbouring stages: over the NIC if the stages stand on different nodes."""
+    stage_apart = pl.col("tp") * pl.col("dp") >= constant("gpus_per_node")
+    link = pl.when(stage_apart).then(nic_bandwidth()).otherwise(constant("node_link_bytes_per_second"))
+    return Timing.link(
+        constant("p2p_latency_seconds"), pl.col("comm_bytes") / (constant("p2p_efficiency") * link)
+    )

@@ -1,0 +1,146 @@
+"""Seconds of one execution of a compute op, as polars expressions over an op, its workload and its cluster.
+
+GEMM efficiencies with tile and wave quantisation were fitted to 183 measured A100 GEMMs
+(docs/costs.md, "GEMM"); attention and memory-bound ops follow Dao 2023 (arXiv:2307.08691) and the
+bytes that the trace declares.
+"""
+
+import polars as pl
+
+from moesweep.cost.timing import Timing, constant
+
+TILES = ((256, 128), (128, 256), (128, 128), (128, 64))
+PERMUTATIONS = ("permute", "unpermute", "expert_sort", "expert_unsort")
+
+base_op = pl.col("op").str.strip_prefix("recompute_")
+is_wgrad = pl.col("op").str.ends_with("_wgrad")
+is_dgrad = pl.col("op").str.ends_with("_dgrad")
+is_flash = pl.col("flash_attention")
+backward_attention = (pl.col("phase") == "backward") & ~pl.col("op").str.starts_with("recompute_")
+
+forward_efficiency = constant("gemm_forward_efficiency")
+dgrad_efficiency = constant("gemm_dgrad_efficiency")
+wgrad_efficiency = constant("gemm_wgrad_efficiency")
+
+
+def wave_efficiency(m: pl.Expr, n: pl.Expr, batch: pl.Expr) -> pl.Expr:
+    """Return the best tile's share of useful work: batch·m·n over the area of its full waves.
+
+    A wave is one tile on each streaming multiprocessor. Tiles of a batch share waves. The two
+    smaller tiles reach a lower peak.
+    """
+    processors = constant("streaming_multiprocessors")
+    peak = {
+        (128, 128): constant("gemm_tile_128x128_efficiency"),
+        (128, 64): constant("gemm_tile_128x64_efficiency"),
+    }
+
+    def share(rows: int, columns: int) -> pl.Expr:
+        tiles = batch * (m / rows).ceil() * (n / columns).ceil()
+        useful = batch * m * n / ((tiles / processors).ceil() * processors * rows * columns)
+        return useful * peak.get((rows, columns), pl.lit(1.0))
+
+    return pl.max_horizontal(*(share(rows, columns) for rows, columns in TILES))
+
+
+def matmul_seconds(m: pl.Expr, n: pl.Expr, k: pl.Expr, batch: pl.Expr, efficiency: pl.Expr) -> pl.Expr:
+    """Return 2·batch·mnk flops over peak · efficiency · wave share · k/(k + half): the arithmetic time."""
+    reached = efficiency * wave_efficiency(m, n, batch) * k / (k + constant("gemm_half_inner_dimension"))
+    rate = constant("matrix_flops_per_second") * constant("gemm_gain") * reached
+    return 2.0 * batch * m * n * k / rate
+
+
+def _hbm_seconds(hbm_bytes: pl.Expr, fraction: pl.Expr) -> pl.Expr:
+    return hbm_bytes / (fraction * constant("hbm_bytes_per_second"))
+
+
+def gemm() -> Timing:
+    """Return the larger of arithmetic and memory time, plus one kernel launch.
+
+    Grouped GEMMs are a batch of their experts' products at `grouped_gemm_efficiency` of a plain
+    one's rate. Frameworks of fp16 runs add each weight gradient to the main gradient separately.
+    """
+    grouped = pl.col("kind") == "grouped_gemm"
+    batch = pl.col("groups").cast(pl.Float64)
+    m = pl.when(grouped & ~is_wgrad).then(pl.col("m") / batch).otherwise(pl.col("m"))
+    k = pl.when(grouped & is_wgrad).then(pl.col("k") / batch).otherwise(pl.col("k"))
+    direction = (
+        pl.when(is_wgrad)
+        .then(wgrad_efficiency)
+        .when(is_dgrad)
+        .then(dgrad_efficiency)
+        .otherwise(forward_efficiency)
+    )
+    factor = pl.when(grouped).then(constant("grouped_gemm_efficiency")).otherwise(1.0)
+    arithmetic = matmul_seconds(m, pl.col("n").cast(pl.Float64), k, batch, direction * factor)
+    memory = _hbm_seconds(pl.col("hbm_bytes"), constant("elementwise_hbm_fraction"))
+    weights = batch * pl.col("m") * pl.col("n")
+    separate = is_wgrad & (pl.col("dtype") == "fp16")
+    accumulate = _hbm_seconds(
+        constant("fp16_accumulation_bytes") * weights, constant("elementwise_hbm_fraction")
+    )
+    extra = pl.when(separate).then(accumulate).otherwise(0.0)
+    return Timing.roofline(arithmetic, memory, constant("kernel_seconds"), extra)
+
+
+def attention() -> Timing:
+    """Return flash attention's fused kernel, or unfused attention's batched GEMMs and score traffic.
+
+    Flash: flops over a share of peak that falls with few heads, x/(x + half) for x heads a rank.
+    Unfused: two products forward and four backward, of batch·heads matrices whose tiles share
+    waves, at `attention_gemm_efficiency` of a plain GEMM; the scores pass through memory.
+    """
+    heads = pl.col("num_attention_heads") / pl.col("tp")
+    head_width = pl.col("k") / heads
+    batch, rows = pl.col("groups") * heads, pl.col("m").cast(pl.Float64)
+
+    def flash(direction: str) -> pl.Expr:
+        share = (
+            constant(f"flash_{direction}_efficiency")
+            * heads
+            / (heads + constant(f"flash_{direction}_half_heads"))
+        )
+        return pl.col("flops") / (constant("matrix_flops_per_second") * constant("gemm_gain") * share)
+
+    def products(scores: int, outputs: int, efficiency: pl.Expr) -> pl.Expr:
+        rate = efficiency * constant("attention_gemm_efficiency")
+        return scores * matmul_seconds(rows, rows, head_width, batch, rate) + outputs * matmul_seconds(
+            rows, head_width, rows, batch, rate
+        )
+
+    unfused = (
+        pl.when(backward_attention)
+        .then(products(1, 3, dgrad_efficiency))
+        .otherwise(products(1, 1, forward_efficiency))
+    )
+    fused = pl.when(backward_attention).then(flash("backward")).otherwise(flash("forward"))
+    memory = _hbm_seconds(pl.col("hbm_bytes"), constant("elementwise_hbm_fraction"))
+    # The score kernels run between the products, not beside them.
+    return Timing.roofline(
+        pl.when(is_flash).then(fused).otherwise(unfused),
+        pl.when(is_flash).then(memory).otherwise(0.0),
+        constant("kernel_seconds"),
+        pl.when(is_flash).then(0.0).otherwise(memory),
+    )
+
+
+def memory_bound() -> Timing:
+    """Return declared bytes over the reached share of memory bandwidth, plus one kernel launch.
+
+    Token permutations gather and scatter rows and reach far less (`permute_hbm_fraction`).
+    """
+    fraction = (
+        pl.when(base_op.is_in(PERMUTATIONS))
+        .then(constant("permute_hbm_fraction"))
+        .otherwise(constant("elementwise_hbm_fraction"))
+    )
+    memory = _hbm_seconds(pl.col("hbm_bytes"), fraction)
+    return Timing.roofline(pl.lit(0.0), memory, constant("kernel_seconds"), pl.lit(0.0))
+
+
+def optimizer() -> Timing:
+    """Return Adam: bytes per owned parameter over memory bandwidth (n of the op is the owned parameters)."""
+    memory = _hbm_seconds(
+        constant("adam_bytes_per_parameter") * pl.col("n"), constant("elementwise_hbm_fraction")
+    )
+    return Timing.roofline(pl.lit(0.0), memory, constant("kernel_seconds"), pl.lit(0.0))

@@ -1,0 +1,127 @@
+"""Device memory of every stage's rank: weights, gradients, optimizer state, activations (docs/costs.md, "Memory").
+
+Activations per layer follow Korthikanti et al. 2022 (arXiv:2205.05198), section 4, with the widths
+of the feed-forward layer, grouped queries and experts written out.
+"""
+
+import polars as pl
+
+from moesweep.cost.fold import KEY
+
+WEIGHT_BYTES, GRADIENT_BYTES, OPTIMIZER_BYTES = 2, 4, 12  # bf16; fp32; fp32 master weight and two moments
+
+_batch, _sequence = pl.col("micro_batch_size"), pl.col("seq_length")
+_hidden, _heads, _tp = pl.col("hidden_size"), pl.col("num_attention_heads"), pl.col("tp")
+_tokens = _batch * _sequence
+_split = pl.when(pl.col("sequence_parallel")).then(_tp).otherwise(1)
+
+
+def _attention_bytes() -> pl.Expr:
+    """Return bytes of a layer's attention block, with both norms' inputs and the residuals' masks of the layer.
+
+    Multi-head: sbh(2 + 4h_kv/h ...) written as: norm inputs 4, qkv input 2, masks 2 per token and
+    hidden element outside the linears; q 2, output input 2, k and v 2·h_kv/h each inside, /t; unfused
+    scores 5 bytes each (softmax output, dropout mask and output) unless recomputed.
+    """
+    mla = pl.col("attention") == "mla"
+    head = pl.col("qk_nope_head_dim") + pl.col("qk_rope_head_dim")
+    query = pl.when(mla).then(_heads * head).otherwise(_hidden)
+    value = pl.when(mla).then(_heads * pl.col("v_head_dim")).otherwise(_hidden)
+    kv = _hidden * pl.col("num_query_groups") / _heads
+    keys_values = pl.when(mla).then(query + value).otherwise(2 * kv)
+    latent = pl.when(mla).then(2 * (pl.col("q_lora_rank") + pl.col("kv_lora_rank"))).otherwise(0)
+    outside = (4 + 2 + 2) * _hidden + latent
+    inside = 2 * query + 2 * keys_values + 2 * value
+    kept = ~pl.col("flash_attention") & (pl.col("recompute") == "none")
+    scores = pl.when(kept).then(5 * _heads * _sequence).otherwise(0)
+    return _tokens * (outside / _split + (inside + scores) / _tp)
+
+
+def _mlp_bytes(width: pl.Expr) -> pl.Expr:
+    """Return fc1's input, its output and the activation's output: s·b·(2h/t + 4f/t), 6f/t gated."""
+    per_width = pl.when(pl.col("gated_mlp")).then(6).otherwise(4)
+    return _tokens * (2 * _hidden / _split + per_width * width / _tp)
+
+
+def _expert_bytes() -> pl.Expr:
+    """Return the routed rows R of a rank: as gathered input, fc1 output and activation; 2R·h + 2R·(f/etp)·c.
+
+    c = 2, or 3 gated. The gathered rows are not divided by tp.
+    """
+    rows = pl.col("moe_router_topk") * _tokens / _split * pl.col("etp")
+    factor = pl.when(pl.col("gated_mlp")).then(6).otherwise(4)
+    shared = pl.col("num_shared_experts") * pl.col("moe_ffn_hidden_size")
+    return (
+        rows * (2 * _hidden + factor * pl.col("moe_ffn_hidden_size") / pl.col("etp"))
+        + _tokens * 2 * _hidden / _split
+        + _tokens * factor * shared / _tp
+    )
+
+
+def _layer_bytes(moe: bool) -> tuple[pl.Expr, pl.Expr]:
+    """Return what a layer keeps for its backward pass, and the most it holds while it runs."""
+    working = _attention_bytes() + (_expert_bytes() if moe else _mlp_bytes(pl.col("ffn_hidden_size")))
+    input_only = 2 * _tokens * _hidden / _split
+    return pl.when(pl.col("recompute") == "full").then(input_only).otherwise(working), working
+
+
+def _in_flight() -> pl.Expr:
+    """Return how many of a stage's full sets of layers are alive at once.
+
+    1F1B: min(pp - p, m) micro-batches. Interleaved: min(warm-up + 1, m·v) chunks of 1/v of the layers.
+    """
+    behind, chunks = pl.col("pp") - pl.col("stage"), pl.col("virtual_pipeline")
+    interleaved = 2 * (behind - 1) + (chunks - 1) * pl.col("pp") + 1
+    alive = pl.when(chunks > 1).then(interleaved).otherwise(behind)
+    return pl.min_horizontal(alive, pl.col("num_microbatches") * chunks) / chunks
+
+
+def _activation_bytes() -> pl.Expr:
+    """Return a stage's activations at the peak: layers and embedding mask in flight, head, recomputed layer."""
+    dense_kept, dense_working = _layer_bytes(moe=False)
+    moe_kept, moe_working = _layer_bytes(moe=True)
+    layers = pl.col("dense_layers") * dense_kept + pl.col("moe_layers") * moe_kept
+    working = pl.max_horizontal(
+        pl.when(pl.col("dense_layers") > 0).then(dense_working).otherwise(0),
+        pl.when(pl.col("moe_layers") > 0).then(moe_working).otherwise(0),
+    )
+    mask = pl.when(pl.col("stage") == 0).then(_tokens * _hidden / _split).otherwise(0)
+    head = 4 * _tokens * _hidden / _split + 4 * _tokens * pl.col("padded_vocab_size") / _tp
+    return (
+        _in_flight() * (layers + mask)
+        + pl.when(pl.col("recompute") == "full").then(working).otherwise(0)
+        + pl.when(pl.col("stage") == pl.col("pp") - 1).then(head).otherwise(0)
+    )
+
+
+def stage_memory(folded: pl.DataFrame, workloads: pl.DataFrame) -> pl.DataFrame:
+    """Return workload, stage and `weights gradients optimizer activations peak_memory` bytes of its rank.
+
+    The optimizer row of a program gives the parameters a rank holds (m) and those it updates (n);
+    the layers are counted from their core attention.
+    """
+    adam = pl.col("op") == "adam"
+    layer = (pl.col("op") == "core_attention") & (pl.col("phase") == "forward")
+    counts = folded.group_by(KEY[:2], maintain_order=True).agg(
+        parameters=pl.col("m").filter(adam).sum(),
+        owned=pl.col("n").filter(adam).sum(),
+        dense_layers=pl.col("repeats").filter(layer & (pl.col("layer_kind") == "dense")).sum(),
+        moe_layers=pl.col("repeats").filter(layer & (pl.col("layer_kind") == "moe")).sum(),
+    )
+    parts = {
+        "weights_bytes": WEIGHT_BYTES * pl.col("parameters"),
+        "gradients_bytes": GRADIENT_BYTES * pl.col("parameters"),
+        "optimizer_bytes": OPTIMIZER_BYTES * pl.col("owned"),
+        "activations_bytes": _activation_bytes(),
+    }
+    return (
+        counts.join(workloads, on="workload", maintain_order="left")
+        .select("workload", "stage", **{name: part.cast(pl.Float64) for name, part in parts.items()})
+        .with_columns(peak_memory_bytes=pl.sum_horizontal(*parts))
+    )
+
+
+def worst_rank(stages: pl.DataFrame) -> pl.DataFrame:
+    """Return the row of the stage that needs most, per workload."""
+    fullest = pl.all().get(pl.col("peak_memory_bytes").arg_max())
+    return stages.group_by("workload", maintain_order=True).agg(fullest).drop("stage")

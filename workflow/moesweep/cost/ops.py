@@ -1,0 +1,45 @@
+"""Seconds and bound of every op row."""
+
+from functools import reduce
+
+import polars as pl
+
+from moesweep.cost import collectives, compute
+from moesweep.cost.timing import BOUNDS, Timing
+
+TIMINGS: dict[str, Timing] = {
+    "gemm": compute.gemm(),
+    "grouped_gemm": compute.gemm(),
+    "attention": compute.attention(),
+    "elementwise": compute.memory_bound(),
+    "optimizer": compute.optimizer(),
+    "collective": collectives.ring(),
+    "all_to_all": collectives.all_to_all(),
+    "p2p": collectives.message(),
+}
+"""The timing of each kind of op. An all_to_all is not a ring."""
+
+# The model reads floats only: products of counts could pass 2^63.
+_QUANTITIES = ("m", "n", "k", "groups", "flops", "hbm_bytes", "comm_bytes", "wire_bytes")
+
+
+def timed(rows: pl.LazyFrame) -> pl.LazyFrame:
+    """Add `seconds` of one execution and `bound`, to op rows joined with their workload and constants."""
+    model = (
+        pl.when(pl.col("collective") == "all_to_all")
+        .then(pl.lit("all_to_all"))
+        .otherwise(pl.col("kind").cast(pl.String))
+    )
+    floats = collectives.placed(rows).with_columns(pl.col(_QUANTITIES).cast(pl.Float64), model=model)
+    return floats.with_columns(seconds=_chosen("seconds", pl.Float64), bound=_chosen("bound", BOUNDS)).drop(
+        "model"
+    )
+
+
+def _chosen(part: str, dtype: pl.DataType | type[pl.DataType]) -> pl.Expr:
+    choice = reduce(
+        lambda chain, item: chain.when(pl.col("model") == item[0]).then(getattr(item[1], part)),
+        TIMINGS.items(),
+        pl.when(pl.lit(False)).then(pl.lit(None)),
+    )
+    return choice.cast(dtype)

@@ -1,0 +1,50 @@
+"""Where every result lies: the names below `results/` that others script against."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+TRACE_TABLES = ("ops", "programs", "schedules", "ranks", "groups", "routing")
+
+
+@dataclass(frozen=True)
+class Results:
+    """The files of one results folder."""
+
+    root: Path
+
+    @property
+    def workloads(self) -> Path:
+        """The catalogue: one row per distinct workload."""
+        return self.root / "workloads.parquet"
+
+    @property
+    def validation(self) -> Path:
+        """What validation found."""
+        return self.root / "validation.parquet"
+
+    @property
+    def costs(self) -> Path:
+        """One row of seconds, memory and price per workload."""
+        return self.root / "costs.parquet"
+
+    @property
+    def summary(self) -> Path:
+        """The study's summary as text."""
+        return self.root / "summary.txt"
+
+    @property
+    def dictionary(self) -> Path:
+        """The columns of every table: type, unit, meaning."""
+        return self.root / "schema.json"
+
+    def trace(self, table: str, workload: str) -> Path:
+        """One trace table of one workload."""
+        return self.root / "traces" / table / f"workload={workload}" / f"{table}.parquet"
+
+    def cost_ops(self, workload: str) -> Path:
+        """The costed program of one workload."""
+        return self.root / "costs" / "ops" / f"workload={workload}" / "ops.parquet"
+
+    def table(self, name: str, suffix: str) -> Path:
+        """One of the small tables, as parquet, csv or md."""
+        return self.root / "tables" / f"{name}.{suffix}"

@@ -1,0 +1,153 @@
+"""What Snakemake must know while it parses: the workloads, the jobs that trace them, and what each stage reads."""
+
+import hashlib
+import sys
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from moesweep.catalog import CALIBRATION_FILE, load_cluster, load_config
+from moesweep.layout import TRACE_TABLES, Results
+from moesweep.problems import BadInput
+from moesweep.sweep import load_sweep
+from moesweep.tables.registry import TABLES
+from moesweep.validation import validate
+from moesweep.workload import description
+
+ENTRY = {
+    "enumerate": "moesweep.sweep",
+    "validate": "moesweep.validation",
+    "trace": "moesweep.trace.files",
+    "cost": "moesweep.cost.files",
+    "tables": "moesweep.tables.files",
+}
+"""The module behind each stage's command; all that it imports, directly or not, is the stage's code."""
+
+DICTIONARIES = {
+    "enumerate": ["workloads"],
+    "validate": ["validation"],
+    "trace": list(TRACE_TABLES),
+    "cost": ["cost_ops", "costs"],
+    "tables": list(TABLES),
+}
+"""The column dictionaries that a stage writes by."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A valid sweep as files and jobs; all paths are text relative to the project."""
+
+    config: dict[str, Any]
+    workloads: pl.DataFrame
+    findings: pl.DataFrame
+    gpu: str
+    gpus_per_node: int
+
+    @property
+    def results(self) -> Results:
+        """The results folder."""
+        return Results(Path("results"))
+
+    @property
+    def ids(self) -> list[str]:
+        """Every distinct workload of the sweep."""
+        return self.workloads["workload"].to_list()
+
+    @cached_property
+    def trace_jobs(self) -> dict[str, list[str]]:
+        """Job name to workload ids: a chunk ends at every id whose hash is a multiple of the job size.
+
+        Membership follows from the hashes alone, so adding a workload changes only the chunk it falls
+        in (content-defined chunking); a size of 1 gives every workload its own job.
+        """
+        jobs: dict[str, list[str]] = {}
+        chunk: list[str] = []
+        for number, id_ in sorted((_hash(id_), id_) for id_ in self.ids):
+            chunk.append(id_)
+            if number % self.config["workloads_per_trace_job"] == 0:
+                jobs[f"{number:016x}"] = chunk
+                chunk = []
+        if chunk:
+            jobs["last"] = chunk
+        return jobs
+
+    @cached_property
+    def described(self) -> dict[str, str]:
+        """Workload id to its resolved columns as text: what its trace depends on besides the code."""
+        return {row["workload"]: description(row) for row in self.workloads.iter_rows(named=True)}
+
+    @property
+    def fingerprint(self) -> str:
+        """The whole catalogue as a hash: what the enumeration's result depends on besides the code."""
+        return hashlib.sha256(self.workloads.write_json().encode()).hexdigest()
+
+    def inputs(self, stage: str) -> list[str]:
+        """The code of a stage, its column dictionaries, and the configuration files that it alone reads."""
+        dictionaries = [f"schemas/tables/{name}.json" for name in DICTIONARIES[stage]]
+        cluster = [
+            f"config/clusters/{self.config['cluster']}.yaml",
+            f"config/gpus/{self.gpu}.yaml",
+            CALIBRATION_FILE,
+        ]
+        return [*self._code(stage), *dictionaries, *(cluster if stage == "cost" else [])]
+
+    def outputs(self, stage: str) -> list[str]:
+        """The files that a stage writes."""
+        results = self.results
+        files = {
+            "enumerate": [results.workloads],
+            "validate": [results.validation],
+            "cost": [results.costs, *(results.cost_ops(id_) for id_ in self.ids)],
+            "tables": [
+                results.summary,
+                results.dictionary,
+                *(results.table(name, suffix) for name in TABLES for suffix in ("parquet", "csv", "md")),
+            ],
+        }
+        return self.trace_outputs(self.ids) if stage == "trace" else [str(file) for file in files[stage]]
+
+    def trace_outputs(self, ids: list[str]) -> list[str]:
+        """The trace files of some workloads."""
+        return [str(self.results.trace(table, id_)) for id_ in ids for table in TRACE_TABLES]
+
+    @cached_property
+    def _imports(self) -> Any:
+        import grimp
+
+        return grimp.build_graph("moesweep", cache_dir=None)
+
+    def _code(self, stage: str) -> list[str]:
+        entry = ENTRY[stage]
+        package = Path(__file__).parent
+        files = []
+        for module in sorted({entry, *self._imports.find_upstream_modules(entry)}):
+            path = package.joinpath(*module.split(".")[1:])
+            file = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+            files.append(str(file.relative_to(Path.cwd())))
+        return files
+
+
+def _hash(id_: str) -> int:
+    return int(hashlib.sha256(id_.encode()).hexdigest()[:16], 16)
+
+
+def load_plan(config_file: str) -> Plan:
+    """Read, enumerate and validate what a configuration names; raise BadInput with every problem."""
+    root = Path.cwd()
+    config = load_config(root, config_file)
+    cluster = load_cluster(root, config["cluster"])
+    sweep = load_sweep(root, config["sweep"])
+    gpus_per_node = int(cluster.value("gpus_per_node"))
+    return Plan(config, sweep.workloads, validate(sweep, gpus_per_node), cluster.gpu, gpus_per_node)
+
+
+def plan_or_exit(config_file: str) -> Plan:
+    """Return the plan of a configuration; with bad input, print every problem and leave with exit code 2."""
+    try:
+        return load_plan(config_file)
+    except BadInput as error:
+        print(*(problem.line() for problem in error.problems), sep="\n", file=sys.stderr)
+        sys.exit(2)

@@ -1,0 +1,106 @@
+"""Parquet tables with a declared dictionary, written whole or not at all.
+
+`schemas/tables/<table>.json` declares each table's columns: type, unit, meaning, allowed words.
+Every file carries that dictionary, its schema version and the version of the code in its metadata.
+"""
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from moesweep import __version__
+from moesweep.problems import BadInput, Problem
+
+TABLES = Path(__file__).resolve().parents[2] / "schemas" / "tables"
+ROW_GROUP_ROWS = 1 << 19
+_TYPES: dict[str, Any] = {
+    "Int64": pl.Int64,
+    "Float64": pl.Float64,
+    "String": pl.String,
+    "Boolean": pl.Boolean,
+}
+
+
+@cache
+def dictionary(table: str) -> dict[str, Any]:
+    """Return the declaration of a table: `table version description sorted_by columns`."""
+    declared: dict[str, Any] = json.loads((TABLES / f"{table}.json").read_text(encoding="utf-8"))
+    return declared
+
+
+@cache
+def dtypes(table: str) -> dict[str, pl.DataType]:
+    """Return the polars type of each column of a table, in order."""
+    return {
+        column["name"]: pl.Enum(column["values"]) if column["type"] == "Enum" else _TYPES[column["type"]]()
+        for column in dictionary(table)["columns"]
+    }
+
+
+def conform(frame: pl.LazyFrame, table: str) -> pl.LazyFrame:
+    """Return the frame with exactly the table's columns, in order and cast to their declared types."""
+    return frame.select(pl.col(name).cast(dtype) for name, dtype in dtypes(table).items())
+
+
+def metadata(table: str, facts: Mapping[str, str] | None = None) -> dict[str, str]:
+    """Return the key-value metadata of a table's files: its dictionary, versions, and `facts` about this file."""
+    declared = dictionary(table)
+    return {
+        "moesweep.table": table,
+        "moesweep.schema_version": str(declared["version"]),
+        "moesweep.version": __version__,
+        "moesweep.columns": json.dumps(declared["columns"], ensure_ascii=False),
+        **{f"moesweep.{key}": value for key, value in (facts or {}).items()},
+    }
+
+
+@contextmanager
+def whole(path: Path) -> Iterator[Path]:
+    """Yield a temporary name beside `path`, renamed to it if the block succeeds and removed if it fails."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        yield partial
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def write_table(
+    frame: pl.DataFrame | pl.LazyFrame, path: Path, table: str, facts: Mapping[str, str] | None = None
+) -> None:
+    """Write a frame as the declared table: streamed, zstd 3, row groups of 2^19 rows, with statistics."""
+    with whole(path) as partial:
+        conform(frame.lazy(), table).sink_parquet(
+            partial,
+            compression="zstd",
+            compression_level=3,
+            row_group_size=ROW_GROUP_ROWS,
+            metadata=metadata(table, facts),
+        )
+
+
+def read_table(path: Path, table: str) -> pl.DataFrame:
+    """Read one table file back; raise BadInput if it is missing, broken, or of another schema version."""
+    try:
+        found = pl.read_parquet_metadata(path)
+        frame = pl.read_parquet(path, hive_partitioning=False)
+    except (OSError, pl.exceptions.PolarsError) as error:
+        raise BadInput(
+            [Problem(str(path), "", "readable", "", f"cannot be read as Parquet: {error}")]
+        ) from error
+    version, wanted = found.get("moesweep.schema_version", "none"), str(dictionary(table)["version"])
+    if found.get("moesweep.table") != table or version != wanted:
+        message = (
+            f"holds {found.get('moesweep.table')} version {version} where {table} version {wanted} is needed"
+        )
+        raise BadInput(
+            [Problem(str(path), "", "schema_version", version, message, "run make sweep to rebuild it")]
+        )
+    return frame.cast(dict(dtypes(table)))

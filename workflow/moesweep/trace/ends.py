@@ -1,0 +1,112 @@
+"""The ops around the layers: embedding, head, pipeline messages (Megatron-Core; docs/trace.md)."""
+
+import polars as pl
+
+from moesweep.trace import shapes as s
+from moesweep.trace.vocabulary import (
+    Op,
+    all_gather,
+    all_reduce,
+    elementwise,
+    gemm,
+    linear_backward,
+    recv,
+    reduce_scatter,
+    send,
+)
+
+LOOKUP_FORWARD, LOOKUP_BACKWARD = (
+    4,
+    10,
+)  # read and write a row; read dy, read and write the fp32 main gradient
+DROPOUT = 5  # read x, write y, 1-byte mask; the same in backward
+LOGIT_FORWARD, LOGIT_BACKWARD = 36, 16  # cast to fp32, max, subtract, exp, sum, divide; then the gradient
+
+SP, PLAIN = s.sequence_parallel, s.plain_tensor_parallel
+
+
+def _dropout() -> Op:
+    return elementwise("embedding_dropout", DROPOUT * s.local_tokens * s.hidden)
+
+
+def embedding_forward() -> list[Op]:
+    """Return vocabulary-parallel lookup, its tp reduction and dropout.
+
+    Learned absolute positions are added before the tokens are split, so the sum stays an
+    all_reduce under sequence parallelism; otherwise it is a reduce_scatter.
+    """
+    scattered = SP & ~s.learned_positions
+    return [
+        elementwise("embedding_lookup", LOOKUP_FORWARD * s.tokens * s.hidden),
+        all_reduce("embedding_reduce", "tp", s.activation_bytes).only(~scattered),
+        reduce_scatter("embedding_reduce", "tp", s.activation_bytes).only(scattered),
+        _dropout(),
+    ]
+
+
+def embedding_backward() -> list[Op]:
+    """Return the gather of the split gradient and the scatter-add into the table."""
+    return [
+        _dropout(),
+        all_gather("embedding_gather", "tp", s.activation_bytes).only(SP),
+        elementwise("embedding_lookup", LOOKUP_BACKWARD * s.tokens * s.hidden),
+    ]
+
+
+def _logits() -> Op:
+    return gemm("logits", s.tokens, s.vocabulary, s.hidden)
+
+
+def head_forward() -> list[Op]:
+    """Return final norm, logits and vocabulary-parallel cross entropy with its three 4·b·s all_reduces."""
+    per_token = 4 * s.tokens
+    return [
+        elementwise("final_norm", 4 * s.local_tokens * s.hidden),
+        all_gather("head_gather", "tp", s.activation_bytes).only(SP),
+        _logits(),
+        *(all_reduce(f"cross_entropy_{part}", "tp", per_token) for part in ("max", "target", "sum")),
+        elementwise("cross_entropy", LOGIT_FORWARD * s.tokens * s.vocabulary),
+    ]
+
+
+def head_backward() -> list[Op]:
+    """Return the mirror of `head_forward`, with the sharded input gathered again."""
+    dgrad, wgrad = linear_backward(_logits())
+    return [
+        elementwise("cross_entropy", LOGIT_BACKWARD * s.tokens * s.vocabulary),
+        all_gather("head_regather", "tp", s.activation_bytes).only(SP),
+        dgrad,
+        reduce_scatter("head_gather", "tp", s.activation_bytes).only(SP),
+        all_reduce("head_reduce_grad", "tp", s.activation_bytes).only(PLAIN),
+        wgrad,
+        elementwise("final_norm", 6 * s.local_tokens * s.hidden),
+    ]
+
+
+def _message_bytes() -> pl.Expr:
+    """Return T/t where the activation is split over tp or Megatron-LM's scatter-gather is on, else T.
+
+    Scatter-gather: Narayanan et al. 2021 (arXiv:2104.04473), section 4.1.
+    """
+    split = pl.col("sequence_parallel") | (pl.col("framework") == "megatron-lm")
+    return s.activation_bytes // pl.when(split).then(s.tp).otherwise(1)
+
+
+def pipeline_messages() -> dict[str, Op]:
+    """Return the four messages of a stage by name, over the stage's columns `stage` and `pp`.
+
+    A stage exchanges v chunks per micro-batch. With v > 1 the chunks wrap around: the last stage
+    sends to the first, except for the model's very first input and very last output.
+    """
+    first, last = pl.col("stage") == 0, pl.col("stage") == s.pp - 1
+
+    def chunks(at_the_end: pl.Expr) -> pl.Expr:
+        return s.microbatches * (s.chunks - pl.when(at_the_end).then(1).otherwise(0))
+
+    size = _message_bytes()
+    return {
+        "recv_forward": recv("recv_forward", "pp", size).times(chunks(first)),
+        "send_forward": send("send_forward", "pp", size).times(chunks(last)),
+        "recv_backward": recv("recv_backward", "pp", size).times(chunks(last)),
+        "send_backward": send("send_backward", "pp", size).times(chunks(first)),
+    }

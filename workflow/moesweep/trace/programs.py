@@ -1,0 +1,189 @@
+"""The program of every pipeline stage: which ops, in which order, how often.
+
+`folded` holds one row per distinct op of a stage, with `repeats` the number of layers that run it;
+costs need no more. `programs` unfolds it into the stage's program, one row per op and layer.
+"""
+
+from dataclasses import dataclass
+
+import polars as pl
+
+from moesweep.trace import ends, layers
+from moesweep.trace.optimizer import optimizer_ops
+from moesweep.trace.shapes import GROUP_SIZE
+from moesweep.trace.vocabulary import Op, wire_bytes
+
+
+@dataclass(frozen=True)
+class _Section:
+    """A run of ops in a stage's program; `scope` says which stages have it, or which layers repeat it."""
+
+    scope: str  # stage | first | last | dense | moe
+    phase: str
+    ops: list[Op]
+
+
+def _sections() -> list[list[_Section]]:
+    """Return the sections in program order; those of one inner list alternate layer by layer."""
+    message = ends.pipeline_messages()
+    return [
+        [_Section("stage", "forward", [message["recv_forward"]])],
+        [_Section("first", "forward", ends.embedding_forward())],
+        [_Section(kind, "forward", layers.layer_forward(kind)) for kind in ("dense", "moe")],
+        [_Section("last", "forward", ends.head_forward())],
+        [_Section("stage", "forward", [message["send_forward"]])],
+        [_Section("stage", "backward", [message["recv_backward"]])],
+        [_Section("last", "backward", ends.head_backward())],
+        [_Section(kind, "backward", layers.layer_backward(kind)) for kind in ("dense", "moe")],
+        [_Section("first", "backward", ends.embedding_backward())],
+        [_Section("stage", "backward", [message["send_backward"]])],
+        [_Section("stage", "optimizer", optimizer_ops())],
+    ]
+
+
+def layer_layout(workloads: pl.DataFrame) -> pl.DataFrame:
+    """Return workload, layer, layer_kind, stage and chunk: which stage holds which layer.
+
+    L layers over q = pp·v virtual stages: ⌊L/q⌋ each, the remainder one each to the middle ones,
+    as the first and last also hold the embedding and the head. Virtual stage c·pp + p is chunk c
+    of stage p (Megatron's interleaved assignment).
+    """
+    virtual_stages = pl.col("pp") * pl.col("virtual_pipeline")
+    base, rest = pl.col("num_layers") // virtual_stages, pl.col("num_layers") % virtual_stages
+    before = (virtual_stages - rest) // 2
+    layer = pl.col("layer")
+    long_from, long_to = before * base, before * base + rest * (base + 1)
+    virtual_stage = (
+        pl.when(layer < long_from)
+        .then(layer // base)
+        .when(layer < long_to)
+        .then(before + (layer - long_from) // (base + 1))
+        .otherwise(before + rest + (layer - long_to) // base)
+    )
+    is_moe = (pl.col("kind") == "moe") & (layer >= pl.col("first_k_dense"))
+    return (
+        workloads.with_columns(layer=pl.int_ranges(0, "num_layers", dtype=pl.Int64))
+        .explode("layer")
+        .with_columns(virtual_stage=virtual_stage)
+        .select(
+            "workload",
+            "layer",
+            layer_kind=pl.when(is_moe).then(pl.lit("moe")).otherwise(pl.lit("dense")),
+            stage=pl.col("virtual_stage") % pl.col("pp"),
+            chunk=pl.col("virtual_stage") // pl.col("pp"),
+        )
+    )
+
+
+def stages(workloads: pl.DataFrame) -> pl.DataFrame:
+    """Return one row per workload and stage: `stage dense_layers moe_layers is_first is_last` and the workload's columns."""
+    layout = layer_layout(workloads).group_by("workload", "stage", maintain_order=True)
+    counts = layout.agg(
+        dense_layers=(pl.col("layer_kind") == "dense").sum().cast(pl.Int64),
+        moe_layers=(pl.col("layer_kind") == "moe").sum().cast(pl.Int64),
+    )
+    return (
+        workloads.with_columns(stage=pl.int_ranges(0, "pp", dtype=pl.Int64))
+        .explode("stage")
+        .join(counts, on=["workload", "stage"], how="left", maintain_order="left")
+        .with_columns(
+            pl.col("dense_layers", "moe_layers").fill_null(0),
+            is_first=pl.col("stage") == 0,
+            is_last=pl.col("stage") == pl.col("pp") - 1,
+        )
+    )
+
+
+def _row(op: Op, position: int) -> list[pl.Expr]:
+    group_size = GROUP_SIZE[op.group_kind] if op.group_kind else pl.lit(0)
+    whole = {
+        "m": op.m,
+        "n": op.n,
+        "k": op.k,
+        "groups": op.groups,
+        "flops": op.flops,
+        "hbm_bytes": op.hbm_bytes,
+        "group_size": group_size,
+        "comm_bytes": op.comm_bytes,
+        "wire_bytes": wire_bytes(op),
+        "num_microbatches": op.count,
+    }
+    words = {"op": op.name, "kind": op.kind, "collective": op.collective, "group_kind": op.group_kind}
+    return [
+        pl.lit(position, dtype=pl.Int64).alias("position"),
+        *(pl.lit(word, dtype=pl.String).alias(name) for name, word in words.items()),
+        *(quantity.cast(pl.Int64).alias(name) for name, quantity in whole.items()),
+    ]
+
+
+_SCOPES = {
+    "stage": (pl.lit(True), pl.lit(1)),
+    "first": (pl.col("is_first"), pl.lit(1)),
+    "last": (pl.col("is_last"), pl.lit(1)),
+    "dense": (pl.col("dense_layers") > 0, pl.col("dense_layers")),
+    "moe": (pl.col("moe_layers") > 0, pl.col("moe_layers")),
+}
+
+
+def _evaluate(stage_frame: pl.DataFrame, place: int, section: _Section) -> list[pl.LazyFrame]:
+    present, repeats = _SCOPES[section.scope]
+    layer_kind = section.scope if section.scope in ("dense", "moe") else None
+    where = [
+        pl.col("workload"),
+        pl.col("stage"),
+        pl.lit(place, dtype=pl.Int64).alias("section"),
+        pl.lit(section.phase).alias("phase"),
+        pl.lit(layer_kind, dtype=pl.String).alias("layer_kind"),
+        repeats.cast(pl.Int64).alias("repeats"),
+    ]
+    here = stage_frame.filter(present).lazy()
+    return [
+        here.filter(op.when).select(*where, *_row(op, position)) for position, op in enumerate(section.ops)
+    ]
+
+
+def folded(workloads: pl.DataFrame) -> pl.DataFrame:
+    """Return every distinct op of every stage, `repeats` times per execution of the stage, unordered within it."""
+    stage_frame = stages(workloads)
+    frames = [
+        frame
+        for place, alternatives in enumerate(_sections())
+        for section in alternatives
+        for frame in _evaluate(stage_frame, place, section)
+    ]
+    return pl.concat(pl.collect_all(frames))
+
+
+PROGRAM_COLUMNS = [
+    *(
+        "workload",
+        "stage",
+        "op_index",
+        "phase",
+        "layer",
+        "op",
+        "kind",
+        "m",
+        "n",
+        "k",
+        "groups",
+        "flops",
+        "hbm_bytes",
+    ),
+    *("collective", "group_kind", "group_size", "comm_bytes", "wire_bytes", "num_microbatches"),
+]
+
+
+def programs(workloads: pl.DataFrame) -> pl.DataFrame:
+    """Return the program of every stage in execution order; backward runs the layers from last to first."""
+    layout = layer_layout(workloads).select("workload", "stage", "layer_kind", "layer")
+    ordinal = pl.when(pl.col("phase") == "backward").then(-pl.col("layer")).otherwise(pl.col("layer"))
+    order = {id_: place for place, id_ in enumerate(workloads["workload"])}
+    return (
+        folded(workloads)
+        .join(layout, on=["workload", "stage", "layer_kind"], how="left")
+        .with_columns(pl.col("layer").fill_null(-1))
+        .sort(pl.col("workload").replace_strict(order), "stage", "section", ordinal, "position")
+        .with_columns(op_index=pl.int_range(pl.len(), dtype=pl.Int64).over("workload", "stage"))
+        .select(PROGRAM_COLUMNS)
+    )

@@ -1,0 +1,65 @@
+"""The order in which a stage runs its micro-batches: 1F1B and Megatron's interleaved form.
+
+Narayanan et al. 2021 (arXiv:2104.04473), section 2.2; Megatron `schedules.py`.
+"""
+
+import polars as pl
+
+
+def warmup_steps() -> pl.Expr:
+    """Return a stage's forward steps before its first backward: over `stage pp num_microbatches virtual_pipeline`.
+
+    min(pp-1-p, m) for v = 1; min(2(pp-1-p) + (v-1)·pp, m·v) chunk steps for v > 1.
+    """
+    behind, chunks = pl.col("pp") - 1 - pl.col("stage"), pl.col("virtual_pipeline")
+    interleaved = 2 * behind + (chunks - 1) * pl.col("pp")
+    steps = pl.when(chunks > 1).then(interleaved).otherwise(behind)
+    return pl.min_horizontal(steps, pl.col("num_microbatches") * chunks)
+
+
+def _unit(order: pl.Expr, chunks: pl.Expr, pp: pl.Expr) -> tuple[pl.Expr, pl.Expr]:
+    """Return (micro-batch, chunk) of the i-th forward: pp micro-batches of a chunk, then the next chunk."""
+    within = order % (pp * chunks)
+    several = chunks > 1
+    microbatch = pl.when(several).then(order // (pp * chunks) * pp + within % pp).otherwise(order)
+    return microbatch, pl.when(several).then(within // pp).otherwise(0)
+
+
+def schedules(workloads: pl.DataFrame) -> pl.DataFrame:
+    """Return workload, stage, step, phase, microbatch, chunk: 2·m·v steps a stage, in execution order."""
+    pp, chunks = pl.col("pp"), pl.col("virtual_pipeline")
+    total = pl.col("num_microbatches") * chunks
+    step, warmup = pl.col("step"), pl.col("warmup")
+    alternating = step - warmup
+    in_steady_state = (step >= warmup) & (alternating < 2 * (total - warmup))
+    forward = (step < warmup) | (in_steady_state & (alternating % 2 == 0))
+    done = pl.when(in_steady_state).then(alternating // 2)
+    order = (
+        pl.when(step < warmup)
+        .then(step)
+        .when(forward)
+        .then(warmup + done)
+        .when(in_steady_state)
+        .then(done)
+        .otherwise(step - total)
+    )
+    microbatch, chunk = _unit(pl.col("order"), chunks, pp)
+    return (
+        workloads.select("workload", "pp", "virtual_pipeline", "num_microbatches")
+        .with_columns(stage=pl.int_ranges(0, "pp", dtype=pl.Int64))
+        .explode("stage")
+        .with_columns(warmup=warmup_steps(), step=pl.int_ranges(0, 2 * total, dtype=pl.Int64))
+        .explode("step")
+        .with_columns(
+            phase=pl.when(forward).then(pl.lit("forward")).otherwise(pl.lit("backward")), order=order
+        )
+        .select(
+            "workload",
+            "stage",
+            "step",
+            "phase",
+            microbatch=microbatch,
+            # backward meets a micro-batch's chunks from the last to the first
+            chunk=pl.when(pl.col("phase") == "forward").then(chunk).otherwise(chunks - 1 - chunk),
+        )
+    )

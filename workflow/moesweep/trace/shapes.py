@@ -1,0 +1,69 @@
+"""The quantities of one rank's share of the work, as polars expressions over a workload's columns.
+
+Symbols in comments: b micro-batch, s sequence, h hidden, a heads, V padded vocabulary, t tp, e ep,
+E experts, k top-k. A bf16 or fp16 element is 2 bytes, a main gradient 4.
+"""
+
+import polars as pl
+
+from moesweep.parallelism import GROUP_KINDS
+
+ELEMENT_BYTES = 2
+GRADIENT_BYTES = 4
+
+tp, pp, ep, etp = (pl.col(name) for name in ("tp", "pp", "ep", "etp"))
+dp, edp, world = (pl.col(name) for name in ("dp", "edp", "world_size"))
+batch = pl.col("micro_batch_size")
+sequence = pl.col("seq_length")
+hidden = pl.col("hidden_size")
+heads = pl.col("num_attention_heads")
+experts = pl.col("num_experts")
+topk = pl.col("moe_router_topk")
+microbatches = pl.col("num_microbatches")
+chunks = pl.col("virtual_pipeline")
+
+gated = pl.col("gated_mlp")
+mla = pl.col("attention") == "mla"
+flash = pl.col("flash_attention")
+learned_positions = pl.col("position_embedding") == "learned"
+tied = pl.col("tied_embeddings")
+sharded_optimizer = pl.col("distributed_optimizer")
+sequence_parallel = pl.col("sequence_parallel") & (tp > 1)
+plain_tensor_parallel = ~pl.col("sequence_parallel") & (tp > 1)
+
+tokens = batch * sequence  # b·s, the tokens of one micro-batch
+local_tokens = tokens // pl.when(sequence_parallel).then(tp).otherwise(1)  # b·s/t under sequence parallelism
+activation_bytes = ELEMENT_BYTES * tokens * hidden  # T: one full activation
+vocabulary = pl.col("padded_vocab_size") // tp  # V/t, this rank's slice
+
+# Widths of the attention projections, all heads together. Multi-latent attention (DeepSeek-V2,
+# arXiv:2405.04434 section 2.1) has its own head sizes; elsewhere a head is h/a wide.
+qk_head = pl.col("qk_nope_head_dim") + pl.col("qk_rope_head_dim")
+query_width = pl.when(mla).then(heads * qk_head).otherwise(hidden)
+value_width = pl.when(mla).then(heads * pl.col("v_head_dim")).otherwise(hidden)
+kv_width = hidden * pl.col("num_query_groups") // heads  # h_kv = h·groups/a
+key_width = pl.when(mla).then(query_width).otherwise(kv_width)
+kv_value_width = pl.when(mla).then(value_width).otherwise(kv_width)
+kv_up_width = heads * (pl.col("qk_nope_head_dim") + pl.col("v_head_dim"))
+kv_down_width = pl.col("kv_lora_rank") + pl.col("qk_rope_head_dim")
+scores = batch * heads * sequence * sequence // tp  # elements of the rank's score matrices
+
+gate = pl.when(gated).then(2).otherwise(1)  # a gated MLP's first layer is twice as wide
+ffn = pl.col("ffn_hidden_size")
+expert_ffn = pl.col("moe_ffn_hidden_size")
+shared_ffn = pl.col("num_shared_experts") * expert_ffn
+
+local_experts = experts // ep  # E/e
+sorts_experts = local_experts > 1
+copies = topk * local_tokens  # k·b·s/t token copies that this rank routes
+expert_rows = topk * local_tokens * etp  # R: rows in this rank's experts, balanced, all of them together
+
+expert_in_dense_buffer = (ep == 1) & (etp == tp)
+
+GROUP_SIZE: dict[str, pl.Expr] = dict(
+    zip(
+        GROUP_KINDS,
+        (tp, etp, ep, dp, edp, pp, etp * ep, pl.min_horizontal(pp, pl.lit(2)), world),
+        strict=True,
+    )
+)

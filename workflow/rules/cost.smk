@@ -1,0 +1,10 @@
+# Seconds, bytes and money of every workload, from the trace tables alone.
+rule cost:
+    input:
+        PLAN.inputs("cost"),
+        PLAN.outputs("enumerate"),
+        PLAN.outputs("trace"),
+    output:
+        PLAN.outputs("cost"),
+    shell:
+        "moesweep cost"
