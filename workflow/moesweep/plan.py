@@ -1,4 +1,4 @@
-"""What Snakemake must know while it parses: the workloads, the jobs that trace them, and what each stage reads."""
+"""What Snakemake must know while it parses: workloads, trace jobs, and what each stage reads."""
 
 import hashlib
 import sys

@@ -49,7 +49,7 @@ def conform(frame: pl.LazyFrame, table: str) -> pl.LazyFrame:
 
 
 def metadata(table: str, facts: Mapping[str, str] | None = None) -> dict[str, str]:
-    """Return the key-value metadata of a table's files: its dictionary, versions, and `facts` about this file."""
+    """Return a file's key-value metadata: its table's dictionary, versions, and `facts` about this file."""
     declared = dictionary(table)
     return {
         "moesweep.table": table,
@@ -103,4 +103,4 @@ def read_table(path: Path, table: str) -> pl.DataFrame:
         raise BadInput(
             [Problem(str(path), "", "schema_version", version, message, "run make sweep to rebuild it")]
         )
-    return frame.cast(dict(dtypes(table)))
+    return frame.select(pl.col(name).cast(dtype) for name, dtype in dtypes(table).items())

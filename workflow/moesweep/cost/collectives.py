@@ -8,6 +8,7 @@ communicators that cross at the same time. Ranks fill nodes in order.
 import polars as pl
 
 from moesweep.cost.timing import Timing, constant
+from moesweep.expressions import by_word
 from moesweep.parallelism import GROUP_KINDS, placement
 
 MEASURED_SIZES = (2, 4, 8)
@@ -24,16 +25,11 @@ sharing = constant("gpus_per_node") / members
 def placed(rows: pl.LazyFrame) -> pl.LazyFrame:
     """Add `stride members_per_node nodes` of each row's communicator; 0 for rows without one."""
     places = {kind: placement(kind, pl.col("gpus_per_node").cast(pl.Int64)) for kind in GROUP_KINDS}
-    columns = {"stride": "stride", "members_per_node": "members_per_node", "nodes": "nodes"}
     return rows.with_columns(
-        pl.coalesce(
-            *(
-                pl.when(pl.col("group_kind") == kind).then(getattr(place, part))
-                for kind, place in places.items()
-            ),
-            pl.lit(0),
-        ).alias(name)
-        for name, part in columns.items()
+        by_word(
+            pl.col("group_kind"), {kind: getattr(place, part) for kind, place in places.items()}, pl.lit(0)
+        ).alias(part)
+        for part in ("stride", "members_per_node", "nodes")
     )
 
 
@@ -47,7 +43,7 @@ def _by_size(name: str) -> pl.Expr:
 
 
 def nic_bandwidth() -> pl.Expr:
-    """Return what one GPU's share of the node's NICs carries, one direction: line rate after the fabric's derate."""
+    """Return what one GPU's share of the node's NICs carries, one direction."""
     return constant("nic_bytes_per_second") * constant("fabric_efficiency")
 
 

@@ -7,7 +7,7 @@ KEY = ["workload", "stage", "phase", "op", "layer_kind"]
 
 
 def with_layer_kind(programs: pl.DataFrame) -> pl.DataFrame:
-    """Add `layer_kind`: moe for the layers that have a router, dense for the others, null outside the layers."""
+    """Add `layer_kind`: moe for layers that have a router, dense for others, null outside the layers."""
     routed = (
         programs.lazy().filter(pl.col("op") == "router").select("workload", "layer", routed=True).unique()
     )

@@ -1,4 +1,4 @@
-"""Device memory of every stage's rank: weights, gradients, optimizer state, activations (docs/costs.md, "Memory").
+"""Device memory of a rank: weights, gradients, optimizer state, activations (docs/costs.md, "Memory").
 
 Activations per layer follow Korthikanti et al. 2022 (arXiv:2205.05198), section 4, with the widths
 of the feed-forward layer, grouped queries and experts written out.
@@ -17,11 +17,11 @@ _split = pl.when(pl.col("sequence_parallel")).then(_tp).otherwise(1)
 
 
 def _attention_bytes() -> pl.Expr:
-    """Return bytes of a layer's attention block, with both norms' inputs and the residuals' masks of the layer.
+    """Return what a layer's attention keeps, with both norms' inputs and both residuals' masks.
 
-    Multi-head: sbh(2 + 4h_kv/h ...) written as: norm inputs 4, qkv input 2, masks 2 per token and
-    hidden element outside the linears; q 2, output input 2, k and v 2·h_kv/h each inside, /t; unfused
-    scores 5 bytes each (softmax output, dropout mask and output) unless recomputed.
+    Outside the linears, per token and hidden element: norm inputs 4, qkv input 2, masks 2. Inside,
+    over tp: q, k, v and the output projection's input, 2 each at their widths. Unfused scores: 5 each
+    (softmax output, dropout mask, dropout output) unless recomputed.
     """
     mla = pl.col("attention") == "mla"
     head = pl.col("qk_nope_head_dim") + pl.col("qk_rope_head_dim")
@@ -77,7 +77,7 @@ def _in_flight() -> pl.Expr:
 
 
 def _activation_bytes() -> pl.Expr:
-    """Return a stage's activations at the peak: layers and embedding mask in flight, head, recomputed layer."""
+    """Return a stage's activations at the peak: layers in flight, embedding mask, head, recomputed layer."""
     dense_kept, dense_working = _layer_bytes(moe=False)
     moe_kept, moe_working = _layer_bytes(moe=True)
     layers = pl.col("dense_layers") * dense_kept + pl.col("moe_layers") * moe_kept

@@ -1,11 +1,10 @@
 """Seconds and bound of every op row."""
 
-from functools import reduce
-
 import polars as pl
 
 from moesweep.cost import collectives, compute
-from moesweep.cost.timing import BOUNDS, Timing
+from moesweep.cost.timing import Timing
+from moesweep.expressions import by_word
 
 TIMINGS: dict[str, Timing] = {
     "gemm": compute.gemm(),
@@ -31,15 +30,8 @@ def timed(rows: pl.LazyFrame) -> pl.LazyFrame:
         .otherwise(pl.col("kind").cast(pl.String))
     )
     floats = collectives.placed(rows).with_columns(pl.col(_QUANTITIES).cast(pl.Float64), model=model)
-    return floats.with_columns(seconds=_chosen("seconds", pl.Float64), bound=_chosen("bound", BOUNDS)).drop(
-        "model"
+    seconds = by_word(
+        pl.col("model"), {name: timing.seconds for name, timing in TIMINGS.items()}, pl.lit(0.0)
     )
-
-
-def _chosen(part: str, dtype: pl.DataType | type[pl.DataType]) -> pl.Expr:
-    choice = reduce(
-        lambda chain, item: chain.when(pl.col("model") == item[0]).then(getattr(item[1], part)),
-        TIMINGS.items(),
-        pl.when(pl.lit(False)).then(pl.lit(None)),
-    )
-    return choice.cast(dtype)
+    bound = by_word(pl.col("model"), {name: timing.bound for name, timing in TIMINGS.items()}, pl.lit(None))
+    return floats.with_columns(seconds=seconds, bound=bound).drop("model")

@@ -60,8 +60,8 @@ def _parts(costed: pl.DataFrame) -> pl.DataFrame:
         .group_by("workload", "stage", "phase", "layer_kind", maintain_order=True)
         .agg(
             pl.col("repeats").first(),
-            compute=(pl.col("seconds") * pl.col("collective").is_null()).sum(),
             *(_comm_seconds(kind) for kind in COMM_KINDS),
+            compute=(pl.col("seconds") * pl.col("collective").is_null()).sum(),
             hidden=hidden,
             tp_collectives=tp_collective.fill_null(False).sum(),
             recomputes=pl.col("op").str.starts_with("recompute_attention_norm").any(),

@@ -4,8 +4,6 @@ from dataclasses import dataclass
 
 import polars as pl
 
-BOUNDS = pl.Enum(["compute", "memory", "latency", "bandwidth"])
-
 
 def constant(name: str) -> pl.Expr:
     """Return a cluster's constant: costed frames carry one column per constant, in base units."""

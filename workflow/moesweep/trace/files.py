@@ -2,8 +2,9 @@
 
 import polars as pl
 
-from moesweep.parallelism import GROUP_KINDS, groups, ranks
+from moesweep.expressions import by_word
 from moesweep.layout import Results
+from moesweep.parallelism import GROUP_KINDS, groups, ranks
 from moesweep.tablefile import write_table
 from moesweep.trace.programs import programs
 from moesweep.trace.routing import routing
@@ -16,10 +17,8 @@ def ops(program: pl.DataFrame, rank_frame: pl.DataFrame) -> pl.LazyFrame:
 
     `group_id` is the rank's communicator of the op's kind, 0 for ops without one.
     """
-    kind, *others = GROUP_KINDS
-    group_id = pl.when(pl.col("group_kind") == kind).then(f"{kind}_group")
-    for other in others:
-        group_id = group_id.when(pl.col("group_kind") == other).then(f"{other}_group")
+    ids = {kind: pl.col(f"{kind}_group") for kind in GROUP_KINDS}
+    group_id = by_word(pl.col("group_kind"), ids, pl.lit(0))
     programmed = program.with_columns(pl.col("group_kind").cast(pl.Enum(GROUP_KINDS)))
     # Ranks are numbered stage by stage, so stage after stage is rank after rank.
     return pl.concat(
@@ -27,7 +26,7 @@ def ops(program: pl.DataFrame, rank_frame: pl.DataFrame) -> pl.LazyFrame:
         .filter(pl.col("stage") == stage)
         .drop("stage")
         .join(programmed.lazy().filter(pl.col("stage") == stage), how="cross", maintain_order="left_right")
-        .with_columns(group_id=group_id.otherwise(0))
+        .with_columns(group_id=group_id)
         for stage in program["stage"].unique().sort()
     )
 

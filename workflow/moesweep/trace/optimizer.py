@@ -7,7 +7,7 @@ import polars as pl
 from moesweep.trace import shapes as s
 from moesweep.trace.vocabulary import Op, all_gather, all_reduce, reduce_scatter
 
-# Adam with fp32 state reads gradient, master weight and two moments, writes the last three and the bf16 weight.
+# Adam on fp32 state: reads gradient, master weight, two moments; writes the last three and the bf16 weight.
 ADAM_BYTES = 30
 
 
@@ -88,7 +88,7 @@ def _parameter_gather(name: str, group_kind: str, parameters: pl.Expr) -> Op:
 
 
 def optimizer_ops() -> list[Op]:
-    """Return the ops after the last micro-batch, in Megatron's order (`finalize_model_grads`, then `step`)."""
+    """Return what follows the last micro-batch, in Megatron's order (`finalize_model_grads`, then `step`)."""
     dense, expert = stage_parameters()
     owned = owned_parameters()
     both_ends = (pl.col("is_first") | pl.col("is_last")) & s.tied

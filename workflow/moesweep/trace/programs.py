@@ -76,7 +76,7 @@ def layer_layout(workloads: pl.DataFrame) -> pl.DataFrame:
 
 
 def stages(workloads: pl.DataFrame) -> pl.DataFrame:
-    """Return one row per workload and stage: `stage dense_layers moe_layers is_first is_last` and the workload's columns."""
+    """Return one row per stage: the workload's columns and `dense_layers moe_layers is_first is_last`."""
     layout = layer_layout(workloads).group_by("workload", "stage", maintain_order=True)
     counts = layout.agg(
         dense_layers=(pl.col("layer_kind") == "dense").sum().cast(pl.Int64),
@@ -143,7 +143,7 @@ def _evaluate(stage_frame: pl.DataFrame, place: int, section: _Section) -> list[
 
 
 def folded(workloads: pl.DataFrame) -> pl.DataFrame:
-    """Return every distinct op of every stage, `repeats` times per execution of the stage, unordered within it."""
+    """Return every distinct op of every stage; `repeats` layers of the stage run it."""
     stage_frame = stages(workloads)
     frames = [
         frame

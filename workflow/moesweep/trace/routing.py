@@ -1,4 +1,4 @@
-"""How many rows each expert computes. Balanced routing spreads token copies as evenly as whole tokens allow."""
+"""How many rows each expert computes: balanced routing is as even as whole tokens allow."""
 
 import polars as pl
 

@@ -7,7 +7,7 @@ import polars as pl
 
 
 def warmup_steps() -> pl.Expr:
-    """Return a stage's forward steps before its first backward: over `stage pp num_microbatches virtual_pipeline`.
+    """Return a stage's forward steps before its first backward.
 
     min(pp-1-p, m) for v = 1; min(2(pp-1-p) + (v-1)·pp, m·v) chunk steps for v > 1.
     """
