@@ -409,7 +409,7 @@ class Program:
             self.collect("embedding_grad_reduce", "all_reduce", "embedding", 4 * table)
         self.collect("grad_norm", "all_reduce", "world", 4)
         owned = sum(-(-size // w[kind]) if shared else size for _, kind, size in buffers)
-        self.add("adam", "optimizer", n=owned)
+        self.add("adam", "optimizer", m=dense + expert, n=owned)
         if shared:
             for name, kind, size in buffers:
                 self.collect(f"param_gather_{name}", "all_gather", kind, 2 * size)
@@ -539,7 +539,7 @@ def naive_ops(workload: Workload) -> list[Row]:
     rows: list[Row] = []
     for rank, place in enumerate(coordinates(workload)):
         for row in programs[place["pp"]]:
-            group_id, size = places[row["group_kind"], rank] if row["group_kind"] else (-1, 0)
+            group_id, size = places[row["group_kind"], rank] if row["group_kind"] else (0, 0)
             assert size == row["group_size"], "a group's members must number what its degree says"
             rows.append({"rank": rank, **row, "group_id": group_id})
     return rows

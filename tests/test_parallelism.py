@@ -1,0 +1,162 @@
+"""Ranks, coordinates, communicators and their places on nodes: by hand, and as properties."""
+
+from typing import Any
+
+import polars as pl
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from moesweep.parallelism import GROUP_KINDS, groups, placement, ranks
+
+# 16 ranks in two stages, two to a tensor-parallel group; 2 of a stage's 4 data-parallel ranks share its experts.
+SIXTEEN = {"world_size": 16, "tp": 2, "pp": 2, "dp": 4, "etp": 2, "ep": 2, "edp": 2, "num_experts": 4}
+
+
+@st.composite
+def degrees(draw: st.DrawFn, powers_of_two: bool = False) -> dict[str, Any]:
+    """Degrees of a small world, etp free of tp."""
+    factors = [1, 2, 4] if powers_of_two else [1, 2, 3, 4, 5]
+    etp, ep, edp, pp = (draw(st.sampled_from(factors)) for _ in range(4))
+    stage = etp * ep * edp
+    tp = draw(st.sampled_from([d for d in range(1, stage + 1) if stage % d == 0]))
+    dp = stage // tp
+    world = {"world_size": stage * pp, "tp": tp, "pp": pp, "dp": dp, "etp": etp, "ep": ep, "edp": edp}
+    return {**world, "num_experts": 60}
+
+
+def members(frame: pl.DataFrame, kind: str) -> list[list[int]]:
+    """The groups of one kind as lists of ranks, by id."""
+    ordered = frame.filter(pl.col("group_kind") == kind).group_by("group_id", maintain_order=True).agg("rank")
+    assert ordered["group_id"].to_list() == list(range(ordered.height))
+    return [list(group) for group in ordered["rank"]]
+
+
+def test_sixteen_ranks_by_hand() -> None:
+    frame = groups(SIXTEEN)
+    assert members(frame, "tp") == [[0, 1], [2, 3], [4, 5], [6, 7], [8, 9], [10, 11], [12, 13], [14, 15]]
+    assert members(frame, "etp") == members(frame, "tp")
+    assert members(frame, "ep") == [[0, 2], [1, 3], [4, 6], [5, 7], [8, 10], [9, 11], [12, 14], [13, 15]]
+    assert members(frame, "dp") == [[0, 2, 4, 6], [1, 3, 5, 7], [8, 10, 12, 14], [9, 11, 13, 15]]
+    assert members(frame, "edp") == [[0, 4], [1, 5], [2, 6], [3, 7], [8, 12], [9, 13], [10, 14], [11, 15]]
+    assert members(frame, "pp") == [[r, r + 8] for r in range(8)]
+    assert members(frame, "embedding") == members(frame, "pp")
+    assert members(frame, "tp_ep") == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 10, 11], [12, 13, 14, 15]]
+    assert members(frame, "world") == [list(range(16))]
+
+
+def test_one_rank_of_sixteen_by_hand() -> None:
+    # 11 = 8 (stage 1) + 3; 3 = tp 1 + 2 * dp 1 = etp 1 + 2 * (ep 1 + 2 * edp 0)
+    row = ranks(SIXTEEN).row(11, named=True)
+    coordinates = {"stage": 1, "tp_rank": 1, "dp_rank": 1, "etp_rank": 1, "ep_rank": 1, "edp_rank": 0}
+    ids = {"tp": 5, "etp": 5, "ep": 5, "dp": 3, "edp": 7, "pp": 3, "tp_ep": 2, "embedding": 3, "world": 0}
+    assert row == {
+        "rank": 11,
+        "node": 1,
+        **coordinates,
+        **{f"{kind}_group": id_ for kind, id_ in ids.items()},
+    }
+
+
+def test_with_etp_1_an_ep_group_runs_over_neighbouring_tp_ranks() -> None:
+    frame = groups({**SIXTEEN, "etp": 1, "ep": 4, "edp": 2})
+    assert members(frame, "ep") == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 10, 11], [12, 13, 14, 15]]
+    assert members(frame, "etp") == []
+
+
+def test_only_the_ends_of_a_pipeline_share_the_embedding() -> None:
+    four = {**SIXTEEN, "pp": 4, "world_size": 32}
+    assert members(groups(four), "embedding") == [[r, r + 24] for r in range(8)]
+    assert ranks(four).filter(pl.col("stage").is_in([1, 2]))["embedding_group"].unique().to_list() == [-1]
+
+
+def test_dense_workloads_have_no_expert_groups() -> None:
+    dense = {**SIXTEEN, "etp": 2, "ep": 1, "edp": 4, "num_experts": 0}
+    assert set(groups(dense)["group_kind"]) == {"tp", "dp", "pp", "embedding", "world"}
+
+
+@given(degrees())
+def test_coordinates_are_a_bijection(world: dict[str, Any]) -> None:
+    assert world["tp"] * world["dp"] == world["etp"] * world["ep"] * world["edp"]
+    frame = ranks(world)
+    dense = pl.col("tp_rank") + world["tp"] * (pl.col("dp_rank") + world["dp"] * pl.col("stage"))
+    expert = pl.col("etp_rank") + world["etp"] * (
+        pl.col("ep_rank") + world["ep"] * (pl.col("edp_rank") + world["edp"] * pl.col("stage"))
+    )
+    assert frame.select(dense.alias("rank")).equals(frame.select("rank"))
+    assert frame.select(expert.alias("rank")).equals(frame.select("rank"))
+    for axis, column in [("tp", "tp_rank"), ("dp", "dp_rank"), ("ep", "ep_rank"), ("pp", "stage")]:
+        assert set(frame[column]) == set(range(world[axis]))
+
+
+@given(degrees())
+def test_every_rank_is_in_exactly_one_group_of_each_kind(world: dict[str, Any]) -> None:
+    frame, everyone = groups(world), ranks(world)
+    for kind in GROUP_KINDS:
+        found = members(frame, kind)
+        smallest = [group[0] for group in found]
+        assert smallest == sorted(smallest)
+        assert all(group == sorted(group) for group in found)
+        ends = everyone.filter(pl.col(f"{kind}_group") >= 0)["rank"].to_list()
+        if found:
+            assert sorted(rank for group in found for rank in group) == ends
+        assert kind == "embedding" or len(ends) == world["world_size"]
+    ids = frame.join(everyone, on="rank")
+    for kind in GROUP_KINDS:
+        own = ids.filter(pl.col("group_kind") == kind)
+        assert own["group_id"].equals(own[f"{kind}_group"], check_names=False)
+    assert frame.filter(pl.len().over("group_kind", "group_id") != pl.col("group_size")).is_empty()
+    assert (frame["group_size"] > 1).all()
+
+
+def stands(group: list[int], gpus_per_node: int) -> tuple[int, int, int]:
+    """(size, members on the first node, nodes) of a group, by counting."""
+    nodes = [rank // gpus_per_node for rank in group]
+    return len(group), nodes.count(nodes[0]), len(set(nodes))
+
+
+def predicted(world: dict[str, Any], kind: str, gpus_per_node: int) -> tuple[int, int, int, int]:
+    place = placement(kind, gpus_per_node)
+    frame = pl.DataFrame({key: [value] for key, value in world.items()})
+    size, stride, members_per_node, nodes = frame.select(
+        size=place.size, stride=place.stride, members=place.members_per_node, nodes=place.nodes
+    ).row(0)
+    return size, members_per_node, nodes, stride
+
+
+@given(degrees(), st.integers(1, 9), st.sampled_from(GROUP_KINDS))
+def test_placement_is_that_of_the_group_of_rank_0(world: dict[str, Any], node: int, kind: str) -> None:
+    size, members_per_node, nodes, stride = predicted(world, kind, node)
+    found = members(groups(world), kind)
+    if not found:
+        assert size == members_per_node == nodes == 1
+        return
+    assert (size, members_per_node, nodes) == stands(found[0], node)
+    if kind not in ("dp", "world"):
+        assert found[0][1] - found[0][0] == stride
+
+
+@given(degrees(powers_of_two=True), st.sampled_from([1, 2, 4, 8, 16]), st.sampled_from(GROUP_KINDS))
+def test_aligned_groups_of_a_kind_all_stand_alike(world: dict[str, Any], node: int, kind: str) -> None:
+    size, members_per_node, nodes, _ = predicted(world, kind, node)
+    for group in members(groups(world), kind):
+        assert (size, members_per_node, nodes) == stands(group, node)
+
+
+@pytest.mark.parametrize(
+    ("kind", "expected"),
+    [
+        # tp16 pp2 ep16 on 1024 GPUs, etp = tp: dp 32, edp 2, 8 GPUs a node. (size, members per node, nodes)
+        ("tp", (16, 8, 2)),
+        ("ep", (16, 1, 16)),
+        ("edp", (2, 1, 2)),
+        ("dp", (32, 1, 32)),
+        ("pp", (2, 1, 2)),
+        ("tp_ep", (256, 8, 32)),
+        ("embedding", (2, 1, 2)),
+        ("world", (1024, 8, 128)),
+    ],
+)
+def test_placement_of_the_first_example(kind: str, expected: tuple[int, int, int]) -> None:
+    world = {"world_size": 1024, "tp": 16, "pp": 2, "dp": 32, "etp": 16, "ep": 16, "edp": 2}
+    assert predicted(world, kind, 8)[:3] == expected

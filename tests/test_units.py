@@ -1,0 +1,84 @@
+"""Quantities: what text means in base units, and what is refused."""
+
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from moesweep.units import QuantityError, parse_quantity
+
+
+@pytest.mark.parametrize(
+    ("text", "unit", "amount"),
+    [
+        ("80 GiB", "byte", 80 * 2**30),
+        ("80GB", "byte", 80e9),
+        ("1 kibibyte", "byte", 1024),
+        ("8 bit", "byte", 1),
+        ("200 Gbit/s", "byte/second", 25e9),
+        ("2.039 TB/s", "byte/second", 2.039e12),
+        ("312 TFLOP/s", "flop/second", 312e12),
+        ("4 us", "second", 4e-6),
+        ("4 µs", "second", 4e-6),
+        ("6.6e-6 s", "second", 6.6e-6),
+        (" 1 hour ", "second", 3600),
+        ("0 s", "second", 0),
+    ],
+)
+def test_text_with_a_unit_becomes_base_units_exactly(text: str, unit: str, amount: float) -> None:
+    assert parse_quantity(text, unit) == amount
+
+
+@pytest.mark.parametrize(("value", "amount"), [(0.9, 0.9), (108, 108.0), (0, 0.0)])
+def test_a_plain_number_stays(value: float, amount: float) -> None:
+    assert parse_quantity(value, "") == amount
+
+
+@pytest.mark.parametrize(
+    ("value", "unit", "reason"),
+    [
+        ("80 GB/s", "byte", "another dimension"),
+        ("80 s", "byte", "another dimension"),
+        ("312 TFLOP", "flop/second", "another dimension"),
+        ("80", "byte", "no unit"),
+        (80, "byte", "no unit"),
+        (True, "byte", "no unit"),
+        (None, "byte", "no unit"),
+        ("80 radian", "byte", "unknown unit"),
+        ("80 Gb/s", "byte/second", "unknown unit"),
+        ("80 B * 2", "byte", "unknown unit"),
+        ("2**9 GB", "byte", "unknown unit"),
+        ("9" * 5 + "**" + "9" * 9 + " B", "byte", "unknown unit"),
+        ("__import__('os') B", "byte", "not a number"),
+        ("nan GB", "byte", "not a number"),
+        ("inf GB", "byte", "not a number"),
+        ("1e999 B", "byte", "not a finite number"),
+        ("-1 GB", "byte", "negative"),
+        ("", "byte", "not a number"),
+        ("0.9", "", "not a plain number"),
+        (True, "", "not a plain number"),
+        (math.nan, "", "not a finite number"),
+        (math.inf, "", "not a finite number"),
+        (-0.5, "", "negative"),
+        pytest.param(10**400, "", "not a finite number", id="10**400"),
+    ],
+)
+def test_what_a_quantity_cannot_be(value: object, unit: str, reason: str) -> None:
+    with pytest.raises(QuantityError, match=reason):
+        parse_quantity(value, unit)
+
+
+@given(st.text(max_size=40))
+def test_any_text_is_read_or_refused(text: str) -> None:
+    try:
+        amount = parse_quantity(text, "byte")
+    except QuantityError:
+        return
+    assert math.isfinite(amount)
+
+
+@given(st.floats(min_value=1e-3, max_value=1e6), st.sampled_from([("k", 1e3), ("M", 1e6), ("Gi", 2**30)]))
+def test_prefixes_multiply(number: float, prefix: tuple[str, float]) -> None:
+    symbol, factor = prefix
+    assert parse_quantity(f"{number!r} {symbol}B", "byte") == pytest.approx(number * factor, rel=1e-15)

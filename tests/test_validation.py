@@ -1,0 +1,181 @@
+"""The rules: each broken once by hand, all at once, and the warnings about the study."""
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+
+from moesweep.problems import BadInput, Problem
+from moesweep.sweep import Sweep, load_sweep
+from moesweep.validation import COLUMNS, findings, validate
+from moesweep.validation.rules import RULES
+from moesweep.workload import GIVEN, resolve
+
+# 64 GPUs: dp = 64/(4*2) = 8, and 8 experts over ep 4. Nothing is wrong with it.
+SOUND: dict[str, Any] = {
+    **{"model": "m", "listed": 1, "world_size": 64, "tp": 4, "pp": 2, "ep": 4, "etp": 4},
+    **{"micro_batch_size": 1, "global_batch_size": 64, "seq_length": 512, "num_layers": 8},
+    **{"hidden_size": 1024, "ffn_hidden_size": 4096, "num_attention_heads": 16, "num_query_groups": 16},
+    **{"vocab_size": 51200, "gated_mlp": False, "normalization": "layernorm", "tied_embeddings": True},
+    **{"position_embedding": "learned", "num_experts": 8, "moe_router_topk": 2, "moe_ffn_hidden_size": 0},
+    **{"num_shared_experts": 0, "first_k_dense": 0, "attention": "mha", "q_lora_rank": 0, "kv_lora_rank": 0},
+    **{"qk_nope_head_dim": 0, "qk_rope_head_dim": 0, "v_head_dim": 0, "virtual_pipeline": 1},
+    **{"sequence_parallel": True, "recompute": "none", "flash_attention": False, "dtype": "bf16"},
+    **{"distributed_optimizer": True, "framework": "megatron-core", "blocking_launches": False},
+    "routing": "balanced",
+}
+
+# rule, what to change in SOUND, the offending value, the suggestion
+BROKEN: list[tuple[str, dict[str, Any], str, str]] = [
+    ("world_by_pp", {"pp": 5}, "5", "nearest: 4, 8"),
+    ("world_by_tp", {"tp": 3, "etp": 3, "hidden_size": 1536, "seq_length": 510}, "3", "nearest: 2, 4"),
+    ("world_by_etp", {"etp": 3, "moe_ffn_hidden_size": 96}, "3", "nearest: 2, 4"),
+    ("ep_within_dp", {"ep": 16, "num_experts": 16}, "16", "nearest: 8"),
+    ("world_by_ep", {"ep": 6, "num_experts": 12}, "6", "nearest: 4"),
+    ("experts_by_ep", {"ep": 8, "num_experts": 12}, "8", "nearest: 4"),
+    ("dense_ep", {"ep": 4, "num_experts": 0}, "4", "nearest: 1"),
+    ("topk_of_experts", {"moe_router_topk": 9}, "9", "nearest: 8"),
+    ("topk_of_experts", {"moe_router_topk": 0}, "0", "nearest: 1"),
+    ("global_batch", {"global_batch_size": 60}, "60", "nearest: 56, 64"),
+    ("global_batch", {"global_batch_size": 7}, "7", "nearest: 8"),
+    ("sequence_by_tp", {"seq_length": 510}, "510", "nearest: 508, 512"),
+    ("moe_needs_sequence_parallel", {"sequence_parallel": False}, "false", "nearest: true"),
+    ("hidden_by_tp", {"hidden_size": 1008, "tp": 32, "etp": 1}, "32", "nearest: 16"),
+    ("hidden_by_heads", {"num_attention_heads": 24, "num_query_groups": 24}, "24", "nearest: 16, 32"),
+    ("heads_by_groups", {"num_query_groups": 12}, "12", "nearest: 8, 16"),
+    ("keys_by_tp", {"num_query_groups": 1, "hidden_size": 992}, "4", "nearest: 2"),
+    ("ffn_by_tp", {"ffn_hidden_size": 4098, "moe_ffn_hidden_size": 4, "first_k_dense": 1}, "4", "nearest: 2"),
+    ("expert_ffn_by_etp", {"moe_ffn_hidden_size": 6}, "4", "nearest: 2"),
+    ("layer_per_stage", {"pp": 16, "ep": 1}, "16", "nearest: 8"),
+    ("dense_layers", {"first_k_dense": 9}, "9", "nearest: 8"),
+    ("interleaving_needs_stages", {"virtual_pipeline": 2, "pp": 1}, "2", "nearest: 1"),
+    ("interleaving_by_layers", {"virtual_pipeline": 3}, "3", "nearest: 2, 4"),
+    (
+        "interleaving_by_microbatches",
+        {"virtual_pipeline": 2, "global_batch_size": 24},
+        "24",
+        "nearest: 16, 32",
+    ),
+    ("mla_widths", {"attention": "mla"}, "mla", ""),
+    ("countable", {"seq_length": 2**24, "micro_batch_size": 64, "hidden_size": 2**14}, str(2**24), "use a"),
+    ("heads_by_tp", {"num_attention_heads": 2, "num_query_groups": 2}, "4", "nearest: 2"),
+    ("groups_by_tp", {"num_query_groups": 2}, "4", "nearest: 2"),
+    ("layers_by_pp", {"num_layers": 7}, "2", "nearest: 1"),
+    ("tp_within_node", {"tp": 16, "etp": 1}, "16", "nearest: 8"),
+    ("vocabulary_padding", {"vocab_size": 1000, "tp": 8, "etp": 1}, "8", "vocab_size 1024"),
+]
+
+
+def found(changes: dict[str, Any]) -> pl.DataFrame:
+    return findings(resolve([SOUND | changes]))
+
+
+def sweep_of(root: Path, tmp_path: Path, sweep: dict[str, Any]) -> Sweep:
+    path = tmp_path / "sweep.yaml"
+    path.write_text(json.dumps(sweep), encoding="utf-8")
+    return load_sweep(root, path)
+
+
+def problems_of(sweep: Sweep) -> list[Problem]:
+    with pytest.raises(BadInput) as caught:
+        validate(sweep)
+    return caught.value.problems
+
+
+def test_the_sound_workload_breaks_no_rule() -> None:
+    assert set(SOUND) == set(GIVEN)
+    assert found({}).is_empty()
+
+
+@pytest.mark.parametrize(("rule", "changes", "value", "suggestion"), BROKEN)
+def test_each_rule(rule: str, changes: dict[str, Any], value: str, suggestion: str) -> None:
+    frame = found(changes).filter(rule=rule)
+    assert frame["value"].to_list() == [value]
+    assert frame["suggestion"][0].startswith(suggestion)
+    assert "{" not in frame["message"][0]
+
+
+@pytest.mark.parametrize(("rule", "changes", "value", "suggestion"), BROKEN)
+def test_the_first_suggestion_mends_it(
+    rule: str, changes: dict[str, Any], value: str, suggestion: str
+) -> None:
+    row = found(changes).filter(rule=rule).row(0, named=True)
+    if not row["suggestion"].startswith("nearest: "):
+        return
+    nearest = row["suggestion"].removeprefix("nearest: ").split(", ")
+    for legal in nearest:
+        mended = SOUND | changes | {row["key"]: True if legal == "true" else int(legal)}
+        assert rule not in set(findings(resolve([mended]))["rule"])
+
+
+def test_every_rule_has_a_case() -> None:
+    names = [rule.name for rule in RULES]
+    assert set(names) == {case[0] for case in BROKEN}
+    assert max(Counter(names).values()) == 1
+    assert {rule.key for rule in RULES} <= set(GIVEN)
+
+
+def test_the_study_has_no_errors_and_known_warnings(root: Path) -> None:
+    sweep = load_sweep(root, "config/sweeps/moe-a100-123.yaml")
+    warnings = validate(sweep)
+    assert warnings.columns == list(COLUMNS)
+    kinds = sweep.workloads.select("workload", "kind", "model", "tp", "pp")
+    moe = warnings.join(kinds, on="workload").filter(kind="moe")
+    assert moe["severity"].unique().to_list() == ["warning"]
+    counts = {"heads_by_tp": 19, "layers_by_pp": 9, "tp_within_node": 37, "vocabulary_padding": 18}
+    assert dict(moe.group_by("rule").len().iter_rows()) == counts
+    assert moe.filter(rule="heads_by_tp").select("model").unique().rows() == [("gpt_13B",)]
+    assert moe.filter(rule="layers_by_pp").select("model", "pp").unique().rows() == [("gpt_7B", 8)]
+
+
+def test_the_dense_sweep_has_no_errors(root: Path) -> None:
+    validate(load_sweep(root, "config/sweeps/dense-a100-184.yaml"))
+
+
+def test_node_size_decides_what_crosses_nodes() -> None:
+    frame = resolve([SOUND | {"tp": 16, "etp": 1}])
+    assert "tp_within_node" in findings(frame, 8)["rule"].to_list()
+    assert "tp_within_node" not in findings(frame, 16)["rule"].to_list()
+
+
+def test_all_errors_come_at_once_with_their_places(root: Path, tmp_path: Path) -> None:
+    options = {"model": "gpt_7B", "seq_length": 4096, "global_batch_size": 60, "moe_router_topk": 2}
+    grids = [{"world_size": 64, "tp": [4, 16], "pp": 1, "num_experts": 12, "ep": 8}]
+    rows = [{"world_size": 64, "tp": 4, "pp": 64, "global_batch_size": 64}]
+    sweep = sweep_of(root, tmp_path, {"options": options, "grids": grids, "rows": rows})
+    problems = problems_of(sweep)
+    assert {(p.path, p.rule, p.value) for p in problems} == {
+        ("options.global_batch_size", "global_batch", "60"),
+        ("grids[0].ep", "experts_by_ep", "8"),
+        ("grids[0].ep", "ep_within_dp", "8"),
+        ("rows[0].tp", "world_by_tp", "4"),
+        ("rows[0].pp", "layer_per_stage", "64"),
+    }
+    assert {p.file for p in problems} == {str(tmp_path / "sweep.yaml")}
+    assert all(p.suggestion.startswith("nearest: ") for p in problems if p.rule != "ep_within_dp")
+
+
+def test_a_model_s_own_fault_names_the_model_s_file(root: Path, tmp_path: Path) -> None:
+    models = tmp_path / "config" / "models"
+    models.mkdir(parents=True)
+    text = (root / "config/models/gpt_7B.yaml").read_text(encoding="utf-8")
+    (models / "odd.yaml").write_text(text.replace("value: 32", "value: 33"), encoding="utf-8")
+    row = {"model": "odd", "world_size": 8, "tp": 1, "pp": 1, "global_batch_size": 8, "seq_length": 128}
+    (problem,) = problems_of(sweep_of(tmp_path, tmp_path, {"rows": [row]}))
+    assert (problem.file, problem.path) == ("config/models/odd.yaml", "num_attention_heads")
+    assert problem.rule == "hidden_by_heads"
+
+
+def test_one_fault_of_a_grid_is_reported_once(root: Path, tmp_path: Path) -> None:
+    grid = {"model": "gpt_7B", "world_size": 64, "tp": 4, "pp": [1, 2, 4], "global_batch_size": 64}
+    more = {"num_experts": 12, "moe_router_topk": 2, "ep": 8, "seq_length": 128}
+    problems = problems_of(sweep_of(root, tmp_path, {"grids": [grid | more]}))
+    assert [p.rule for p in problems].count("experts_by_ep") == 1
+
+
+def test_a_problem_is_one_line() -> None:
+    problem = Problem("x.yaml", "grids[0].tp", "divides", "3", "3 does not\ndivide 512", "nearest: 2, 4")
+    assert problem.line() == r"x.yaml: grids[0].tp: divides: 3 does not\ndivide 512; nearest: 2, 4"
