@@ -78,8 +78,10 @@ def check(data: Any, schema: str, file: str, *, key: str | None = None, prefix: 
     """
     errors = _validator(schema, key).iter_errors(data)
     problems = [problem for error in errors for problem in _problems(error, file, prefix)]
-    # `if/then` and `anyOf` branches can report the same fault more than once.
-    return sorted(set(problems), key=lambda problem: (problem.path, problem.rule, problem.message))
+    # Of a value of the wrong type, its type is all there is to say.
+    mistyped = {problem.path for problem in problems if problem.rule == "type"}
+    kept = {problem for problem in problems if problem.rule == "type" or problem.path not in mistyped}
+    return sorted(kept, key=lambda problem: (problem.path, problem.rule, problem.message))
 
 
 def place(prefix: str, parts: Iterable[str | int]) -> str:
@@ -142,6 +144,8 @@ def _explain(error: "ValidationError", rule: str) -> tuple[str, str, str]:
             f"{value} does not have the form needed here",
             f"needed: {schema.get('x-form', limit)}",
         )
+    if rule == "multipleOf":
+        return "multiple", f"{value} is not a multiple of {limit}", ""
     if rule == "uniqueItems":
         return "duplicate", f"{value} lists a value twice", "list each value once"
     if rule in ("minProperties", "anyOf"):

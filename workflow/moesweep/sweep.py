@@ -68,8 +68,10 @@ def load_sweep(root: Path, path: Path | str) -> Sweep:
     data = read_yaml(root / path, file)
     problems = check(data, "sweep", file)
     models, unknown = _models(root, data, file)
-    if problems or unknown:
-        raise BadInput([*problems, *unknown])
+    malformed = {problem.path for problem in problems}
+    problems += [problem for problem in unknown if problem.path not in malformed]
+    if problems:
+        raise BadInput(problems)
     entries = _entries(data, models, file)
     listed = resolve([entry.values for entry in entries])
     problems = _duplicates(listed, entries, file)

@@ -65,7 +65,10 @@ def parse_quantity(value: object, unit: str) -> float:
     With a unit, `value` must be text such as "80 GiB"; without, a number. Raises QuantityError for a missing
     unit or one of another dimension, an unknown unit, and amounts that are negative, NaN or infinite.
     """
-    amount = _with_unit(value, unit) if unit else _plain(value)
+    try:
+        amount = _with_unit(value, unit) if unit else _plain(value)
+    except OverflowError:
+        amount = math.inf
     if not math.isfinite(amount):
         raise QuantityError(f"{shown(value)} is not a finite number")
     if amount < 0:
@@ -93,10 +96,7 @@ def _with_unit(value: object, unit: str) -> float:
     number, written = match.groups()
     if not written:
         raise QuantityError(f"{shown(value)} has no unit; write a quantity in {unit}, {example}")
-    try:
-        return float(Fraction(number) * _factor(written, unit, example))
-    except OverflowError:
-        return math.inf
+    return float(Fraction(number) * _factor(written, unit, example))
 
 
 def _factor(written: str, unit: str, example: str) -> Fraction:

@@ -1,0 +1,403 @@
+"""What users get wrong: each mistake is named with its place, its rule, its value and a way out."""
+
+import json
+import shutil
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from moesweep.catalog import load_cluster, load_config, load_model
+from moesweep.problems import BadInput, Problem
+from moesweep.sweep import load_sweep
+from moesweep.validation import validate
+from moesweep.yaml_reader import read_yaml
+
+SWEEP = "config/sweeps/mine.yaml"
+CLUSTER = "dgx-a100-80gb-8xhdr200"
+OPTIONS = {"num_experts": 8, "moe_router_topk": 2, "seq_length": 128, "micro_batch_size": 1}
+ROW = {"model": "gpt_7B", "world_size": 64, "tp": 4, "pp": 2, "ep": 4, "global_batch_size": 64}
+
+
+@pytest.fixture
+def project(root: Path, tmp_path: Path) -> Path:
+    """A project of one's own: the catalogue, and no sweep yet."""
+    shutil.copytree(root / "config", tmp_path / "config")
+    return tmp_path
+
+
+def problems(use: Callable[[], object]) -> list[Problem]:
+    with pytest.raises(BadInput) as caught:
+        use()
+    for problem in caught.value.problems:
+        assert problem.file
+        assert problem.rule
+        assert problem.message
+        assert "\n" not in problem.line()
+        assert len(problem.line()) < 500
+    return caught.value.problems
+
+
+def sweep_problems(project: Path, content: str | bytes | dict[str, Any]) -> list[Problem]:
+    data = json.dumps(content) if isinstance(content, dict) else content
+    (project / SWEEP).write_bytes(data.encode() if isinstance(data, str) else data)
+    found = problems(lambda: validate(load_sweep(project, SWEEP)))
+    assert {problem.file for problem in found} == {SWEEP}
+    return found
+
+
+def one_row(**changes: Any) -> dict[str, Any]:
+    return {"options": OPTIONS, "rows": [ROW | changes]}
+
+
+def test_the_row_itself_is_sound(project: Path) -> None:
+    (project / SWEEP).write_text(json.dumps(one_row()), encoding="utf-8")
+    assert validate(load_sweep(project, SWEEP)).height == 0
+
+
+# what to change in the row, the path, the rule, the value, part of the message, part of the suggestion
+ROWS: list[tuple[dict[str, Any], str, str, str, str, str]] = [
+    ({"model": "gpt_7b"}, "model", "unknown_model", "gpt_7b", "no model", "did you mean gpt_7B"),
+    ({"model": "no"}, "model", "unknown_model", "no", "no model", "known: gpt_13B, gpt_175B"),
+    ({"model": "../gpt_7B"}, "model", "pattern", '"../gpt_7B"', "form", "letters"),
+    ({"model": "/etc/passwd"}, "model", "pattern", '"/etc/passwd"', "form", "letters"),
+    ({"model": "gpt\x1b[31m"}, "model", "pattern", r'"gpt\x1b[31m"', "form", "letters"),
+    ({"model": "x" * 300}, "model", "pattern", '"' + "x" * 76 + "...", "form", "letters"),
+    ({"wrold_size": 64}, "wrold_size", "unknown_key", "wrold_size", "unknown key", ""),
+    ({"tp": 0}, "tp", "range", "0", "below the least", "nearest: 1"),
+    ({"tp": -4}, "tp", "range", "-4", "below the least", "nearest: 1"),
+    ({"tp": 2.5}, "tp", "type", "2.5", "the number 2.5 where a whole number", ""),
+    ({"tp": 4.0}, "tp", "type", "4.0", "the number 4.0 where a whole number", ""),
+    ({"tp": "4"}, "tp", "type", '"4"', 'the text "4" where a whole number', ""),
+    ({"tp": True}, "tp", "type", "true", "the truth value true where a whole number", ""),
+    ({"tp": None}, "tp", "type", "null", "null where a whole number", ""),
+    ({"tp": [4]}, "tp", "type", "[4]", "the list [4] where a whole number", ""),
+    ({"world_size": 10**30}, "world_size", "range", str(10**30), "above the greatest", "nearest: 1048576"),
+    ({"sequence_parallel": 1}, "sequence_parallel", "type", "1", "the number 1 where true or false", ""),
+    ({"recompute": "fulll"}, "recompute", "choice", '"fulll"', "not one of", "did you mean full"),
+    ({"dtype": "fp8"}, "dtype", "choice", '"fp8"', "not one of", "bf16"),
+    ({"ep": "larger"}, "ep", "pattern", '"larger"', "form", "largest"),
+    ({"etp": "ep"}, "etp", "pattern", '"ep"', "form", "`tp`"),
+    ({"listed": 0}, "listed", "range", "0", "below the least", "nearest: 1"),
+    ({"global_batch_size": {"per_gpu": 0}}, "global_batch_size.per_gpu", "range", "0", "below", "nearest: 1"),
+    (
+        {"global_batch_size": {"times": 2}},
+        "global_batch_size.times",
+        "unknown_key",
+        "times",
+        "unknown",
+        "per_gpu",
+    ),
+    ({"ep": {"largest_for_tp": []}}, "ep.largest_for_tp", "range", "[]", "empty list", "nearest: 1"),
+    ({"ep": {"largest_for_tp": [3]}}, "ep", "ep_rule", "{'largest_for_tp': [3]}", "no largest ep", ""),
+    ({"tp": 3}, "tp", "world_by_tp", "3", "tp 3 * pp 2 does not divide world_size 64", "nearest: 2, 4"),
+    ({"pp": 3}, "pp", "world_by_pp", "3", "pp 3 does not divide world_size 64", "nearest: 2, 4"),
+    (
+        {"num_experts": 12, "ep": 8},
+        "ep",
+        "experts_by_ep",
+        "8",
+        "does not divide num_experts 12",
+        "nearest: 4",
+    ),
+    ({"num_experts": 16, "ep": 16}, "ep", "ep_within_dp", "16", "tp 4 * dp 8", "nearest: 8"),
+    ({"global_batch_size": 60}, "global_batch_size", "global_batch", "60", "dp 8", "nearest: 56, 64"),
+    ({"moe_router_topk": 9}, "moe_router_topk", "topk_of_experts", "9", "9 of 8 experts", "nearest: 8"),
+]
+
+
+@pytest.mark.parametrize(("changes", "path", "rule", "value", "message", "suggestion"), ROWS)
+def test_a_row_with_one_mistake(
+    project: Path, changes: dict[str, Any], path: str, rule: str, value: str, message: str, suggestion: str
+) -> None:
+    found = {(problem.path, problem.rule): problem for problem in sweep_problems(project, one_row(**changes))}
+    problem = found[f"rows[0].{path}", rule]
+    assert problem.value == value
+    assert message in problem.message
+    assert suggestion in problem.suggestion
+
+
+def test_a_misspelt_key_is_suggested(project: Path) -> None:
+    row = {"wrold_size" if key == "world_size" else key: value for key, value in ROW.items()}
+    found = sweep_problems(project, {"options": OPTIONS | {"flash_atention": True}, "rows": [row]})
+    assert [(p.path, p.rule, p.suggestion) for p in found] == [
+        ("options.flash_atention", "unknown_key", "did you mean flash_attention?"),
+        ("rows[0].wrold_size", "unknown_key", "did you mean world_size?"),
+    ]
+
+
+def test_a_mistake_in_a_grid_s_list_is_placed(project: Path) -> None:
+    grid = ROW | {"model": ["gpt_7B", "gpt_8B"], "tp": [2, 0, "8"], "pp": [2, 2], "dtype": ["bf16", "fp8"]}
+    found = sweep_problems(project, {"options": OPTIONS, "grids": [grid]})
+    assert [(p.path, p.rule) for p in found] == [
+        ("grids[0].dtype[1]", "choice"),
+        ("grids[0].pp", "duplicate"),
+        ("grids[0].tp[1]", "range"),
+        ("grids[0].tp[2]", "type"),
+        ("grids[0].model[1]", "unknown_model"),
+    ]
+
+
+@pytest.mark.parametrize("number", [".nan", ".inf", "-.inf", "1e400", "2.5", "1e3"])
+def test_numbers_that_are_not_whole(project: Path, number: str) -> None:
+    text = json.dumps(one_row()).replace('"tp": 4', f'"tp": {number}')
+    (problem,) = sweep_problems(project, text)
+    assert (problem.path, problem.rule) == ("rows[0].tp", "type")
+
+
+@pytest.mark.parametrize(
+    ("content", "rule", "path", "message"),
+    [
+        ("", "type", "", "where a mapping is needed"),
+        ("# nothing\n", "type", "", "where a mapping is needed"),
+        ("[]", "type", "", "where a mapping is needed"),
+        ("{}", "empty", "", "lists no workload"),
+        ("description: later\n", "empty", "", "lists no workload"),
+        ("grids: []", "range", "grids", "empty list"),
+        ("rows:\n", "type", "rows", "where a list is needed"),
+        ("rows:\n  - {tp: 1\n  - {tp: 2}\n", "yaml_syntax", "line 3, column 5", "not valid YAML"),
+        ("rows:\n\t- 1\n", "yaml_syntax", "line 2, column 1", "not valid YAML"),
+        ("rows: [1]\x00", "yaml_syntax", "", "not valid YAML"),
+        (b"rows:\n  - {model: gpt_\xff7B}\n", "utf8", "line 2", "not UTF-8: byte 0xff"),
+        (b"\xff\xfer\x00o\x00", "utf8", "line 1", "not UTF-8"),
+        ("rows: []\nrows: []\n", "duplicate_key", "line 2, column 1", "the key rows is given twice"),
+        ("rows: [{tp: 1, tp: 2}]", "duplicate_key", "line 1, column 16", "the key tp is given twice"),
+        ("? [a]\n: 1\n", "key", "line 1, column 5", "a key must be text"),
+        ("1: 2\n", "key", "line 1, column 1", "a key must be text"),
+        ("rows: !!python/object/apply:os.system ['true']", "tag", "line 1, column 7", "tags"),
+        ("rows: !!set {a}", "tag", "line 1, column 7", "tags"),
+        ("a: &x [1]\nb: *x\n", "alias", "line 1, column 4", "anchors"),
+        ("a: *x\n", "alias", "line 1, column 4", "aliases"),
+        ("--- 1\n--- 2\n", "one_document", "line 2, column 1", "second document"),
+        ("a: " + "9" * 100, "number", "line 1, column 4", "a number of 100 characters"),
+        ("[" * 5000, "depth", "line 1, column 21", "20 levels"),
+        ("a: 1\n" + "# " + "x" * 1_000_001, "file_size", "", "larger than 1000000 bytes"),
+    ],
+)
+def test_a_sweep_file_that_is_not_one(
+    project: Path, content: str | bytes, rule: str, path: str, message: str
+) -> None:
+    (problem,) = sweep_problems(project, content)
+    assert (problem.rule, problem.path) == (rule, path)
+    assert message in problem.message
+
+
+def test_a_billion_laughs_are_refused_quickly(project: Path) -> None:
+    lines = ["a0: &a0 [lol]"] + [f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 10)}]" for i in range(1, 40)]
+    start = time.process_time()
+    (problem,) = sweep_problems(project, "\n".join(lines))
+    assert problem.rule == "alias"
+    assert time.process_time() - start < 1
+
+
+def test_a_missing_file_and_a_directory(project: Path) -> None:
+    (problem,) = problems(lambda: load_sweep(project, "config/sweeps/none.yaml"))
+    assert (problem.file, problem.rule) == ("config/sweeps/none.yaml", "missing_file")
+    (problem,) = problems(lambda: load_sweep(project, "config/sweeps"))
+    assert (problem.file, problem.rule) == ("config/sweeps", "unreadable_file")
+    (problem,) = problems(lambda: load_sweep(project, "a\x00b"))
+    assert problem.rule == "unreadable_file"
+
+
+def test_an_entry_listed_twice(project: Path) -> None:
+    (problem,) = sweep_problems(project, {"options": OPTIONS, "rows": [ROW, ROW]})
+    assert (problem.path, problem.rule) == ("rows[1]", "duplicate")
+    assert problem.workload == "gpt_7B-ws64-tp4-pp2-ep4-gbs64-mbs1-seq128-moe"
+    assert "rows[0]" in problem.message
+    assert "listed: 2" in problem.suggestion
+
+
+def test_entries_that_differ_in_options_only(project: Path) -> None:
+    content = {"options": OPTIONS, "rows": [ROW, ROW | {"recompute": "full"}]}
+    (problem,) = sweep_problems(project, content)
+    assert (problem.path, problem.rule) == ("rows[1]", "duplicate")
+    assert "other options" in problem.message
+
+
+def test_a_key_given_nowhere(project: Path) -> None:
+    row = {key: value for key, value in ROW.items() if key not in ("tp", "model")}
+    found = sweep_problems(project, {"options": OPTIONS, "rows": [row]})
+    assert [(p.path, p.rule) for p in found] == [
+        ("rows[0].model", "missing_key"),
+        ("rows[0].tp", "missing_key"),
+    ]
+
+
+@pytest.mark.parametrize(
+    "name", ["../gpt_7B", "gpt_7B/../gpt_13B", "/etc/passwd", "", ".", "gpt 7B", "*", "\n"]
+)
+def test_names_are_never_paths(project: Path, name: str) -> None:
+    for load in (load_model, load_cluster):
+        (problem,) = problems(lambda load=load: load(project, name))  # type: ignore[misc]
+        assert problem.rule in ("unknown_model", "unknown_cluster")
+
+
+def edit(project: Path, file: str, old: str, new: str) -> None:
+    path = project / file
+    text = path.read_text(encoding="utf-8")
+    assert old in text
+    path.write_text(text.replace(old, new, 1), encoding="utf-8")
+
+
+MODEL_FILE = "config/models/gpt_7B.yaml"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "path", "rule"),
+    [
+        ("num_layers: {value: 36", "num_layers: {value: 36.5", "num_layers.value", "type"),
+        ("num_layers: {value: 36", "num_layers: {valeu: 36", "num_layers.valeu", "unknown_key"),
+        ("num_layers:", "num_leyers:", "num_leyers", "unknown_key"),
+        ("value: layernorm", "value: LayerNorm", "normalization.value", "choice"),
+        ("value: 50257", "value: 1000000000000", "vocab_size.value", "range"),
+    ],
+)
+def test_a_model_with_one_mistake(project: Path, old: str, new: str, path: str, rule: str) -> None:
+    edit(project, MODEL_FILE, old, new)
+    found = {problem.path: problem for problem in problems(lambda: load_model(project, "gpt_7B"))}
+    assert found[path].rule == rule
+    assert found[path].file == MODEL_FILE
+    (project / SWEEP).write_text(json.dumps(one_row()), encoding="utf-8")
+    assert set(problems(lambda: load_sweep(project, SWEEP))) == set(found.values())
+
+
+def constant(project: Path, file: str, name: str, **changes: Any) -> None:
+    """Rewrite one constant of a file, as JSON, which is YAML; None removes it."""
+    data = read_yaml(project / file)
+    data["constants"][name] = data["constants"].get(name, {}) | changes
+    if changes.get("value", 0) is None:
+        del data["constants"][name]
+    (project / file).write_text(json.dumps(data), encoding="utf-8")
+
+
+GPU_FILE = "config/gpus/a100-sxm-80gb.yaml"
+CLUSTER_FILE = f"config/clusters/{CLUSTER}.yaml"
+
+
+@pytest.mark.parametrize(
+    ("file", "name", "changes", "path", "rule", "message"),
+    [
+        (GPU_FILE, "hbm_bytes", {"value": "80 GB/s"}, "hbm_bytes.value", "quantity", "another dimension"),
+        (GPU_FILE, "hbm_bytes", {"value": "80"}, "hbm_bytes.value", "quantity", "no unit"),
+        (GPU_FILE, "hbm_bytes", {"value": 80}, "hbm_bytes.value", "quantity", "no unit"),
+        (GPU_FILE, "hbm_bytes", {"value": True}, "hbm_bytes.value", "type", "truth value"),
+        (GPU_FILE, "hbm_bytes", {"value": "-80 GiB"}, "hbm_bytes.value", "quantity", "negative"),
+        (GPU_FILE, "hbm_bytes", {"value": "1 TiB"}, "hbm_bytes.value", "bounds", "not between its bounds"),
+        (
+            GPU_FILE,
+            "hbm_bytes",
+            {"bounds": ["1 s", "80 GiB"]},
+            "hbm_bytes.bounds[0]",
+            "quantity",
+            "dimension",
+        ),
+        (GPU_FILE, "hbm_bytes", {"bounds": []}, "hbm_bytes.bounds", "range", "empty list"),
+        (GPU_FILE, "hbm_bytes", {"tag": "guess"}, "hbm_bytes.tag", "choice", "not one of"),
+        (GPU_FILE, "hbm_bytes", {"value": None}, "hbm_bytes", "missing_key", "is missing"),
+        (
+            CLUSTER_FILE,
+            "nic_bytes_per_second",
+            {"value": None},
+            "nic_bytes_per_second",
+            "missing_key",
+            "missing",
+        ),
+        (CLUSTER_FILE, "gpus_per_node", {"value": "8"}, "gpus_per_node.value", "quantity", "plain number"),
+        (CLUSTER_FILE, "gpus_per_node", {"value": float("nan")}, "gpus_per_node.value", "quantity", "NaN"),
+        (
+            CLUSTER_FILE,
+            "gpus_per_node",
+            {"value": 7.5, "bounds": [1, 16]},
+            "gpus_per_node",
+            "multiple",
+            "7.5",
+        ),
+        (CLUSTER_FILE, "gpus_per_node", {"value": 0, "bounds": [0, 8]}, "gpus_per_node", "range", "0"),
+        (CLUSTER_FILE, "warp_bytes", {"value": "1 B"}, "warp_bytes.tag", "missing_key", "tag"),
+    ],
+)
+def test_a_cluster_with_one_mistake(
+    project: Path, file: str, name: str, changes: dict[str, Any], path: str, rule: str, message: str
+) -> None:
+    constant(project, file, name, **changes)
+    found = {problem.path: problem for problem in problems(lambda: load_cluster(project, CLUSTER))}
+    problem = found[f"constants.{path}"]
+    assert problem.rule == rule
+    assert message in problem.message
+    assert problem.file == (CLUSTER_FILE if rule == "missing_key" and path == name else file)
+
+
+def test_constants_unknown_and_given_twice(project: Path) -> None:
+    known = {"value": "80 GiB", "tag": "paper", "source": "somewhere", "bounds": ["1 GiB", "80 GiB"]}
+    constant(project, CLUSTER_FILE, "hbm_bytes", **known)
+    constant(project, CLUSTER_FILE, "hbm_byte", **known | {"value": 1, "bounds": [0, 1]})
+    found = {problem.rule: problem for problem in problems(lambda: load_cluster(project, CLUSTER))}
+    assert set(found) == {"given_twice", "unknown_key"}
+    assert CLUSTER_FILE in found["given_twice"].message
+    assert (found["given_twice"].file, found["unknown_key"].file) == (GPU_FILE, CLUSTER_FILE)
+
+
+def test_an_unknown_gpu_is_suggested(project: Path) -> None:
+    edit(project, CLUSTER_FILE, "gpu: a100-sxm-80gb", "gpu: a100-sxm-80g")
+    (problem,) = problems(lambda: load_cluster(project, CLUSTER))
+    assert (problem.rule, problem.suggestion) == ("unknown_gpu", "did you mean a100-sxm-80gb?")
+
+
+def test_faults_of_all_of_a_cluster_s_files_come_at_once(project: Path) -> None:
+    edit(project, CLUSTER_FILE, "tag: paper", "tag: papers")
+    edit(project, GPU_FILE, "tag: paper", "tag: papers")
+    edit(project, "config/calibration.yaml", "tag: ", "tags: ")
+    files = {problem.file for problem in problems(lambda: load_cluster(project, CLUSTER))}
+    assert files == {CLUSTER_FILE, GPU_FILE, "config/calibration.yaml"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "path", "rule"),
+    [
+        ({"sweep": "../../etc/passwd.yaml"}, "sweep", "pattern"),
+        ({"sweep": "/etc/passwd.yaml"}, "sweep", "pattern"),
+        ({"cluster": "../x"}, "cluster", "pattern"),
+        ({"workloads_per_trace_job": 0}, "workloads_per_trace_job", "range"),
+        ({"workloads_per_trace_job": True}, "workloads_per_trace_job", "type"),
+        ({"workload_per_trace_job": 8}, "workload_per_trace_job", "unknown_key"),
+    ],
+)
+def test_a_configuration_with_one_mistake(
+    project: Path, changes: dict[str, Any], path: str, rule: str
+) -> None:
+    sound = {"sweep": "config/sweeps/x.yaml", "cluster": CLUSTER, "workloads_per_trace_job": 8}
+    (project / "config/config.yaml").write_text(json.dumps(sound | changes), encoding="utf-8")
+    (problem,) = problems(lambda: load_config(project))
+    assert (problem.path, problem.rule) == (path, rule)
+
+
+NUMBERS = st.integers(-2, 70) | st.sampled_from([2**20, 2**30, 10**30, 2.5, float("inf"), float("nan")])
+SCALARS = NUMBERS | st.booleans() | st.none() | WORDS
+VALUES = SCALARS | st.lists(SCALARS, max_size=3) | st.dictionaries(st.text(max_size=4), SCALARS, max_size=2)
+KEYS = st.sampled_from([*ROW, *OPTIONS, "etp", "virtual_pipeline", "recompute", "listed", "first_k_dense"])
+CHANGES = st.dictionaries(KEYS, VALUES, max_size=3)
+
+
+@given(CHANGES, CHANGES, st.booleans())
+def test_any_sweep_is_enumerated_or_refused(
+    tmp_path_factory: pytest.TempPathFactory, row: dict[str, Any], grid: dict[str, Any], twins: bool
+) -> None:
+    root = Path(__file__).parents[1]
+    path = tmp_path_factory.getbasetemp() / "any.yaml"
+    sweep = {"twins": twins, "options": OPTIONS, "rows": [ROW | row], "grids": [ROW | {"tp": 2} | grid]}
+    path.write_text(json.dumps(sweep), encoding="utf-8")
+    with suppress(BadInput):
+        validate(load_sweep(root, path))
+
+
+@given(st.text(alphabet="ab:-[]{}&*!#|>'\"\n\t ,?%@`~1.\x00\u2028é", max_size=60))
+def test_any_text_is_yaml_or_refused(tmp_path_factory: pytest.TempPathFactory, text: str) -> None:
+    path = tmp_path_factory.getbasetemp() / "any.txt"
+    path.write_text(text, encoding="utf-8")
+    with suppress(BadInput):
+        read_yaml(path)
