@@ -34,6 +34,7 @@ def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
                 "--workload", nargs="+", metavar="ID", help="workloads to trace (default: all)"
             )
         command.set_defaults(run=run)
+    _add_predict(commands)
 
 
 def enumerate_(arguments: argparse.Namespace) -> int:
@@ -88,6 +89,26 @@ def tables(arguments: argparse.Namespace) -> int:
 
     write_tables(Results(arguments.results))
     return 0
+
+
+def predict(arguments: argparse.Namespace) -> int:
+    """Predict a list of runs; exit 1 if some could not be modelled and --keep-going wrote the others."""
+    from moesweep.predict import predict
+
+    return 1 if predict(arguments.runs, arguments.out, Path.cwd(), arguments.keep_going) else 0
+
+
+def _add_predict(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    help_ = "predict any list of training runs: a CSV file in, its rows with all cost columns out"
+    command = commands.add_parser("predict", help=help_, description=help_)
+    command.add_argument(
+        "runs", type=Path, metavar="RUNS.csv", help="columns: schemas/tables/runs.json; more pass through"
+    )
+    command.add_argument("--out", type=Path, required=True, metavar="OUT.csv")
+    command.add_argument(
+        "--keep-going", action="store_true", help="write faulty rows with their faults and no costs"
+    )
+    command.set_defaults(run=predict)
 
 
 def _catalogue(results: Results, config: str) -> "pl.DataFrame":

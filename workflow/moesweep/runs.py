@@ -1,0 +1,148 @@
+"""Lists of training runs as CSV: read, checked cell by cell, and turned into workloads."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from moesweep.problems import BadInput, Problem, did_you_mean, shown
+from moesweep.tablefile import dictionary
+from moesweep.validation import findings
+from moesweep.workload import with_derived
+
+TRUTH = {"0": False, "1": True, "false": False, "true": True, "False": False, "True": True}
+_MLA = {
+    "q_lora_rank": "q_lora",
+    "kv_lora_rank": "kv_lora",
+    "qk_nope_head_dim": "qk_nope",
+    "qk_rope_head_dim": "qk_rope",
+    "v_head_dim": "v",
+}
+
+
+@dataclass(frozen=True)
+class Runs:
+    """A list of runs.
+
+    given      the file's rows, all text
+    workloads  one row per run that can be modelled: `row` (its number in the file, from 0), `cluster`,
+               and the workload columns; `workload` is the row number as text
+    problems   what is wrong with the others, by row number
+    """
+
+    given: pl.DataFrame
+    workloads: pl.DataFrame
+    problems: dict[int, list[Problem]]
+
+
+def read_runs(path: Path, clusters: list[str]) -> Runs:
+    """Read a CSV file of runs; raise BadInput if it is no table or lacks a column."""
+    given = _read(path)
+    columns = dictionary("runs")["columns"]
+    missing = [c["name"] for c in columns if not c.get("optional") and c["name"] not in given.columns]
+    if missing:
+        raise BadInput(
+            Problem(
+                str(path), name, "missing_column", "", f"the column {name} is missing", _similar(name, given)
+            )
+            for name in missing
+        )
+    problems: dict[int, list[Problem]] = {}
+    typed = given.select(
+        _typed(given, column, str(path), problems) for column in columns if column["name"] in given.columns
+    )
+    typed = typed.with_row_index("row").with_columns(pl.col("row").cast(pl.Int64))
+    for row, name in typed.filter(~pl.col("cluster").is_in(clusters)).select("row", "cluster").iter_rows():
+        problem = Problem(
+            str(path),
+            _cell(row, "cluster"),
+            "known_cluster",
+            shown(name),
+            f"no cluster {name}",
+            did_you_mean(str(name), clusters),
+        )
+        problems.setdefault(row, []).append(problem)
+    workloads = _workloads(typed.filter(~pl.col("row").is_in(list(problems))))
+    broken = findings(workloads).filter(pl.col("severity") == "error")
+    for row, rule, message, value, suggestion, key in broken.select(
+        "workload", "rule", "message", "value", "suggestion", "key"
+    ).iter_rows():
+        problem = Problem(str(path), _cell(int(row), key), rule, value, message, suggestion)
+        problems.setdefault(int(row), []).append(problem)
+    return Runs(given, workloads.filter(~pl.col("row").is_in(list(problems))), problems)
+
+
+def _read(path: Path) -> pl.DataFrame:
+    try:
+        frame = pl.read_csv(path, infer_schema=False)
+    except (OSError, pl.exceptions.PolarsError) as error:
+        raise BadInput([Problem(str(path), "", "readable", "", f"cannot be read as CSV: {error}")]) from error
+    if frame.is_empty():
+        raise BadInput([Problem(str(path), "", "empty", "", "holds no run", "one row a run")])
+    return frame
+
+
+def _similar(name: str, given: pl.DataFrame) -> str:
+    needed = {column["name"] for column in dictionary("runs")["columns"]}
+    return did_you_mean(name, set(given.columns) - needed)
+
+
+def _cell(row: int, column: str) -> str:
+    # Line 1 of the file is the header.
+    return f"line {row + 2}, column {column}"
+
+
+def _typed(
+    given: pl.DataFrame, column: dict[str, Any], file: str, problems: dict[int, list[Problem]]
+) -> pl.Series:
+    """Return a column in its type, null where a cell is wrong; the faults go into `problems`."""
+    name, text = column["name"], given[column["name"]].str.strip_chars()
+    if column["type"] == "Boolean":
+        values, needed = text.replace_strict(TRUTH, default=None, return_dtype=pl.Boolean), "0 or 1"
+    elif column["type"] == "Enum":
+        values = text.set(~text.is_in(column["values"]).fill_null(False), None)
+        needed = " or ".join(column["values"])
+    elif column["type"] == "String":
+        values, needed = text, "text"
+    else:
+        least = column["least"]
+        number = text.cast(pl.Int64 if column["type"] == "Int64" else pl.Float64, strict=False)
+        values = number.set((number < least) | (number > 2.0**40) | number.is_nan(), None)
+        needed = f"a {'whole ' if column['type'] == 'Int64' else ''}number of at least {least}"
+    # An optional cell may be empty, any other not.
+    faulty = values.is_null() & (text.is_not_null() if column.get("optional") else pl.Series([True]))
+    for row in faulty.arg_true():
+        problem = Problem(
+            file, _cell(row, name), "cell", shown(text[row]), f"{shown(text[row])} where {needed} is needed"
+        )
+        problems.setdefault(row, []).append(problem)
+    return values.alias(name)
+
+
+def _workloads(runs: pl.DataFrame) -> pl.DataFrame:
+    llama_like = pl.col("gated_mlp")
+    mla = pl.col("attention").str.starts_with("mla")
+    grouped = pl.col("num_query_groups") < pl.col("num_attention_heads")
+
+    def latent(key: str) -> pl.Expr:
+        width = pl.col("attention").str.extract(rf"\b{key}=(\d+)").cast(pl.Int64)
+        return pl.when(mla).then(width.fill_null(0)).otherwise(0)
+
+    resolved = with_derived(
+        runs.with_columns(
+            *(latent(key).alias(name) for name, key in _MLA.items()),
+            listed=pl.lit(1, dtype=pl.Int64),
+            model=pl.col("run"),
+            normalization=pl.when(llama_like).then(pl.lit("rmsnorm")).otherwise(pl.lit("layernorm")),
+            position_embedding=pl.when(llama_like).then(pl.lit("rope")).otherwise(pl.lit("learned")),
+            tied_embeddings=~llama_like,
+            routing=pl.lit("balanced"),
+            attention=pl.when(mla)
+            .then(pl.lit("mla"))
+            .when(grouped)
+            .then(pl.lit("gqa"))
+            .otherwise(pl.lit("mha")),
+        )
+    )
+    return resolved.with_columns(runs["row"], runs["cluster"], workload=runs["row"].cast(pl.String))
