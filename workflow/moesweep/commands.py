@@ -101,13 +101,9 @@ def predict(arguments: argparse.Namespace) -> int:
 def _add_predict(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     help_ = "predict any list of training runs: a CSV file in, its rows with all cost columns out"
     command = commands.add_parser("predict", help=help_, description=help_)
-    command.add_argument(
-        "runs", type=Path, metavar="RUNS.csv", help="columns: schemas/tables/runs.json; more pass through"
-    )
+    command.add_argument("runs", type=Path, metavar="RUNS.csv", help="columns: schemas/tables/runs.json")
     command.add_argument("--out", type=Path, required=True, metavar="OUT.csv")
-    command.add_argument(
-        "--keep-going", action="store_true", help="write faulty rows with their faults and no costs"
-    )
+    command.add_argument("--keep-going", action="store_true", help="predict the sound rows, list the others")
     command.set_defaults(run=predict)
 
 
