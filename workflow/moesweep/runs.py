@@ -38,38 +38,24 @@ class Runs:
 
 def read_runs(path: Path, clusters: list[str]) -> Runs:
     """Read a CSV file of runs; raise BadInput if it is no table or lacks a column."""
-    given = _read(path)
+    given, file = _read(path), str(path)
     columns = dictionary("runs")["columns"]
-    missing = [c["name"] for c in columns if not c.get("optional") and c["name"] not in given.columns]
-    if missing:
-        raise BadInput(
-            Problem(
-                str(path), name, "missing_column", "", f"the column {name} is missing", _similar(name, given)
-            )
-            for name in missing
-        )
     problems: dict[int, list[Problem]] = {}
     typed = given.select(
-        _typed(given, column, str(path), problems) for column in columns if column["name"] in given.columns
+        _typed(given, column, file, problems) for column in columns if column["name"] in given.columns
     )
     typed = typed.with_row_index("row").with_columns(pl.col("row").cast(pl.Int64))
     for row, name in typed.filter(~pl.col("cluster").is_in(clusters)).select("row", "cluster").iter_rows():
-        problem = Problem(
-            str(path),
-            _cell(row, "cluster"),
-            "known_cluster",
-            shown(name),
-            f"no cluster {name}",
-            did_you_mean(str(name), clusters),
-        )
-        problems.setdefault(row, []).append(problem)
+        advice = did_you_mean(name, clusters)
+        fault = Problem(file, _cell(row, "cluster"), "known_cluster", name, f"no cluster {name}", advice)
+        problems.setdefault(row, []).append(fault)
     workloads = _workloads(typed.filter(~pl.col("row").is_in(list(problems))))
-    broken = findings(workloads).filter(pl.col("severity") == "error")
-    for row, rule, message, value, suggestion, key in broken.select(
-        "workload", "rule", "message", "value", "suggestion", "key"
-    ).iter_rows():
-        problem = Problem(str(path), _cell(int(row), key), rule, value, message, suggestion)
-        problems.setdefault(int(row), []).append(problem)
+    for found in findings(workloads).filter(pl.col("severity") == "error").iter_rows(named=True):
+        row, about = (
+            int(found["workload"]),
+            [found[key] for key in ("rule", "value", "message", "suggestion")],
+        )
+        problems.setdefault(row, []).append(Problem(file, _cell(row, found["key"]), *about))
     return Runs(given, workloads.filter(~pl.col("row").is_in(list(problems))), problems)
 
 
@@ -80,12 +66,15 @@ def _read(path: Path) -> pl.DataFrame:
         raise BadInput([Problem(str(path), "", "readable", "", f"cannot be read as CSV: {error}")]) from error
     if frame.is_empty():
         raise BadInput([Problem(str(path), "", "empty", "", "holds no run", "one row a run")])
+    needed = [c["name"] for c in dictionary("runs")["columns"] if not c.get("optional")]
+    missing = [name for name in needed if name not in frame.columns]
+    if missing:
+        spare = set(frame.columns) - set(needed)
+        raise BadInput(
+            Problem(str(path), name, "missing_column", "", f"no column {name}", did_you_mean(name, spare))
+            for name in missing
+        )
     return frame
-
-
-def _similar(name: str, given: pl.DataFrame) -> str:
-    needed = {column["name"] for column in dictionary("runs")["columns"]}
-    return did_you_mean(name, set(given.columns) - needed)
 
 
 def _cell(row: int, column: str) -> str:
@@ -111,13 +100,13 @@ def _typed(
         values = number.set((number < least) | (number > 2.0**40) | number.is_nan(), None)
         needed = f"a {'whole ' if column['type'] == 'Int64' else ''}number of at least {least}"
     # An optional cell may be empty, any other not.
-    faulty = values.is_null() & (text.is_not_null() if column.get("optional") else pl.Series([True]))
+    faulty = values.is_null() & text.is_not_null() if column.get("optional") else values.is_null()
     for row in faulty.arg_true():
-        problem = Problem(
-            file, _cell(row, name), "cell", shown(text[row]), f"{shown(text[row])} where {needed} is needed"
+        message = f"{shown(text[row])} where {needed} is needed"
+        problems.setdefault(row, []).append(
+            Problem(file, _cell(row, name), "cell", shown(text[row]), message)
         )
-        problems.setdefault(row, []).append(problem)
-    return values.alias(name)
+    return pl.Series(name, values)
 
 
 def _workloads(runs: pl.DataFrame) -> pl.DataFrame:
