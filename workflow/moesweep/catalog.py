@@ -44,6 +44,11 @@ class Cluster:
     gpu: str
     constants: dict[str, Constant]
 
+    @property
+    def values(self) -> dict[str, float]:
+        """Every constant's value in base units."""
+        return {name: constant.value for name, constant in self.constants.items()}
+
     def value(self, constant: str) -> float:
         """A constant's value in base units."""
         return self.constants[constant].value

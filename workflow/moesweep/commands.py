@@ -78,8 +78,7 @@ def cost(arguments: argparse.Namespace) -> int:
     from moesweep.cost.files import write_costs
 
     cluster = load_cluster(Path.cwd(), load_config(Path.cwd(), arguments.config)["cluster"])
-    constants = {name: constant.value for name, constant in cluster.constants.items()}
-    write_costs(Results(arguments.results), constants, {"cluster": cluster.name})
+    write_costs(Results(arguments.results), cluster.values, {"cluster": cluster.name})
     return 0
 
 

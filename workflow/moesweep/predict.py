@@ -20,12 +20,7 @@ def cluster_names(root: Path) -> list[str]:
 
 def constants_frame(clusters: list[Cluster]) -> pl.DataFrame:
     """Return one row per cluster: its name in `cluster`, and one column per constant, in base units."""
-    return pl.DataFrame(
-        [
-            {"cluster": cluster.name} | {name: c.value for name, c in cluster.constants.items()}
-            for cluster in clusters
-        ]
-    )
+    return pl.DataFrame([{"cluster": cluster.name} | cluster.values for cluster in clusters])
 
 
 def predicted(workloads: pl.DataFrame, constants: pl.DataFrame) -> pl.DataFrame:
@@ -59,9 +54,7 @@ def _joined(runs: Runs, costs: pl.DataFrame | None, names: list[str]) -> pl.Data
     given = given.rename({name: f"measured_{name}" for name in names if name in given.columns})
     if costs is None:
         costs = pl.DataFrame(schema={"row": pl.Int64, **{name: dtypes("costs")[name] for name in names}})
-    faults = {
-        row: "; ".join(_without_file(problem) for problem in found) for row, found in runs.problems.items()
-    }
+    faults = {row: "; ".join(map(_without_file, found)) for row, found in runs.problems.items()}
     frame = given.join(costs, on="row", how="left", maintain_order="left")
     return frame.with_columns(
         problem=pl.col("row").replace_strict(faults, default=None, return_dtype=pl.String)
