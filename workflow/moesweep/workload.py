@@ -134,5 +134,5 @@ def dense_twins(frame: pl.DataFrame) -> pl.DataFrame:
 
 
 def description(row: Mapping[str, Any]) -> str:
-    """One workload as JSON text: all that its trace depends on, so not how often a sweep lists it, nor its twin."""
-    return json.dumps({key: value for key, value in row.items() if key not in ("listed", "twin")}, sort_keys=True)
+    """One workload as JSON text: what its trace depends on, so not its twin, nor how often it is listed."""
+    return json.dumps({key: row[key] for key in row if key not in ("listed", "twin")}, sort_keys=True)
