@@ -7,6 +7,8 @@ from typing import Any
 
 import polars as pl
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from moesweep.problems import BadInput, Problem
 from moesweep.sweep import Sweep, load_sweep
@@ -48,7 +50,8 @@ BROKEN: list[tuple[str, dict[str, Any], str, str]] = [
     ("heads_by_groups", {"num_query_groups": 12}, "12", "nearest: 8, 16"),
     ("keys_by_tp", {"num_query_groups": 1, "hidden_size": 992}, "4", "nearest: 2"),
     ("ffn_by_tp", {"ffn_hidden_size": 4098, "moe_ffn_hidden_size": 4, "first_k_dense": 1}, "4", "nearest: 2"),
-    ("expert_ffn_by_etp", {"moe_ffn_hidden_size": 6}, "4", "nearest: 2"),
+    ("expert_ffn_by_tp", {"moe_ffn_hidden_size": 6}, "4", "nearest: 2"),
+    ("expert_ffn_by_etp", {"moe_ffn_hidden_size": 6, "etp": 8}, "8", "nearest: 2"),
     ("layer_per_stage", {"pp": 16, "ep": 1}, "16", "nearest: 8"),
     ("dense_layers", {"first_k_dense": 9}, "9", "nearest: 8"),
     ("interleaving_needs_stages", {"virtual_pipeline": 2, "pp": 1}, "2", "nearest: 1"),
@@ -179,3 +182,17 @@ def test_one_fault_of_a_grid_is_reported_once(root: Path, tmp_path: Path) -> Non
 def test_a_problem_is_one_line() -> None:
     problem = Problem("x.yaml", "grids[0].tp", "divides", "3", "3 does not\ndivide 512", "nearest: 2, 4")
     assert problem.line() == r"x.yaml: grids[0].tp: divides: 3 does not\ndivide 512; nearest: 2, 4"
+
+
+@given(st.fixed_dictionaries({}, optional={key: st.integers(1, 16) for key in ("tp", "pp", "ep", "etp")}))
+def test_what_passes_divides_exactly(degrees: dict[str, int]) -> None:
+    frame = resolve([SOUND | degrees])
+    row = frame.row(0, named=True)
+    batches = row["num_microbatches"] * row["micro_batch_size"] * row["dp"]
+    sound = (
+        row["tp"] * row["pp"] * row["dp"] == row["etp"] * row["ep"] * row["edp"] * row["pp"] == 64
+        and batches == row["global_batch_size"]
+        and row["num_experts"] % row["ep"] == 0
+    )
+    errors = findings(frame).filter(severity="error")
+    assert sound or errors.height

@@ -11,7 +11,7 @@ import polars as pl
 
 from moesweep.parallelism import GPUS_PER_NODE
 from moesweep.problems import BadInput, Problem
-from moesweep.schema import check, load_schema
+from moesweep.schema import load_schema
 from moesweep.sweep import Sweep
 from moesweep.validation.rules import RULES, Rule
 
@@ -21,13 +21,12 @@ COLUMNS = ("workload", "severity", "rule", "message", "value", "suggestion")
 def validate(sweep: Sweep, gpus_per_node: int = GPUS_PER_NODE) -> pl.DataFrame:
     """The warnings about a sweep as text columns: workload severity rule message value suggestion.
 
-    Ordered by workload, then by rule. Raises BadInput with all errors, if there are any: of the schema of a
-    resolved workload, then of the rules.
+    Ordered by workload, then by rule. Raises BadInput with all errors, if there are any.
     """
     found = findings(sweep.workloads, gpus_per_node)
-    problems = [*_schema_problems(sweep.workloads), *_problems(found.filter(severity="error"), sweep)]
-    if problems:
-        raise BadInput(problems)
+    errors = found.filter(severity="error")
+    if errors.height:
+        raise BadInput(_problems(errors, sweep))
     return found.select(COLUMNS)
 
 
@@ -58,12 +57,6 @@ def _filled(template: str) -> pl.Expr:
     """The template with each `{column}` replaced by its value."""
     columns = re.findall(r"{(\w+)}", template)
     return pl.format(re.sub(r"{\w+}", "{}", template), *columns)
-
-
-def _schema_problems(workloads: pl.DataFrame) -> list[Problem]:
-    """What the schema of a resolved workload says of each row."""
-    rows = workloads.iter_rows(named=True)
-    return [problem for row in rows for problem in check(row, "workload", str(row["workload"]))]
 
 
 def _problems(errors: pl.DataFrame, sweep: Sweep) -> list[Problem]:

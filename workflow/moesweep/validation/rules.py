@@ -70,7 +70,9 @@ _stage_ranks = _c("world_size") // _c("pp")
 _pp_fits = _c("world_size") % _c("pp") == 0
 _tp_fits = _pp_fits & (_stage_ranks % _c("tp") == 0)
 _etp_fits = _moe & _tp_fits & (_stage_ranks % _c("etp") == 0)
-_legal_ep = nearest_divisors("ep", _stage_ranks // _c("etp"), _c("num_experts"))
+# Where etp does not fit, the experts alone say which ep would.
+_expert_ranks = pl.when(_etp_fits).then(_stage_ranks // _c("etp")).otherwise(0)
+_legal_ep = nearest_divisors("ep", _expert_ranks, _c("num_experts"))
 _batch_unit = _c("micro_batch_size") * _c("dp")
 _chunks = _c("pp") * _c("virtual_pipeline")
 _interleaved = _c("virtual_pipeline") > 1
@@ -143,7 +145,12 @@ RULES = (
     _error("ffn_by_tp", "tp", (~_moe | (_c("first_k_dense") > 0)) & (_c("ffn_hidden_size") % _c("tp") != 0),
         "tp {tp} does not divide ffn_hidden_size {ffn_hidden_size}",
         nearest_divisors("tp", _c("ffn_hidden_size"), _stage_ranks)),
-    _error("expert_ffn_by_etp", "etp", _moe & (_c("moe_ffn_hidden_size") % _c("etp") != 0),
+    _error("expert_ffn_by_tp", "tp",
+        _moe & (_c("etp") == _c("tp")) & (_c("moe_ffn_hidden_size") % _c("tp") != 0),
+        "tp {tp} does not divide moe_ffn_hidden_size {moe_ffn_hidden_size}",
+        nearest_divisors("tp", _c("moe_ffn_hidden_size"), _stage_ranks)),
+    _error("expert_ffn_by_etp", "etp",
+        _moe & (_c("etp") != _c("tp")) & (_c("moe_ffn_hidden_size") % _c("etp") != 0),
         "etp {etp} does not divide moe_ffn_hidden_size {moe_ffn_hidden_size}",
         nearest_divisors("etp", _c("moe_ffn_hidden_size"), _stage_ranks)),
     _error("layer_per_stage", "pp", _c("pp") > _c("num_layers"),
