@@ -11,7 +11,7 @@ import polars as pl
 
 from moesweep.catalog import CALIBRATION_FILE, load_cluster, load_config
 from moesweep.layout import TRACE_TABLES, Results
-from moesweep.problems import BadInput
+from moesweep.problems import BadInput, Problem, collect
 from moesweep.sweep import load_sweep
 from moesweep.tables.registry import TABLES
 from moesweep.validation import validate
@@ -92,7 +92,8 @@ class Plan:
             f"config/gpus/{self.gpu}.yaml",
             CALIBRATION_FILE,
         ]
-        return [*self._code(stage), *dictionaries, *(cluster if stage == "cost" else [])]
+        priced = stage in ("cost", "tables")
+        return [*self._code(stage), *dictionaries, *(cluster if priced else [])]
 
     def outputs(self, stage: str) -> list[str]:
         """The files that a stage writes."""
@@ -121,9 +122,11 @@ class Plan:
 
     def _code(self, stage: str) -> list[str]:
         entry = ENTRY[stage]
+        upstream = self._imports.find_upstream_modules
+        modules = {entry, *upstream(entry), "moesweep.tablefile", *upstream("moesweep.tablefile")}
         package = Path(__file__).parent
         files = []
-        for module in sorted({entry, *self._imports.find_upstream_modules(entry)}):
+        for module in sorted(modules):
             path = package.joinpath(*module.split(".")[1:])
             file = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
             files.append(str(file.relative_to(Path.cwd())))
@@ -135,13 +138,17 @@ def _hash(id_: str) -> int:
 
 
 def load_plan(config_file: str) -> Plan:
-    """Read, enumerate and validate what a configuration names; raise BadInput with every problem."""
+    """Read, enumerate and validate what a configuration names; raise BadInput with every problem found."""
     root = Path.cwd()
     config = load_config(root, config_file)
-    cluster = load_cluster(root, config["cluster"])
-    sweep = load_sweep(root, config["sweep"])
-    gpus_per_node = int(cluster.value("gpus_per_node"))
-    return Plan(config, sweep.workloads, validate(sweep, gpus_per_node), cluster.gpu, gpus_per_node)
+    problems: list[Problem] = []
+    cluster = collect(problems, load_cluster, root, config["cluster"])
+    sweep = collect(problems, load_sweep, root, config["sweep"])
+    nodes = {} if cluster is None else {"gpus_per_node": int(cluster.value("gpus_per_node"))}
+    findings = None if sweep is None else collect(problems, validate, sweep, **nodes)
+    if cluster is None or sweep is None or findings is None:
+        raise BadInput(problems)
+    return Plan(config, sweep.workloads, findings, cluster.gpu, nodes["gpus_per_node"])
 
 
 def plan_or_exit(config_file: str) -> Plan:

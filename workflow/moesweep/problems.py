@@ -1,9 +1,12 @@
 """What is wrong with an input, in one form for every stage: each problem with its place and a way out."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from difflib import get_close_matches
-from typing import Literal
+from typing import Literal, ParamSpec, TypeVar
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 Severity = Literal["error", "warning"]
 
@@ -44,6 +47,15 @@ class BadInput(Exception):
     def __init__(self, problems: Iterable[Problem]) -> None:
         self.problems = list(problems)
         super().__init__("\n".join(problem.line() for problem in self.problems))
+
+
+def collect(problems: list[Problem], step: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T | None:
+    """The result of a step, or None with its problems added to the list: later steps can still be tried."""
+    try:
+        return step(*args, **kwargs)
+    except BadInput as error:
+        problems += error.problems
+        return None
 
 
 def shown(value: object) -> str:
