@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from importlib.metadata import version
 
 from moesweep.commands import add_commands
+from moesweep.export.command import add_commands as add_export
 from moesweep.problems import BadInput
 
 
@@ -16,7 +17,9 @@ def parser() -> argparse.ArgumentParser:
         prog="moesweep", description="Sweeps of Mixture-of-Experts training, traced and costed."
     )
     top.add_argument("--version", action="version", version=f"moesweep {version('moesweep')}")
-    add_commands(top.add_subparsers(required=True, metavar="COMMAND"))
+    commands = top.add_subparsers(required=True, metavar="COMMAND")
+    add_commands(commands)
+    add_export(commands)
     return top
 
 

@@ -1,0 +1,1 @@
+"""The trace in other tools' formats: SimAI text, Chakra traces, Perfetto timelines, unrolled Parquet."""

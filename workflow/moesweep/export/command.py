@@ -1,0 +1,117 @@
+"""`moesweep export`: the trace in the formats of other tools."""
+
+import argparse
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import polars as pl
+
+    from moesweep.export.request import Request
+    from moesweep.export.source import Traced
+
+_HELP = "write workloads in the form of SimAI, Chakra (ASTRA-sim) or Perfetto"
+
+
+def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Add `export`."""
+    command = commands.add_parser("export", help=_HELP, description=_HELP)
+    add = command.add_argument
+    add("--format", metavar="simai|chakra|perfetto", help="the form to write")
+    add("--out", type=Path, required=True, metavar="DIR", help="folder to write to, new or empty")
+    add(
+        "--workload",
+        action="append",
+        default=[],
+        metavar="ID",
+        help="a workload; repeat for more (default: all)",
+    )
+    add(
+        "--sweep",
+        metavar="SWEEP.yaml",
+        help="workloads of this sweep (default: the results, or the config's)",
+    )
+    add(
+        "--flavor", default="megatron", metavar="megatron|aicb", help="SimAI: what the rows say (%(default)s)"
+    )
+    add("--stage", metavar="N|all", help="SimAI: pipeline stage to write (default: the slowest)")
+    add("--ranks", metavar="0,4,8-15", help="ranks to write (default: Chakra all, Perfetto one pipeline)")
+    add("--microbatches", type=int, metavar="N", help="write the first N micro-batches of an iteration")
+    add("--overwrite", action="store_true", help="replace files in a folder that is not empty")
+    add("--check", action="store_true", help="write nothing: validate the Chakra traces in DIR")
+    add("--config", default="config/config.yaml", help="configuration of the workflow (%(default)s)")
+    add("--results", type=Path, default=Path("results"), help="folder of the results (%(default)s)")
+    command.set_defaults(run=export)
+
+
+def export(arguments: argparse.Namespace) -> int:
+    """Write the chosen workloads, or check what is there."""
+    from moesweep.export.request import Request, chosen
+    from moesweep.layout import Results
+
+    request = Request(
+        format=arguments.format or "",
+        out=arguments.out,
+        flavor=arguments.flavor,
+        workloads=tuple(arguments.workload),
+        sweep=arguments.sweep,
+        stage=arguments.stage,
+        ranks=arguments.ranks,
+        microbatches=arguments.microbatches,
+        overwrite=arguments.overwrite,
+        config=arguments.config,
+        results=Results(arguments.results),
+        root=Path.cwd(),
+    )
+    workloads = chosen(request)
+    request.out.mkdir(parents=True, exist_ok=True)
+    if request.format == "simai" and request.flavor == "aicb":
+        _write_aicb(workloads, request)
+    else:
+        _write_traced(workloads, request)
+    return 0
+
+
+def _write_aicb(workloads: "pl.DataFrame", request: "Request") -> None:
+    """AICB's files follow from the workload's columns alone."""
+    from moesweep.export import simai_aicb
+
+    progress = Progress(workloads.height)
+    for row in workloads.iter_rows(named=True):
+        simai_aicb.export(row, request.out)
+        progress.step()
+
+
+def _write_traced(workloads: "pl.DataFrame", request: "Request") -> None:
+    from moesweep.catalog import load_cluster, load_config
+    from moesweep.export.source import traced
+
+    write = _writer(request.format)
+    cluster = load_cluster(request.root, load_config(request.root, request.config)["cluster"])
+    progress = Progress(workloads.height)
+    for each in traced(workloads, request.results, cluster):
+        write(each, request)
+        progress.step()
+
+
+def _writer(format_: str) -> "Callable[[Traced, Request], None]":
+    from moesweep.export import simai_megatron
+
+    return {"simai": simai_megatron.export}[format_]
+
+
+class Progress:
+    """`3/216 workloads` on stderr, where that is a terminal."""
+
+    def __init__(self, total: int) -> None:
+        self.total, self.done = total, 0
+        self.shown = sys.stderr.isatty()
+
+    def step(self) -> None:
+        """Count one more."""
+        self.done += 1
+        if self.shown:
+            end = "\n" if self.done == self.total else "\r"
+            print(f"{self.done}/{self.total} workloads", end=end, file=sys.stderr, flush=True)

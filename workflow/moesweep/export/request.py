@@ -1,0 +1,175 @@
+"""What an export is asked for, checked as a whole before anything is written."""
+
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from moesweep.catalog import load_cluster, load_config
+from moesweep.layout import Results
+from moesweep.problems import BadInput, Problem, did_you_mean, shown
+from moesweep.sweep import load_sweep
+from moesweep.tablefile import read_table
+from moesweep.validation import validate
+
+FORMATS = ("simai", "chakra", "perfetto")
+FLAVORS = ("megatron", "aicb")
+_RANKS = re.compile(r"\d{1,9}(-\d{1,9})?(,\d{1,9}(-\d{1,9})?)*")
+
+Workload = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Request:
+    """The options of one export.
+
+    `ranks` as written (`0,4,8-15`), None for the format's default; `stage` a number, `all`, or None for the
+    slowest; `microbatches` None for all.
+    """
+
+    format: str
+    out: Path
+    flavor: str = "megatron"
+    workloads: tuple[str, ...] = ()
+    sweep: str | None = None
+    stage: str | None = None
+    ranks: str | None = None
+    microbatches: int | None = None
+    overwrite: bool = False
+    config: str = "config/config.yaml"
+    results: Results = field(default_factory=lambda: Results(Path("results")))
+    root: Path = Path()
+
+
+def catalogue(request: Request) -> pl.DataFrame:
+    """Return the workloads of the named sweep, else those of the results, else of the configured sweep."""
+    if request.sweep is None and request.results.workloads.exists():
+        return read_table(request.results.workloads, "workloads")
+    config = load_config(request.root, request.config)
+    sweep = load_sweep(request.root, request.sweep or config["sweep"])
+    validate(sweep, int(load_cluster(request.root, config["cluster"]).value("gpus_per_node")))
+    return sweep.workloads
+
+
+def chosen(request: Request) -> pl.DataFrame:
+    """Return the workloads to export, in the catalogue's order; raise BadInput with all that is wrong."""
+    everything = catalogue(request)
+    known = everything["workload"].to_list()
+    problems = [*_option_problems(request), *folder_problems(request.out, request.overwrite)]
+    problems += [
+        Problem(
+            "", "--workload", "known", id_, f"there is no workload {shown(id_)}", did_you_mean(id_, known)
+        )
+        for id_ in request.workloads
+        if id_ not in known
+    ]
+    frame = everything
+    if request.workloads:
+        frame = everything.filter(pl.col("workload").is_in(request.workloads))
+    rows = frame.iter_rows(named=True)
+    problems += [problem for row in rows for problem in _workload_problems(request, row)]
+    if problems:
+        raise BadInput(problems)
+    return frame
+
+
+def folder_problems(folder: Path, overwrite: bool) -> list[Problem]:
+    """Return a problem if the output folder is a file, or holds something and may not be overwritten."""
+    if folder.exists() and not folder.is_dir():
+        return [Problem("", "--out", "folder", str(folder), f"{folder} is not a folder", "name a new folder")]
+    if overwrite or not folder.exists() or next(folder.iterdir(), None) is None:
+        return []
+    return [
+        Problem(
+            "",
+            "--out",
+            "empty",
+            str(folder),
+            f"{folder} is not empty",
+            "add --overwrite, or name a new folder",
+        )
+    ]
+
+
+def parsed_ranks(text: str) -> list[int]:
+    """Return the ranks of `0,4,8-15` in ascending order, each once."""
+    ranks: set[int] = set()
+    for part in text.split(","):
+        first, _, last = part.partition("-")
+        ranks.update(range(int(first), int(last or first) + 1))
+    return sorted(ranks)
+
+
+def _option_problems(request: Request) -> list[Problem]:
+    words = [("--format", request.format, FORMATS), ("--flavor", request.flavor, FLAVORS)]
+    problems = [
+        Problem(
+            "", option, "known", word, f"there is no {option[2:]} {shown(word)}", did_you_mean(word, known)
+        )
+        for option, word, known in words
+        if word not in known
+    ]
+    if request.stage is not None and request.stage != "all" and not request.stage.isdecimal():
+        message = f"{shown(request.stage)} is not a pipeline stage"
+        problems.append(Problem("", "--stage", "stage", request.stage, message, "a number from 0, or all"))
+    if request.ranks is not None and not _RANKS.fullmatch(request.ranks):
+        message = f"{shown(request.ranks)} is not a list of ranks"
+        problems.append(Problem("", "--ranks", "ranks", request.ranks, message, "such as 0,4,8-15"))
+    if request.microbatches is not None and request.microbatches < 1:
+        message = f"{request.microbatches} micro-batches make no iteration"
+        problems.append(
+            Problem("", "--microbatches", "range", str(request.microbatches), message, "nearest: 1")
+        )
+    return problems
+
+
+def _workload_problems(request: Request, workload: Workload) -> list[Problem]:
+    """Return what the options ask of a workload that it does not have."""
+    id_, problems = workload["workload"], []
+
+    def problem(option: str, value: str, message: str, suggestion: str) -> None:
+        problems.append(Problem(id_, option, "range", value, message, suggestion, workload=id_))
+
+    if request.stage is not None and request.stage.isdecimal() and int(request.stage) >= workload["pp"]:
+        last = workload["pp"] - 1
+        problem("--stage", request.stage, f"there is no stage {request.stage}", f"nearest: {last}")
+    if request.ranks is not None and _RANKS.fullmatch(request.ranks):
+        highest = max(int(number) for number in re.findall(r"\d+", request.ranks))
+        if highest >= workload["world_size"]:
+            problem(
+                "--ranks",
+                str(highest),
+                f"there is no rank {highest}",
+                f"nearest: {workload['world_size'] - 1}",
+            )
+        elif not parsed_ranks(request.ranks):
+            problem("--ranks", request.ranks, f"{request.ranks} names no rank", "write the lower rank first")
+    wanted, available = request.microbatches, workload["num_microbatches"]
+    if wanted is not None and wanted > available:
+        problem(
+            "--microbatches",
+            str(wanted),
+            f"an iteration has {available} micro-batches",
+            f"nearest: {available}",
+        )
+    elif wanted is not None and workload["virtual_pipeline"] > 1 and wanted % workload["pp"]:
+        nearest = max(wanted // workload["pp"], 1) * workload["pp"]
+        problem(
+            "--microbatches",
+            str(wanted),
+            "an interleaved pipeline takes multiples of pp",
+            f"nearest: {nearest}",
+        )
+    return problems + [p for judge in _judges(request) for p in judge(workload)]
+
+
+def _judges(request: Request) -> Iterable[Callable[[Workload], list[Problem]]]:
+    """Return the functions that say what a format cannot express of a workload."""
+    from moesweep.export import simai_aicb, simai_megatron
+
+    if request.format != "simai":
+        return []
+    return [simai_aicb.inexpressible if request.flavor == "aicb" else simai_megatron.inexpressible]

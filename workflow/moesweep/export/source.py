@@ -1,0 +1,63 @@
+"""One workload as the exporters take it: from the results where they hold it, else computed now."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import polars as pl
+
+from moesweep.catalog import Cluster
+from moesweep.cost.fold import fold, unfold
+from moesweep.cost.model import cost, with_constants
+from moesweep.layout import Results
+from moesweep.parallelism import groups, ranks
+from moesweep.tablefile import conform, read_table
+from moesweep.trace.programs import programs
+from moesweep.trace.schedule import schedules
+from moesweep.workload import description
+
+COMPUTED_TOGETHER = 32
+"""Workloads whose expressions are evaluated at once: nearly the cost of one, and little memory."""
+
+
+@dataclass(frozen=True)
+class Traced:
+    """A workload: its catalogue row, costed program (columns of cost_ops), schedule, ranks and groups."""
+
+    workload: dict[str, Any]
+    program: pl.DataFrame
+    schedule: pl.DataFrame
+    ranks: pl.DataFrame
+    groups: pl.DataFrame
+
+
+def traced(workloads: pl.DataFrame, results: Results, cluster: Cluster) -> Iterator[Traced]:
+    """Yield each workload in order, the missing ones computed a few at a time."""
+    for part in workloads.iter_slices(COMPUTED_TOGETHER):
+        rows = list(part.iter_rows(named=True))
+        missing = [row["workload"] for row in rows if not _stored(row, results, cluster)]
+        computed = _costed(part.filter(pl.col("workload").is_in(missing)), cluster) if missing else {}
+        for row in rows:
+            id_ = row["workload"]
+            program = computed[id_] if id_ in computed else read_table(results.cost_ops(id_), "cost_ops")
+            one = part.filter(pl.col("workload") == id_)
+            yield Traced(row, program, schedules(one).drop("workload"), ranks(row), groups(row))
+
+
+def _stored(row: dict[str, Any], results: Results, cluster: Cluster) -> bool:
+    """Return whether the results cost exactly this workload, on this cluster."""
+    programs_file, costs_file = results.trace("programs", row["workload"]), results.cost_ops(row["workload"])
+    if not (programs_file.exists() and costs_file.exists()):
+        return False
+    described = pl.read_parquet_metadata(programs_file).get("moesweep.workload")
+    costed_on = pl.read_parquet_metadata(costs_file).get("moesweep.cluster")
+    return described == description(row) and costed_on == cluster.name
+
+
+def _costed(workloads: pl.DataFrame, cluster: Cluster) -> dict[str, pl.DataFrame]:
+    """Return the costed program of each workload by its id."""
+    constants = {name: constant.value for name, constant in cluster.constants.items()}
+    unfolded = programs(workloads)
+    costs = cost(fold(unfolded), with_constants(workloads, constants))
+    by_workload = unfold(unfolded, costs.ops).partition_by("workload", as_dict=True, maintain_order=True)
+    return {str(id_): conform(frame.lazy(), "cost_ops").collect() for (id_,), frame in by_workload.items()}
