@@ -1,0 +1,41 @@
+"""The files of the last stage: every table as Parquet, CSV and Markdown, the summary, the data dictionary."""
+
+import json
+
+import polars as pl
+
+from moesweep import __version__
+from moesweep.layout import Results
+from moesweep.tablefile import TABLES as DECLARED
+from moesweep.tablefile import conform, dictionary, whole, write_table
+from moesweep.tables.inputs import read_inputs
+from moesweep.tables.markdown import markdown
+from moesweep.tables.registry import TABLES
+from moesweep.tables.summary import summary
+
+
+def write_tables(results: Results) -> None:
+    """Write tables/<name>.{parquet,csv,md}, summary.txt, schema.json; raise BadInput on unusable inputs."""
+    inputs = read_inputs(results)
+    tables = {name: conform(table(inputs).lazy(), name).collect() for name, table in TABLES.items()}
+    facts = {"cluster": inputs.cluster.name}
+    for name, frame in tables.items():
+        write_table(frame, results.table(name, "parquet"), name, facts)
+        with whole(results.table(name, "csv")) as partial:
+            frame.write_csv(partial)
+        _write_text(results, name, frame)
+    with whole(results.summary) as partial:
+        partial.write_text(summary(inputs, tables), encoding="utf-8")
+    with whole(results.dictionary) as partial:
+        partial.write_text(_dictionaries(), encoding="utf-8")
+
+
+def _write_text(results: Results, name: str, frame: pl.DataFrame) -> None:
+    with whole(results.table(name, "md")) as partial:
+        partial.write_text(markdown(frame, name), encoding="utf-8")
+
+
+def _dictionaries() -> str:
+    names = sorted(path.stem for path in DECLARED.glob("*.json"))
+    declared = {"moesweep_version": __version__, "tables": {name: dictionary(name) for name in names}}
+    return json.dumps(declared, ensure_ascii=False, indent=1) + "\n"

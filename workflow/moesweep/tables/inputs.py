@@ -1,0 +1,78 @@
+"""What every table is made from, read once."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import polars as pl
+
+from moesweep.catalog import Cluster, load_cluster
+from moesweep.layout import Results
+from moesweep.problems import BadInput, Problem
+from moesweep.tablefile import read_table
+
+LAYOUT = ("model", "world_size", "tp", "pp", "ep", "dp", "edp")
+"""Columns that say how a workload is spread over GPUs; dp is Megatron's, edp the seed's DP."""
+
+BATCH = ("global_batch_size", "micro_batch_size", "seq_length", "num_microbatches")
+
+_SAME = ("workload", "stage", "phase", "op", "collective", "group_kind", "group_size")
+_QUANTITIES = ("flops", "comm_bytes", "wire_bytes", "num_microbatches")
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """The frames behind the tables.
+
+    workloads   results/workloads.parquet
+    validation  results/validation.parquet
+    costs       results/costs.parquet
+    ops         the costed programs, rows that differ only in their layer folded into one: `layers` of them
+    cluster     the cluster that the costs are for
+    """
+
+    workloads: pl.DataFrame
+    validation: pl.DataFrame
+    costs: pl.DataFrame
+    ops: pl.DataFrame
+    cluster: Cluster
+
+
+def read_inputs(results: Results) -> Inputs:
+    """Read what the stages before have written; raise BadInput if a file is missing or of another version."""
+    workloads = read_table(results.workloads, "workloads")
+    costs = read_table(results.costs, "costs")
+    return Inputs(
+        workloads,
+        read_table(results.validation, "validation"),
+        costs,
+        pl.concat(_folded_ops(results, id_) for id_ in workloads["workload"]),
+        load_cluster(Path.cwd(), _cluster_name(results)),
+    )
+
+
+def _cluster_name(results: Results) -> str:
+    name = pl.read_parquet_metadata(results.costs).get("moesweep.cluster")
+    if name is None:
+        message = "does not say which cluster it is for"
+        raise BadInput([Problem(str(results.costs), "", "cluster", "", message, "run make sweep")])
+    return name
+
+
+def _folded_ops(results: Results, workload: str) -> pl.DataFrame:
+    ops = read_table(results.cost_ops(workload), "cost_ops")
+    return (
+        ops.with_columns(workload=pl.lit(workload))
+        .group_by(*_SAME, "kind", *_QUANTITIES, maintain_order=True)
+        .agg(pl.col("seconds").first(), layers=pl.len().cast(pl.Int64))
+    )
+
+
+def per_iteration(quantity: pl.Expr) -> pl.Expr:
+    """Return a quantity of one execution as its sum over one rank's iteration, in 128 bits: no sum wraps."""
+    return quantity.cast(pl.Int128) * pl.col("num_microbatches") * pl.col("layers")
+
+
+def seconds_per_iteration() -> pl.Expr:
+    """Return the seconds of one rank of a row's stage in it; a send is waited for where it arrives."""
+    waited = pl.when(pl.col("collective").eq_missing("send")).then(0.0).otherwise(pl.col("seconds"))
+    return waited * pl.col("num_microbatches") * pl.col("layers")

@@ -1,0 +1,33 @@
+"""The tables by name. A new one is a function, a line here, and its columns in schemas/tables/<name>.json."""
+
+from collections.abc import Callable
+
+import polars as pl
+
+from moesweep.tables.catalogue import (
+    distribution_examples,
+    ep_breakdown,
+    megatron_refusals,
+    warnings,
+    workloads,
+)
+from moesweep.tables.claims import seed_claims
+from moesweep.tables.communication import communication, communication_by_group
+from moesweep.tables.comparison import ep_scaling, moe_against_dense
+from moesweep.tables.expense import cost_summary, memory
+from moesweep.tables.inputs import Inputs
+
+TABLES: dict[str, Callable[[Inputs], pl.DataFrame]] = {
+    "workloads": workloads,
+    "ep_breakdown": ep_breakdown,
+    "distribution_examples": distribution_examples,
+    "cost_summary": cost_summary,
+    "memory": memory,
+    "communication": communication,
+    "communication_by_group": communication_by_group,
+    "moe_against_dense": moe_against_dense,
+    "ep_scaling": ep_scaling,
+    "seed_claims": seed_claims,
+    "warnings": warnings,
+    "megatron_refusals": megatron_refusals,
+}
