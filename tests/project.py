@@ -1,4 +1,4 @@
-"""A real project in a temporary directory: the checkout's workflow with a small sweep, run by real Snakemake."""
+"""A real project in a temporary directory: this checkout's workflow with a small sweep."""
 
 import os
 import re
@@ -18,6 +18,10 @@ ffn_hidden_size: {value: 1024, source: test}
 num_attention_heads: {value: 8, source: test}
 num_query_groups: {value: 8, source: test}
 vocab_size: {value: 1000, source: test}
+gated_mlp: {value: false, source: test}
+normalization: {value: layernorm, source: test}
+position_embedding: {value: learned, source: test}
+tied_embeddings: {value: true, source: test}
 """
 
 SWEEP = """\
@@ -53,15 +57,32 @@ class Project:
 
     def run(self, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
         """Run Snakemake as `make sweep` does, on two cores."""
-        command = [sys.executable, "-m", "snakemake", "--profile", "workflow/profiles/default", "--cores", "2"]
+        command = [
+            sys.executable,
+            "-m",
+            "snakemake",
+            "--profile",
+            "workflow/profiles/default",
+            "--cores",
+            "2",
+        ]
         return self.call(*command, *arguments, **environment)
 
     def call(self, *command: str, **environment: str) -> subprocess.CompletedProcess[str]:
         """Run a command in the project, with the project's own copy of the library."""
         path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-        own = {"PYTHONPATH": str(self.root / "workflow"), "PATH": path, "XDG_CACHE_HOME": str(self.root / ".cache")}
+        own = {
+            "PYTHONPATH": str(self.root / "workflow"),
+            "PATH": path,
+            "XDG_CACHE_HOME": str(self.root / ".cache"),
+        }
         return subprocess.run(
-            command, cwd=self.root, env=os.environ | own | environment, capture_output=True, text=True, check=False
+            command,
+            cwd=self.root,
+            env=os.environ | own | environment,
+            capture_output=True,
+            text=True,
+            check=False,
         )
 
     def sweep(self) -> set[str]:
@@ -80,7 +101,9 @@ class Project:
     def files(self) -> dict[str, bytes]:
         """Every file below results/ with its content."""
         results = self.root / "results"
-        return {str(f.relative_to(results)): f.read_bytes() for f in sorted(results.rglob("*")) if f.is_file()}
+        return {
+            str(f.relative_to(results)): f.read_bytes() for f in sorted(results.rglob("*")) if f.is_file()
+        }
 
 
 def jobs(log: str) -> list[str]:

@@ -1,0 +1,185 @@
+"""The command line: exit codes, one line per mistake, nothing written when the input is bad."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from moesweep.cli import main
+from project import CHECKOUT, Project, make_project
+
+SWEEP = "config/sweeps/small.yaml"
+CLUSTER = "config/clusters/dgx-a100-80gb-8xhdr200.yaml"
+ROW = "tp: 2, pp: 2, ep: 2"
+
+# what to change in which file, and what the one line about it must say
+MISTAKES: dict[str, tuple[str, str, str, str]] = {
+    "unknown model": (
+        SWEEP,
+        "model: tiny, world_size: 32",
+        "model: tinny, world_size: 32",
+        "did you mean tiny?",
+    ),
+    "misspelt key": (SWEEP, "flash_attention", "flash_atention", "did you mean flash_attention?"),
+    "yaml syntax": (SWEEP, "rows:", "rows: [", "line 19"),
+    "world not divided": (SWEEP, ROW, "tp: 2, pp: 3, ep: 2", "pp 3 does not divide world_size 16"),
+    "experts by ep": (SWEEP, "num_experts: 4", "num_experts: 6", "ep 4 does not divide num_experts 6"),
+    "ep beyond dp": (SWEEP, ROW, "tp: 8, pp: 2, ep: 2", "needs more ranks"),
+    "global batch": (
+        SWEEP,
+        "ep: 2, global_batch_size: 32",
+        "ep: 2, global_batch_size: 30",
+        "nearest: 28, 32",
+    ),
+    "zero": (SWEEP, ROW, "tp: 0, pp: 2, ep: 2", "rows[0].tp"),
+    "negative": (SWEEP, ROW, "tp: -2, pp: 2, ep: 2", "rows[0].tp"),
+    "fraction": (SWEEP, ROW, "tp: 2.5, pp: 2, ep: 2", "2.5"),
+    "nan": (SWEEP, ROW, "tp: .nan, pp: 2, ep: 2", "rows[0].tp"),
+    "text": (SWEEP, ROW, 'tp: "8", pp: 2, ep: 2', '"8"'),
+    "truth": (SWEEP, ROW, "tp: true, pp: 2, ep: 2", "true"),
+    "huge": (SWEEP, ROW, f"tp: {10**30}, pp: 2, ep: 2", "nearest: "),
+    "duplicate entry": (SWEEP, "ep: 4, global_batch_size: 32", "ep: 2, global_batch_size: 32", "listed"),
+    "wrong dimension": (CLUSTER, "value: 200 Gbit/s", "value: 200 GiB", "nic_bytes_per_second"),
+    "no unit": (CLUSTER, "value: 200 Gbit/s", "value: 200", "nic_bytes_per_second"),
+    "missing constant": (CLUSTER, "  usd_per_gpu_hour:", "  usd_per_gpu_minute:", "usd_per_gpu_hour"),
+    "missing sweep": ("config/config.yaml", "small.yaml", "smal.yaml", "config/sweeps/smal.yaml"),
+    "missing cluster": ("config/config.yaml", "8xhdr200", "9xhdr200", "did you mean"),
+}
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Project:
+    made = make_project(tmp_path)
+    monkeypatch.chdir(made.root)
+    return made
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_a_mistake_is_named_and_nothing_is_written(
+    project: Project, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file, old, new, said = MISTAKES[name]
+    project.edit(file, old, new)
+    for stage in ("enumerate", "validate", "trace"):
+        assert main([stage]) == 2
+        message = capsys.readouterr().err
+        assert said in message
+        assert "Traceback" not in message
+    assert not (project.root / "results").exists()
+
+
+def test_bytes_that_are_no_text(project: Project, capsys: pytest.CaptureFixture[str]) -> None:
+    (project.root / SWEEP).write_bytes(b"rows: \xff\xfe")
+    assert main(["enumerate"]) == 2
+    assert "UTF-8" in capsys.readouterr().err
+
+
+def test_an_empty_sweep(project: Project, capsys: pytest.CaptureFixture[str]) -> None:
+    (project.root / SWEEP).write_text("rows: []\n")
+    assert main(["enumerate"]) == 2
+    assert SWEEP in capsys.readouterr().err
+
+
+def test_mistakes_in_all_files_at_once(project: Project, capsys: pytest.CaptureFixture[str]) -> None:
+    project.edit(CLUSTER, "value: 200 Gbit/s", "value: 200 GiB")
+    project.edit(SWEEP, ROW, "tp: 0, pp: 2, ep: 2")
+    project.edit(SWEEP, "seq_length: 128", "seq_lenght: 128")
+    assert main(["enumerate"]) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert any(line.startswith(f"{CLUSTER}: constants.nic_bytes_per_second") for line in lines)
+    assert any(line.startswith(f"{SWEEP}: rows[0].tp") for line in lines)
+    assert any("did you mean seq_length?" in line for line in lines)
+
+
+def test_snakemake_stops_with_the_same_lines(project: Project) -> None:
+    project.edit(SWEEP, ROW, "tp: 3, pp: 2, ep: 2")
+    done = project.run()
+    assert done.returncode == 2
+    assert "tp 3 * pp 2 does not divide world_size 16" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (project.root / "results").exists()
+
+
+def test_one_workload_by_hand(project: Project) -> None:
+    id_ = "tiny-ws16-tp2-pp2-ep2-gbs32-mbs1-seq128-moe"
+    assert main(["trace", "--workload", id_]) == 0
+    traced = {path.parent.name for path in (project.root / "results/traces").rglob("*.parquet")}
+    assert traced == {f"workload={id_}"}
+
+
+def test_an_unknown_workload_is_suggested(project: Project, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["trace", "--workload", "tiny-ws16-tp2-pp2-ep2-gbs32-mbs1-seq128-mo"]) == 2
+    assert "did you mean tiny-ws16-tp2-pp2-ep2-gbs32-mbs1-seq128-moe" in capsys.readouterr().err
+
+
+def test_costs_without_traces_say_what_is_missing(
+    project: Project, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["enumerate"]) == 0
+    assert main(["cost"]) == 2
+    assert "programs.parquet" in capsys.readouterr().err
+    assert not (project.root / "results/costs.parquet").exists()
+
+
+@pytest.fixture
+def runs(project: Project) -> Callable[..., Path]:
+    """Write a list of runs: a sound one, changed as asked, once per change."""
+    sound = pl.read_csv(CHECKOUT / "tests/data/measured_runs.csv", n_rows=1, infer_schema=False)
+
+    def write(*changes: dict[str, str]) -> Path:
+        path = project.root / "runs.csv"
+        rows = [
+            sound.with_columns(pl.lit(value).alias(name) for name, value in change.items())
+            for change in changes
+        ]
+        pl.concat(rows, how="diagonal").write_csv(path)
+        return path
+
+    return write
+
+
+FAULTS = [
+    ({"tp": "eight"}, 'column tp: cell: "eight" where a whole number'),
+    ({"tp": "3"}, "does not divide world_size"),
+    ({"cluster": "dgx"}, "no cluster dgx"),
+    ({"iteration_seconds": "-1"}, "column iteration_seconds"),
+    ({"recompute": "some"}, "none or selective or full"),
+    ({"hidden_size": ""}, "column hidden_size"),
+    ({"global_batch_size": "0"}, "column global_batch_size"),
+]
+
+
+def test_faulty_runs_are_all_named(
+    runs: Callable[..., Path], project: Project, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = runs({}, *(change for change, _ in FAULTS))
+    assert main(["predict", str(path), "--out", "out.csv"]) == 2
+    lines = capsys.readouterr().err.splitlines()
+    for number, (_, said) in enumerate(FAULTS):
+        assert any(f"line {number + 3}, " in line and said in line for line in lines), said
+    assert not (project.root / "out.csv").exists()
+
+
+def test_sound_runs_are_predicted_beside_faulty_ones(runs: Callable[..., Path], project: Project) -> None:
+    path = runs({}, *(change for change, _ in FAULTS))
+    assert main(["predict", str(path), "--out", "out.csv", "--keep-going"]) == 1
+    out = pl.read_csv(project.root / "out.csv")
+    assert out["problem"].is_null().to_list() == [True] + [False] * len(FAULTS)
+    assert out["iteration_seconds"].is_not_null().to_list() == [True] + [False] * len(FAULTS)
+
+
+def test_the_measured_time_is_never_read(runs: Callable[..., Path], project: Project) -> None:
+    out = []
+    for measured in ("1.0", "1000", ""):
+        main(["predict", str(runs({"iteration_seconds": measured})), "--out", "out.csv"])
+        out.append(pl.read_csv(project.root / "out.csv").drop("measured_iteration_seconds"))
+    assert out[0].equals(out[1])
+    assert out[0].equals(out[2])
+
+
+def test_a_missing_column_is_named(runs: Callable[..., Path], capsys: pytest.CaptureFixture[str]) -> None:
+    path = runs({})
+    pl.read_csv(path).rename({"hidden_size": "hiden_size"}).write_csv(path)
+    assert main(["predict", str(path), "--out", "out.csv"]) == 2
+    assert "did you mean hiden_size?" in capsys.readouterr().err
