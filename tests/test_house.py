@@ -18,7 +18,7 @@ import moesweep
 ROOT = Path(__file__).resolve().parents[1]
 LIBRARY = ROOT / "workflow" / "moesweep"
 TASKS = {"sweep", "test", "check", "bench"}
-CONDA_NAMES = {"snakemake": "snakemake-minimal"}
+CONDA_NAMES = {"snakemake": "snakemake-minimal", "duckdb": "python-duckdb"}
 NOT_FROM_PYPI = {"python", "make"}
 MAX_FILE_LINES = 400
 MAX_FUNCTION_LINES = 60
@@ -47,10 +47,9 @@ def project_files() -> Iterator[Path]:
 @pytest.mark.parametrize("group", GROUPS)
 def test_pixi_and_pyproject_list_the_same_dependencies(group: str) -> None:
     table = PIXI if group == "runtime" else PIXI["feature"][group]
-    conda = {
-        name: SpecifierSet(text) for name, text in table["dependencies"].items() if name not in NOT_FROM_PYPI
-    }
-    assert conda == constraints(GROUPS[group])
+    listed = table["dependencies"] | (table.get("pypi-dependencies", {}) if group != "runtime" else {})
+    pixi = {name: SpecifierSet(text) for name, text in listed.items() if name not in NOT_FROM_PYPI}
+    assert pixi == constraints(GROUPS[group])
 
 
 def test_pixi_and_pyproject_want_the_same_python() -> None:
