@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from moesweep.export.command import add_unroll_options, unroll
 from moesweep.layout import Results
 from moesweep.problems import BadInput, Problem, did_you_mean
 
@@ -33,6 +34,7 @@ def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
             command.add_argument(
                 "--workload", nargs="+", metavar="ID", help="workloads to trace (default: all)"
             )
+            add_unroll_options(command)
         command.set_defaults(run=run)
     _add_predict(commands)
 
@@ -64,7 +66,9 @@ def validate_(arguments: argparse.Namespace) -> int:
 
 
 def trace(arguments: argparse.Namespace) -> int:
-    """Write the traces of the named workloads, from the catalogue if there is one."""
+    """Write the traces of the named workloads, from the catalogue if there is one; or unroll them."""
+    if arguments.unroll:
+        return unroll(arguments)
     from moesweep.trace.files import write_traces
 
     results = Results(arguments.results)

@@ -46,6 +46,37 @@ def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
     command.set_defaults(run=export)
 
 
+def add_unroll_options(command: argparse.ArgumentParser) -> None:
+    """Add to `trace` the options of `trace --unroll`."""
+    group = command.add_argument_group("one row per executed op, with its time (Parquet)")
+    group.add_argument("--unroll", action="store_true", help="write the linear order instead of the trace")
+    group.add_argument("--out", type=Path, metavar="DIR", help="folder to write to, new or empty")
+    group.add_argument("--ranks", metavar="0,4,8-15", help="ranks to write (default: all)")
+    group.add_argument("--microbatches", type=int, metavar="N", help="only the first N micro-batches")
+    group.add_argument("--overwrite", action="store_true", help="replace files in a folder that is not empty")
+
+
+def unroll(arguments: argparse.Namespace) -> int:
+    """Write the linear order of the named workloads."""
+    from moesweep.export.request import Request, chosen, needed
+    from moesweep.layout import Results
+
+    needed({"--out": arguments.out, "--workload": arguments.workload}, "--unroll")
+    request = Request(
+        format="unrolled",
+        out=arguments.out,
+        workloads=tuple(arguments.workload),
+        ranks=arguments.ranks,
+        microbatches=arguments.microbatches,
+        overwrite=arguments.overwrite,
+        config=arguments.config,
+        results=Results(arguments.results),
+        root=Path.cwd(),
+    )
+    _write_traced(chosen(request), request)
+    return 0
+
+
 def export(arguments: argparse.Namespace) -> int:
     """Write the chosen workloads, or check what is there."""
     from moesweep.export.request import Request, chosen
@@ -66,7 +97,6 @@ def export(arguments: argparse.Namespace) -> int:
         root=Path.cwd(),
     )
     workloads = chosen(request)
-    request.out.mkdir(parents=True, exist_ok=True)
     if request.format == "simai" and request.flavor == "aicb":
         _write_aicb(workloads, request)
     else:
@@ -97,9 +127,9 @@ def _write_traced(workloads: "pl.DataFrame", request: "Request") -> None:
 
 
 def _writer(format_: str) -> "Callable[[Traced, Request], None]":
-    from moesweep.export import simai_megatron
+    from moesweep.export import simai_megatron, unroll
 
-    return {"simai": simai_megatron.export}[format_]
+    return {"simai": simai_megatron.export, "unrolled": unroll.export}[format_]
 
 
 class Progress:

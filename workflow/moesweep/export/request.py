@@ -16,6 +16,8 @@ from moesweep.tablefile import read_table
 from moesweep.validation import validate
 
 FORMATS = ("simai", "chakra", "perfetto")
+UNROLLED = "unrolled"
+"""The linear trace, which is `trace --unroll` and no format of `export`."""
 FLAVORS = ("megatron", "aicb")
 _RANKS = re.compile(r"\d{1,9}(-\d{1,9})?(,\d{1,9}(-\d{1,9})?)*")
 
@@ -76,6 +78,16 @@ def chosen(request: Request) -> pl.DataFrame:
     return frame
 
 
+def needed(options: Mapping[str, Any], by: str) -> None:
+    """Raise BadInput naming every option that is not given although `by` needs it."""
+    missing = [option for option, value in options.items() if not value]
+    if missing:
+        raise BadInput(
+            Problem("", option, "missing_option", "", f"{by} needs {option}", f"add {option}")
+            for option in missing
+        )
+
+
 def folder_problems(folder: Path, overwrite: bool) -> list[Problem]:
     """Return a problem if the output folder is a file, or holds something and may not be overwritten."""
     if folder.exists() and not folder.is_dir():
@@ -94,6 +106,11 @@ def folder_problems(folder: Path, overwrite: bool) -> list[Problem]:
     ]
 
 
+def chosen_ranks(request: Request) -> list[int] | None:
+    """Return the ranks asked for in ascending order, None if the option is not given."""
+    return None if request.ranks is None else parsed_ranks(request.ranks)
+
+
 def parsed_ranks(text: str) -> list[int]:
     """Return the ranks of `0,4,8-15` in ascending order, each once."""
     ranks: set[int] = set()
@@ -104,7 +121,8 @@ def parsed_ranks(text: str) -> list[int]:
 
 
 def _option_problems(request: Request) -> list[Problem]:
-    words = [("--format", request.format, FORMATS), ("--flavor", request.flavor, FLAVORS)]
+    formats = FORMATS if request.format != UNROLLED else (UNROLLED,)
+    words = [("--format", request.format, formats), ("--flavor", request.flavor, FLAVORS)]
     problems = [
         Problem(
             "", option, "known", word, f"there is no {option[2:]} {shown(word)}", did_you_mean(word, known)
@@ -145,7 +163,7 @@ def _workload_problems(request: Request, workload: Workload) -> list[Problem]:
                 f"there is no rank {highest}",
                 f"nearest: {workload['world_size'] - 1}",
             )
-        elif not parsed_ranks(request.ranks):
+        elif not chosen_ranks(request):
             problem("--ranks", request.ranks, f"{request.ranks} names no rank", "write the lower rank first")
     wanted, available = request.microbatches, workload["num_microbatches"]
     if wanted is not None and wanted > available:

@@ -10,10 +10,8 @@ from moesweep.catalog import Cluster
 from moesweep.cost.fold import fold, unfold
 from moesweep.cost.model import cost, with_constants
 from moesweep.layout import Results
-from moesweep.parallelism import groups, ranks
 from moesweep.tablefile import conform, read_table
 from moesweep.trace.programs import programs
-from moesweep.trace.schedule import schedules
 from moesweep.workload import description
 
 COMPUTED_TOGETHER = 32
@@ -22,13 +20,14 @@ COMPUTED_TOGETHER = 32
 
 @dataclass(frozen=True)
 class Traced:
-    """A workload: its catalogue row, costed program (columns of cost_ops), schedule, ranks and groups."""
+    """A workload: its catalogue row and its costed program (columns of cost_ops).
+
+    `tp_overlap` is the cluster's fraction of a tp collective that runs beside the GEMM after it.
+    """
 
     workload: dict[str, Any]
     program: pl.DataFrame
-    schedule: pl.DataFrame
-    ranks: pl.DataFrame
-    groups: pl.DataFrame
+    tp_overlap: float
 
 
 def traced(workloads: pl.DataFrame, results: Results, cluster: Cluster) -> Iterator[Traced]:
@@ -40,8 +39,7 @@ def traced(workloads: pl.DataFrame, results: Results, cluster: Cluster) -> Itera
         for row in rows:
             id_ = row["workload"]
             program = computed[id_] if id_ in computed else read_table(results.cost_ops(id_), "cost_ops")
-            one = part.filter(pl.col("workload") == id_)
-            yield Traced(row, program, schedules(one).drop("workload"), ranks(row), groups(row))
+            yield Traced(row, program, cluster.value("tp_overlap"))
 
 
 def _stored(row: dict[str, Any], results: Results, cluster: Cluster) -> bool:

@@ -1,8 +1,156 @@
-"""When every op of every stage runs."""
+"""When every op of every stage runs: the schedule step by step, in whole nanoseconds.
+
+A step is one pass of one micro-batch through one chunk of a stage's layers. It starts when the stage's
+step before it has ended and the message it waits for has been sent; inside it the ops run one after
+another. A message takes its time where it arrives: its sender goes on. All ranks of a stage are alike,
+so times belong to stages.
+"""
+
+from collections.abc import Iterator
+from typing import Any
 
 import polars as pl
+
+from moesweep.export.source import Traced
+from moesweep.trace.programs import layer_layout
+from moesweep.trace.schedule import schedules
+from moesweep.workload import SCHEMA
+
+RUNS_BESIDE = {
+    "attention_regather": "qkv_dgrad",
+    "attention_gather": "qkv_wgrad",
+    "attention_reduce_grad": "qkv_wgrad",
+    "mlp_regather": "fc1_dgrad",
+    "mlp_gather": "fc1_wgrad",
+    "mlp_reduce_grad": "fc1_wgrad",
+    "shared_regather": "shared_fc1_dgrad",
+    "shared_gather": "shared_fc1_wgrad",
+}
+"""A backward tp collective and the GEMM after it, which does not wait for it (Megatron's
+`linear_with_grad_accumulation_and_async_allreduce`)."""
+
+_STEP = ("stage", "phase", "chunk")
 
 
 def nanoseconds(program: pl.DataFrame) -> pl.DataFrame:
     """Return the program with `nanoseconds`, the whole nanoseconds of one execution of each op."""
     return program.with_columns(nanoseconds=(pl.col("seconds") * 1e9).round().cast(pl.Int64))
+
+
+def step_programs(traced: Traced) -> pl.DataFrame:
+    """Return the ops of each kind of step: the program with `chunk`, `nanoseconds` and `offset` in the step.
+
+    A layer belongs to its chunk, the embedding to the first one and the head to the last; a stage
+    exchanges messages for every chunk but the model's first input and last output.
+    """
+    pp, chunks = traced.workload["pp"], traced.workload["virtual_pipeline"]
+    workload = pl.DataFrame([traced.workload], schema=SCHEMA)
+    layout = layer_layout(workload).select("layer", "chunk")
+    repeated = nanoseconds(traced.program).filter(pl.col("phase") != "optimizer")
+    is_message = pl.col("kind") == "p2p"
+    outside = pl.when(pl.col("op").str.starts_with("embedding")).then(0).otherwise(chunks - 1)
+    computed = (
+        repeated.filter(~is_message)
+        .join(layout, on="layer", how="left", maintain_order="left")
+        .with_columns(pl.col("chunk").fill_null(outside))
+    )
+    first = pl.col("op").is_in(["recv_forward", "send_backward"]) & (
+        pl.col("chunk") * pp + pl.col("stage") == 0
+    )
+    end = pl.col("chunk") * pp + pl.col("stage") == chunks * pp - 1
+    last = pl.col("op").is_in(["send_forward", "recv_backward"]) & end
+    each_chunk = pl.DataFrame({"chunk": range(chunks)}, schema={"chunk": pl.Int64})
+    messages = repeated.filter(is_message).join(each_chunk, how="cross").filter(~first & ~last)
+    both = pl.concat([computed, messages.select(computed.columns)])
+    return both.sort(*_STEP, "op_index").with_columns(_offset(traced.tp_overlap))
+
+
+def _offset(tp_overlap: float) -> pl.Expr:
+    """Return when an op starts after its step: after the ops before it, less what runs beside one of them."""
+    length, before = pl.col("nanoseconds"), pl.col("nanoseconds").shift(1)
+    beside = pl.col("op").shift(1).replace_strict(RUNS_BESIDE, default=None) == pl.col("op")
+    shared = (pl.min_horizontal(length, before) * tp_overlap).round().cast(pl.Int64)
+    overlap = pl.when(beside).then(shared).otherwise(0)
+    blocking = pl.when(pl.col("collective").eq_missing(pl.lit("send"))).then(0).otherwise(length)
+    return ((blocking - overlap).cum_sum() - blocking).over(_STEP).alias("offset")
+
+
+def steps(traced: Traced, programs: pl.DataFrame, microbatches: int | None = None) -> pl.DataFrame:
+    """Return the schedule with `start` and `end` of each step: stage step phase microbatch chunk start end.
+
+    `microbatches` shortens the iteration to as many.
+    """
+    workload = pl.DataFrame([traced.workload], schema=SCHEMA)
+    if microbatches is not None:
+        workload = workload.with_columns(num_microbatches=pl.lit(microbatches, pl.Int64))
+    schedule = schedules(workload).drop("workload")
+    lengths = programs.group_by(_STEP, maintain_order=True).agg(
+        length=(pl.col("offset") + pl.col("nanoseconds"))
+        .filter(~pl.col("collective").eq_missing(pl.lit("send")))
+        .max()
+    )
+    described = schedule.join(
+        lengths.with_columns(pl.col("phase").cast(pl.String)), on=_STEP, how="left", maintain_order="left"
+    )
+    ends = _ends(described, traced.workload["pp"], traced.workload["virtual_pipeline"])
+    return described.with_columns(end=pl.Series(ends, dtype=pl.Int64)).select(
+        *schedule.columns, start=pl.col("end") - pl.col("length"), end="end"
+    )
+
+
+def _ends(schedule: pl.DataFrame, pp: int, chunks: int) -> list[int]:
+    """Return each step's end, in the schedule's order, from the steps that it waits for.
+
+    Forward of virtual stage i waits for that of i - 1, backward for that of i + 1. A stage runs as far as
+    it can, then the next stage does: every step is looked at once, and once more for each wait.
+    """
+    queues: list[Iterator[tuple[Any, ...]]] = []
+    rows = schedule.with_row_index("at").with_columns(
+        virtual=pl.col("chunk") * pp + pl.col("stage"), forward=pl.col("phase") == "forward"
+    )
+    for stage in range(pp):
+        columns = ("at", "forward", "microbatch", "virtual", "length")
+        queues.append(rows.filter(pl.col("stage") == stage).select(columns).iter_rows())
+    done: dict[tuple[bool, int, int], int] = {}
+    ends = [0] * schedule.height
+    now, waiting = [0] * pp, [next(queue, None) for queue in queues]
+    while any(waiting):
+        for stage, queue in enumerate(queues):
+            while (step := waiting[stage]) is not None:
+                at, forward, microbatch, virtual, length = step
+                source = virtual - 1 if forward else virtual + 1
+                sent = done.get((forward, microbatch, source)) if 0 <= source < pp * chunks else 0
+                if sent is None:
+                    break
+                now[stage] = max(now[stage], sent) + length
+                ends[at] = done[forward, microbatch, virtual] = now[stage]
+                waiting[stage] = next(queue, None)
+    return ends
+
+
+def optimizer_ops(traced: Traced, steps_: pl.DataFrame) -> pl.DataFrame:
+    """Return the ops after the last micro-batch, with `nanoseconds`, `start` and `end`.
+
+    Each stage starts when it is done. First and last stage meet for the tied embeddings' all_reduce, and
+    all stages for the gradient norm.
+    """
+    meeting = (
+        pl.when(pl.col("group_kind") == "world").then(2).when(pl.col("group_kind") == "embedding").then(1)
+    )
+    ops = (
+        nanoseconds(traced.program)
+        .filter(pl.col("phase") == "optimizer")
+        .with_columns(part=meeting.otherwise(0).cum_max().over("stage").cast(pl.Int64))
+    )
+    ready = dict(steps_.group_by("stage").agg(pl.col("end").max()).iter_rows())
+    starts = []
+    for part in range(3):
+        here = ops.filter(pl.col("part") == part)
+        present = here["stage"].unique().to_list()
+        if part and present:
+            ready.update(dict.fromkeys(present, max(ready[stage] for stage in present)))
+        total = pl.col("nanoseconds").cum_sum().over("stage")
+        timed = here.with_columns(end=pl.col("stage").replace_strict(ready, return_dtype=pl.Int64) + total)
+        ready.update(timed.group_by("stage").agg(pl.col("end").max()).iter_rows())
+        starts.append(timed.with_columns(start=pl.col("end") - pl.col("nanoseconds")))
+    return pl.concat(starts).drop("part").sort("stage", "op_index")

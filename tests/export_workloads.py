@@ -1,0 +1,48 @@
+"""Small workloads for the exports' tests: every option of the trace once, few ranks, few micro-batches."""
+
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from moesweep.catalog import load_cluster
+from moesweep.export.source import Traced, traced
+from moesweep.layout import Results
+from moesweep.sweep import enumerate_sweep
+from moesweep.workload import resolve
+
+ROOT = Path(__file__).resolve().parents[1]
+CLUSTER = "dgx-a100-80gb-8xhdr200"
+SWEEP = "config/sweeps/moe-a100-123.yaml"
+
+SMALL: dict[str, dict[str, Any]] = {
+    "moe16": {"world_size": 16, "tp": 2, "pp": 2, "ep": 2},
+    "moe64": {"world_size": 64, "tp": 4, "pp": 4, "ep": 2},
+    "moe256": {"world_size": 256, "tp": 4, "pp": 4, "ep": 8},
+    "dense16": {"world_size": 16, "tp": 2, "pp": 2, "ep": 1, "num_experts": 0},
+    "dense64": {"world_size": 64, "tp": 4, "pp": 4, "ep": 1, "num_experts": 0},
+    "dense256": {"world_size": 256, "tp": 4, "pp": 4, "ep": 1, "num_experts": 0},
+    "single": {"world_size": 4, "tp": 2, "pp": 1, "ep": 2},
+    "interleaved": {"world_size": 16, "tp": 2, "pp": 4, "ep": 2, "virtual_pipeline": 3},
+    "recompute": {"world_size": 8, "tp": 2, "pp": 2, "ep": 1, "recompute": "full"},
+    "etp1": {"world_size": 16, "tp": 4, "pp": 2, "ep": 8, "etp": 1},
+    "leading_dense": {"world_size": 16, "tp": 2, "pp": 4, "ep": 2, "first_k_dense": 3},
+    "replicated": {"world_size": 8, "tp": 1, "pp": 4, "ep": 2, "distributed_optimizer": False},
+}
+MICROBATCHES = 8
+
+
+def workload(name: str) -> pl.DataFrame:
+    """Return the one-row frame of a small workload: gpt_7B with 12 layers and 8 micro-batches."""
+    changes = SMALL[name]
+    base = enumerate_sweep(ROOT, SWEEP).filter(pl.col("model") == "gpt_7B").row(0, named=True)
+    etp = changes.get("etp", changes["tp"])
+    dp = changes["world_size"] // (changes["tp"] * changes["pp"])
+    sizes = {"etp": etp, "num_layers": 12, "global_batch_size": MICROBATCHES * dp, "seq_length": 1024}
+    return resolve([{**base, **sizes, **changes}])
+
+
+def traced_workload(name: str) -> Traced:
+    """Return a small workload, costed."""
+    (each,) = traced(workload(name), Results(Path("none")), load_cluster(ROOT, CLUSTER))
+    return each

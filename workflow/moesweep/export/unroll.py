@@ -1,0 +1,70 @@
+"""The linear order of an iteration: one row per executed op of every rank, streamed to Parquet."""
+
+import polars as pl
+
+from moesweep.export.request import UNROLLED, Request, chosen_ranks
+from moesweep.export.source import Traced
+from moesweep.export.timeline import optimizer_ops, step_programs, steps
+from moesweep.parallelism import GROUP_KINDS, ranks
+from moesweep.tablefile import dtypes, write_table
+from moesweep.workload import description
+
+_SHARED = [name for name in dtypes("unrolled") if name not in ("rank", "group_id")]
+
+
+def executed(traced: Traced, microbatches: int | None = None) -> pl.DataFrame:
+    """Return every executed op of each stage in schedule order: the table's columns but rank and group_id."""
+    programs = step_programs(traced)
+    scheduled = steps(traced, programs, microbatches)
+    ops = (
+        scheduled.lazy()
+        .select(
+            "stage", "step", "microbatch", "chunk", pl.col("phase").cast(programs["phase"].dtype), "start"
+        )
+        .join(programs.lazy(), on=["stage", "phase", "chunk"], how="left", maintain_order="left_right")
+        .with_columns(start_nanoseconds=pl.col("start") + pl.col("offset"))
+        .with_columns(end_nanoseconds=pl.col("start_nanoseconds") + pl.col("nanoseconds"))
+        .select(_SHARED)
+    )
+    final = (
+        optimizer_ops(traced, scheduled)
+        .lazy()
+        .rename({"start": "start_nanoseconds", "end": "end_nanoseconds"})
+        .with_columns(pl.lit(-1, pl.Int64).alias(name) for name in ("step", "microbatch", "chunk"))
+        .select(_SHARED)
+    )
+    # A stable sort by stage keeps the steps in order and puts each stage's optimizer ops after them.
+    return pl.concat([ops, final]).sort("stage", maintain_order=True).collect()
+
+
+def unrolled(traced: Traced, chosen: list[int] | None, microbatches: int | None = None) -> pl.LazyFrame:
+    """Return the executed ops of the chosen ranks (None: all), rank after rank, each in schedule order."""
+    everyone = ranks(traced.workload)
+    if chosen is not None:
+        everyone = everyone.filter(pl.col("rank").is_in(chosen))
+    ops = executed(traced, microbatches)
+    return pl.concat(
+        _of_stage(everyone.filter(pl.col("stage") == stage), ops.filter(pl.col("stage") == stage))
+        for stage in everyone["stage"].unique().sort()
+    )
+
+
+def _of_stage(members: pl.DataFrame, ops: pl.DataFrame) -> pl.LazyFrame:
+    """Return each member rank crossed with the ops of their stage."""
+    kinds = [kind for kind in GROUP_KINDS if (ops["group_kind"] == kind).any()]
+    group_id = pl.lit(0, dtype=pl.Int64)
+    for kind in kinds:
+        group_id = pl.when(pl.col("group_kind") == kind).then(f"{kind}_group").otherwise(group_id)
+    return (
+        members.lazy()
+        .select("rank", *(f"{kind}_group" for kind in kinds))
+        .join(ops.lazy(), how="cross", maintain_order="left_right")
+        .select("rank", *_SHARED, group_id=group_id)
+    )
+
+
+def export(traced: Traced, request: Request) -> None:
+    """Write `<workload>.parquet`."""
+    path = request.out / f"{traced.workload['workload']}.parquet"
+    frame = unrolled(traced, chosen_ranks(request), request.microbatches)
+    write_table(frame, path, UNROLLED, {"workload": description(traced.workload)})
