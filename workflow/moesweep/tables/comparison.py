@@ -28,7 +28,9 @@ def moe_against_dense(inputs: Inputs) -> pl.DataFrame:
         "workload", "twin", *LAYOUT, *BATCH, *(pl.col(name).alias(f"moe_{name}") for name in _COMPARED)
     )
     dense = costs.select(
-        pl.col("workload").alias("twin"), *(pl.col(name).alias(f"dense_{name}") for name in _COMPARED)
+        pl.col("workload").alias("twin"),
+        pl.col("dp", "edp").name.prefix("dense_"),
+        *(pl.col(name).alias(f"dense_{name}") for name in _COMPARED),
     )
     kinds = [f"dense_{kind}_wire_bytes" for kind in _DENSE_KINDS]
     dense_wire = wire_bytes_per_rank(inputs, "dense").select(
@@ -86,6 +88,8 @@ MEASURES = (
     "all_to_all_seconds",
     "expert_flops",
     "expert_gemm_seconds",
+    "expert_sort_seconds",
+    "edp_comm_seconds",
     "compute_seconds",
     "iteration_seconds",
     "tokens_per_second_per_gpu",
@@ -103,18 +107,23 @@ def nodes_per_ep_group(gpus_per_node: int) -> pl.Expr:
 
 
 def _expert_work(inputs: Inputs) -> pl.DataFrame:
+    """Return flops and seconds of the expert GEMMs, and seconds of sorting rows by local expert and back."""
+    gemm, sort = pl.col("kind") == "grouped_gemm", pl.col("op").str.contains("expert_(un)?sort$")
+    stages, seconds = pl.col("pp").first(), seconds_per_iteration()
     return (
-        inputs.ops.filter(pl.col("kind") == "grouped_gemm")
+        inputs.ops.filter(gemm | sort)
         .join(inputs.workloads.select("workload", "pp"), on="workload", maintain_order="left")
         .group_by("workload", maintain_order=True)
         .agg(
-            expert_flops=per_iteration(pl.col("flops")).sum().cast(pl.Float64) / pl.col("pp").first(),
-            expert_gemm_seconds=seconds_per_iteration().sum() / pl.col("pp").first(),
+            expert_flops=per_iteration(pl.col("flops")).filter(gemm).sum().cast(pl.Float64) / stages,
+            expert_gemm_seconds=seconds.filter(gemm).sum() / stages,
+            expert_sort_seconds=seconds.filter(sort).sum() / stages,
         )
     )
 
 
 def _all_to_all(inputs: Inputs) -> pl.DataFrame:
+    """Return buffers, bytes on links and seconds of the token exchange."""
     world = inputs.workloads.select("workload", "world_size")
     return (
         communication(inputs)

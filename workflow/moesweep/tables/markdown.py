@@ -13,6 +13,7 @@ SHOWN_ROWS = 100
 _BINARY = (("TiB", 2.0**40), ("GiB", 2.0**30), ("MiB", 2.0**20), ("KiB", 2.0**10), ("B", 1.0))
 _SECONDS = (("s", 1.0), ("ms", 1e-3), ("µs", 1e-6), ("ns", 1e-9))
 _DECIMAL = (("P", 1e15), ("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3), ("", 1.0))
+_PREFIXED = ("byte", "s", "flop", "flop/s")
 _SPREAD = 1e4
 """Where values of a column differ by more than this factor, each carries its own prefix."""
 
@@ -27,15 +28,20 @@ def markdown(frame: pl.DataFrame, table: str) -> str:
     if frame.is_empty():
         return "\n".join([*lines, "No rows: this sweep has nothing to show here.", ""])
     if common:
-        same = ", ".join(f"{each['name']} {_cells(frame, each)[1][0]}" for each in common)
-        lines += [f"The same in every row: {same}.", ""]
+        lines += [f"The same in every row: {', '.join(_said_once(frame, each) for each in common)}.", ""]
     lines += _rows(frame, varying)
     lines += [f"{frame.height} rows.", ""] if frame.height <= MOST_ROWS else _omission(frame, table)
-    return "\n".join([*lines, *_legend(columns), ""])
+    return "\n".join([*lines, *_legend(columns), *_left_out(declared, table), ""])
 
 
 def _never_varies(frame: pl.DataFrame, name: str) -> bool:
     return frame.height > 1 and frame[name].n_unique() == 1
+
+
+def _said_once(frame: pl.DataFrame, column: dict[str, Any]) -> str:
+    value, unit = frame[column["name"]][0], column.get("unit", "")
+    said = text(value) if not _is_number(column) or value is None else quantity(value, unit)
+    return f"{column['name']} {said or 'none'}"
 
 
 def _rows(frame: pl.DataFrame, columns: list[dict[str, Any]]) -> list[str]:
@@ -58,6 +64,12 @@ def _legend(columns: list[dict[str, Any]]) -> list[str]:
     return [f"- `{column['name']}`: {column['description']}" for column in columns]
 
 
+def _left_out(declared: dict[str, Any], table: str) -> list[str]:
+    names = [column["name"] for column in declared["columns"] if not column.get("markdown", True)]
+    listed = ", ".join(f"`{name}`" for name in names)
+    return ["", f"Further columns in {table}.csv and {table}.parquet: {listed}."] if names else []
+
+
 def _row(cells: Any) -> str:
     return "| " + " | ".join(cells) + " |"
 
@@ -71,7 +83,7 @@ def _cells(frame: pl.DataFrame, column: dict[str, Any]) -> tuple[str, list[str]]
     name, unit = column["name"], column.get("unit", "")
     values = frame[name].to_list()
     if not _is_number(column):
-        return name, [_text(value) for value in values]
+        return name, [text(value) for value in values]
     if column["type"] == "Int64" and not unit:
         return name, ["" if value is None else str(value) for value in values]
     scale = _common_scale(values, unit)
@@ -82,7 +94,8 @@ def _cells(frame: pl.DataFrame, column: dict[str, Any]) -> tuple[str, list[str]]
     return header, ["" if value is None else rounded(value / factor) for value in values]
 
 
-def _text(value: object) -> str:
+def text(value: object) -> str:
+    """Return a word or truth value as a cell."""
     if value is None:
         return ""
     if isinstance(value, bool):
@@ -93,7 +106,7 @@ def _text(value: object) -> str:
 def _common_scale(values: list[Any], unit: str) -> tuple[str, float] | None:
     """Return the prefixed unit that suits all of a column's values, or None if they differ too widely."""
     sizes = [abs(value) for value in values if value]
-    if not sizes or unit not in ("byte", "s", "flop", "flop/s"):
+    if not sizes or unit not in _PREFIXED:
         return unit, 1.0
     if max(sizes) > _SPREAD * min(sizes):
         return None
@@ -106,16 +119,18 @@ def _scale(size: float, unit: str) -> tuple[str, float]:
     return (label if unit in ("byte", "s") else f"{label}{unit}"), factor
 
 
-def quantity(value: float, unit: str) -> str:
+def quantity(value: float, unit: str, digits: int = 4) -> str:
     """Return a value with a fitting prefix: `5 MiB`, `437 µs`, `1.23 Tflop`."""
     if not value:
         return "0"
+    if unit not in _PREFIXED:
+        return f"{value if isinstance(value, int) else rounded(value)} {unit}".rstrip()
     label, factor = _scale(abs(value), unit)
-    return f"{rounded(value / factor)} {label}".rstrip()
+    return f"{rounded(value / factor, digits)} {label}".rstrip()
 
 
-def rounded(value: float) -> str:
-    """Return a value to four significant digits, whole above 1000, with thousands apart."""
+def rounded(value: float, digits: int = 4) -> str:
+    """Return a value to some significant digits, but whole above 1000, with thousands apart."""
     if abs(value) >= 1000:
         return f"{value:,.0f}"
-    return f"{float(f'{value:.4g}'):.12g}"
+    return f"{float(f'{value:.{digits}g}'):.12g}"

@@ -136,7 +136,7 @@ def _example(row: dict[str, Any]) -> list[str]:
         f"  → {'Each replica has ' if copies > 1 else ''}{row['num_experts']} experts distributed across "
         f"{row['ep']} EP ranks",
         f"  → Each EP rank holds {held}, sharded across {row['etp']} {tensor} GPUs",
-        f"  → {row['pp']} pipeline stages{' per replica' if copies > 1 else ''}",
+        f"  → {count(row['pp'], 'pipeline stage')}{' per replica' if copies > 1 else ''}",
         f"  → {batches}: {row['dp']} shares of every batch",
         *bullet(f"e.g. {shown}", "→"),
     ]

@@ -1,55 +1,44 @@
-"""What the seed's document did not have: twins as a join, seconds, memory, refusals, what is validated."""
+"""What the seed's document did not have: MoE against dense, seconds, memory, refusals, what is validated."""
+
+from typing import Any
 
 import polars as pl
 
 from moesweep.tables.comparison import nodes_per_ep_group
 from moesweep.tables.inputs import Inputs
-from moesweep.tables.summary.text import (
-    NO_MOE,
-    Tables,
-    bullet,
-    columns,
-    count,
-    moe_rows,
-    paragraph,
-    spread,
-    times,
-)
+from moesweep.tables.summary.text import Tables, bullet, columns, count, moe_rows, paragraph, spread, times
+
+_RATIOS = {
+    "flops_per_token": "model flops per token",
+    "iteration_seconds": "seconds of an iteration",
+    "tokens_per_second_per_gpu": "tokens per second and GPU",
+    "compute_seconds": "compute seconds",
+    "exposed_comm_seconds": "exposed communication seconds",
+    "wire_bytes": "bytes on links per rank",
+    "peak_memory_bytes": "memory at the peak",
+    "usd_per_billion_tokens": "USD per billion tokens",
+}
 
 
 def dense_twins(inputs: Inputs, tables: Tables) -> list[str]:
     """Return what a MoE workload costs beside its dense twin."""
     pairs = tables["moe_against_dense"]
     if pairs.is_empty():
-        return [NO_MOE]
-    listed = inputs.workloads.filter(~moe_rows & (pl.col("listed") == 0)).height
-    same = int(pairs["dense_iteration_seconds"].is_not_null().sum())
-    lines = [
-        'The non-MOE ("Densed") equivalent:',
-        "  - Has ep=1 (no expert parallelism)",
-        "  - Uses standard MLP layers instead of MOE layers",
-        *bullet(
-            "Same TP, PP, DP configuration otherwise: true of Megatron's dp. In the seed's own DP (edp) it "
-            "holds nowhere that ep > 1: the twin has ep times the copies."
-        ),
-        *bullet(f"{count(pairs['twin'].n_unique(), 'distinct twin')} for {count(same, 'MoE workload')}, "
-                f"{listed} of them added by the sweep; those that differ only in ep share one"),
-        "",
-        "Ratios, MoE over dense twin (table moe_against_dense):",
-    ]  # fmt: skip
-    names = {
-        "flops_per_token": "model flops per token",
-        "iteration_seconds": "seconds of an iteration",
-        "tokens_per_second_per_gpu": "tokens per second and GPU",
-        "compute_seconds": "compute seconds",
-        "exposed_comm_seconds": "exposed communication seconds",
-        "wire_bytes": "bytes on links per rank",
-        "peak_memory_bytes": "memory at the peak",
-        "usd_per_billion_tokens": "USD per billion tokens",
-    }
-    ratios = {words: pairs[f"{name}_ratio"].drop_nulls() for name, words in names.items()}
+        return ["This sweep pairs no MoE workload with a dense one."]
+    ratios = {words: pairs[f"{name}_ratio"].drop_nulls() for name, words in _RATIOS.items()}
     cells = [(words, *_quantiles(values)) for words, values in ratios.items() if values.len()]
-    return [*lines, "", *columns(("", "least", "median", "greatest"), cells)]
+    return [
+        f"Ratios, MoE over dense, of {count(pairs.height, 'matched pair')} (table moe_against_dense):",
+        "",
+        *columns(("", "least", "median", "greatest"), cells),
+        "",
+        *paragraph(
+            "A token passes topk experts, each as wide as the twin's one MLP, so equal flops are not to be "
+            "expected; what it gets for them is num_experts times the MLP weights. Compute seconds include "
+            "waiting for kernel launches, which communication may hide: that is how a MoE workload can "
+            "have fewer of them than its twin."
+        ),
+    ]
 
 
 def _quantiles(values: pl.Series) -> tuple[str, ...]:
@@ -57,51 +46,65 @@ def _quantiles(values: pl.Series) -> tuple[str, ...]:
 
 
 def costs(inputs: Inputs, tables: Tables) -> list[str]:
-    """Return the ranges of seconds, throughput and price, model by model."""
-    cells = []
-    for (model, kind), rows in tables["cost_summary"].group_by("model", "kind", maintain_order=True):
-        best = rows.sort("tokens_per_second_per_gpu", maintain_order=True).row(-1, named=True)
-        layout = f"ws{best['world_size']} tp{best['tp']} pp{best['pp']} ep{best['ep']}"
-        cells.append(
-            (
-                f"{model} {kind}",
-                str(rows.height),
-                spread(rows["iteration_seconds"], "s"),
-                spread(rows["tokens_per_second_per_gpu"]),
-                spread(100 * rows["mfu"]),
-                spread(rows["usd_per_billion_tokens"]),
-                layout + ("" if best["fits"] else " (does not fit)"),
-            )
+    """Return the ranges of seconds, throughput and price, model by model, and the best runnable layout."""
+    table = tables["cost_summary"]
+    cells = [
+        (
+            f"{model} {kind}",
+            str(rows.height),
+            spread(rows["iteration_seconds"], to="–"),
+            spread(rows["tokens_per_second_per_gpu"], to="–"),
+            spread(100 * rows["mfu"], to="–"),
+            spread(rows["usd_per_billion_tokens"], to="–"),
         )
-    headers = ("model", "n", "iteration", "tokens/s/GPU", "MFU %", "USD/billion tokens", "fastest per GPU")
+        for (model, kind), rows in table.group_by("model", "kind", maintain_order=True)
+    ]
     price = inputs.cluster.value("usd_per_gpu_hour")
+    headers = ("model", "n", "iteration s", "tokens/s/GPU", "MFU %", "USD/10⁹ tokens")
     return [
         *paragraph(f"Predicted on {inputs.cluster.name} at {price:g} USD per GPU hour (table cost_summary)."),
         "",
         *columns(headers, cells),
+        "",
+        "Most tokens per second and GPU, of those that fit and that Megatron would run:",
+        *_best(table, tables["megatron_refusals"]),
     ]
+
+
+def _best(table: pl.DataFrame, refused: pl.DataFrame) -> list[str]:
+    runnable = table.filter("fits").join(refused, on="workload", how="anti", maintain_order="left")
+    lines = []
+    for (model, kind), _ in table.group_by("model", "kind", maintain_order=True):
+        rows = runnable.filter(model=model, kind=kind).sort("tokens_per_second_per_gpu", maintain_order=True)
+        lines += bullet(f"{model} {kind}: {_named(rows.row(-1, named=True)) if rows.height else 'none'}")
+    return lines
+
+
+def _named(row: dict[str, Any]) -> str:
+    return f"{row['tokens_per_second_per_gpu']:,.0f} with {row['workload']}"
 
 
 def memory(inputs: Inputs, tables: Tables) -> list[str]:
     """Return how many workloads fit the GPU and what fills it."""
     table = tables["memory"]
-    hbm = inputs.cluster.value("hbm_bytes") / 2**30
-    lines = paragraph(f"Worst rank's peak against {hbm:g} GiB a GPU (table memory).")
     cells = []
     for (model, kind), rows in table.group_by("model", "kind", maintain_order=True):
         parts = rows["largest_part"].value_counts().sort("count", "largest_part", descending=[True, False])
-        fits = rows["fits"].sum()
+        peak = spread(rows["peak_memory_bytes"] / 2**30)
         cells.append(
-            (
-                f"{model} {kind}",
-                f"{fits} of {rows.height}",
-                spread(rows["peak_memory_bytes"] / 2**30),
-                str(parts["largest_part"][0]),
-            )
+            (f"{model} {kind}", f"{rows['fits'].sum()} of {rows.height}", peak, parts["largest_part"][0])
         )
     verdicts = table.group_by("kind", maintain_order=True).agg(pl.col("fits").sum(), n=pl.len())
-    said = "; ".join(f"{row['kind']} {row['fits']} of {row['n']}" for row in verdicts.iter_rows(named=True))
-    return [*lines, f"Fit: {said}.", "", *columns(("model", "fit", "peak GiB", "mostly"), cells)]
+    words = {"moe": "MoE", "dense": "dense"}
+    said = " and ".join(f"{fits} of {n} {words[kind]}" for kind, fits, n in verdicts.iter_rows())
+    hbm = inputs.cluster.value("hbm_bytes") / 2**30
+    return [
+        *paragraph(
+            f"The worst rank's peak fits the {hbm:g} GiB of a GPU in {said} workloads (table memory)."
+        ),
+        "",
+        *columns(("model", "fit", "peak GiB", "mostly"), cells),
+    ]
 
 
 def refusals(inputs: Inputs, tables: Tables) -> list[str]:
@@ -117,8 +120,9 @@ def refusals(inputs: Inputs, tables: Tables) -> list[str]:
         "megatron_refusals)."
     )
     for row in warnings.iter_rows(named=True):
-        verdict = "refused" if row["refused"] else "runs, but"
-        where = f"{row['moe_workloads']} MoE ({row['moe_entries']} entries), {row['dense_workloads']} dense"
+        verdict = "refused" if row["refused"] else "runs, but take note"
+        entries = "" if row["moe_entries"] == row["moe_workloads"] else f" ({row['moe_entries']} entries)"
+        where = f"{row['moe_workloads']} MoE{entries}, {row['dense_workloads']} dense"
         lines += bullet(f"{row['rule']} ({verdict}): {where}; e.g. {row['first_workload']}: {row['message']}")
     return lines
 
@@ -130,15 +134,14 @@ def validated(inputs: Inputs, tables: Tables) -> list[str]:
     across = moe.filter(nodes_per_ep_group(gpus_per_node) > 1).height
     lines = paragraph(
         "Op shapes, flops, bytes and group sizes follow from the parameters and are held to hand-worked "
-        "numbers. "
-        "Seconds, memory and USD are predictions of a cost model, not measurements."
+        "numbers. Seconds, memory and USD are predictions of a cost model, not measurements."
     )
     if moe.height:
         lines += [""]
         lines += paragraph(
             f"Experts across nodes: in {across} of the {moe.height} distinct MoE workloads the members of "
-            "an EP group lie on more than one node. No published A100 measurement of such a run with its full "
-            "configuration was found, so the seconds of these workloads, and what follows from them, are not "
-            "validated."
+            "an EP group lie on more than one node. No published measurement of such a run on A100s with "
+            "its full configuration was found, so the seconds of these workloads, and what follows from "
+            "them, are not validated."
         )
     return lines

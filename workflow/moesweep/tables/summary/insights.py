@@ -4,31 +4,22 @@ from typing import Any
 
 import polars as pl
 
+from moesweep.tables.claims import GRAIN, MEMORY, TIME, TRAFFIC, WORK
 from moesweep.tables.inputs import Inputs
-from moesweep.tables.summary.text import NO_COMPARISON, NO_MOE, Tables, bullet, count, paragraph, times
+from moesweep.tables.summary.text import NO_MOE, Tables, bullet, columns, count, paragraph, spread, times
 
 _WORDS = {
     "experts_per_ep_rank": "experts per rank",
-    "all_to_all_comm_bytes": "send buffers of the token exchange",
+    "all_to_all_comm_bytes": "buffers of the exchange",
     "all_to_all_wire_bytes": "its bytes on links",
     "all_to_all_seconds": "its seconds",
     "expert_flops": "flops of the expert GEMMs per rank",
     "expert_gemm_seconds": "their seconds",
     "compute_seconds": "all compute seconds",
     "iteration_seconds": "seconds of an iteration",
-    "state_bytes": "weights, gradients and optimizer state per rank",
-    "peak_memory_bytes": "memory at the peak",
-}
-
-_REASONS = {
-    "Higher EP → more ALLTOALL communication": (
-        "A rank keeps 1/ep of its tokens at home, so it sends (ep-1)/ep of a buffer that does not depend "
-        "on ep: bytes level off quickly. Seconds also depend on where the group lies."
-    ),
-    "Lower EP → more computation per EP rank": (
-        "With balanced routing a rank of an EP group gets topk·tokens rows whatever ep is: fewer experts "
-        "each see the tokens of more ranks. What a lower ep adds per rank is weights, not work."
-    ),
+    "state_bytes": "weights, gradients, optimizer",
+    "activations_bytes": "activations",
+    "peak_memory_bytes": "all at the peak",
 }
 
 
@@ -37,50 +28,155 @@ def key_insights(inputs: Inputs, tables: Tables) -> list[str]:
     breakdown, scaling = tables["ep_breakdown"], tables["ep_scaling"]
     if breakdown.is_empty():
         return [NO_MOE]
-    lines = [*_extremes(breakdown), ""]
+    evidence = dict(tables["seed_claims"].group_by("claim", maintain_order=True))
+    reasons = _reasons(scaling) if scaling.height else {}
+    balanced = (inputs.workloads["routing"] == "balanced").all()
+    said = [*_extremes(breakdown), *_claim(GRAIN, evidence, []), "", "• EP affects communication overhead:"]
+    for claim in (TRAFFIC, WORK):
+        said += [f"  - {claim}", *_claim(claim, evidence, reasons.get(claim, []) if balanced else [])]
+    said += ["", "• Beside the seed's claims:"]
+    for claim in (TIME, MEMORY):
+        said += [f"  - {claim}", *_claim(claim, evidence, reasons.get(claim, []))]
+    return [*_basis(scaling), "", *said, "", *_worked_example(scaling), *_dense_equivalent(inputs, tables)]
+
+
+def _basis(scaling: pl.DataFrame) -> list[str]:
     if scaling.is_empty():
-        return [*lines, NO_COMPARISON]
+        return ["The sweep has no two workloads that differ in ep alone: its claims are untested here."]
     pairs = count(scaling["comparison"].n_unique(), "comparison")
-    lines += paragraph(
-        f"Evidence: {pairs} of workloads that differ in ep alone ({scaling.height} workloads; table "
-        "ep_scaling). Ratios are the highest ep of a comparison over its lowest, least to greatest."
+    return paragraph(
+        f"Evidence: {pairs} of workloads that differ in ep alone ({scaling.height} workloads, table "
+        "ep_scaling). Each ratio is the highest ep of a comparison over its lowest, from the least to the "
+        "greatest of all comparisons; table seed_claims has them with the medians."
     )
-    for claim, rows in tables["seed_claims"].group_by("claim", maintain_order=True):
-        lines += ["", *bullet(str(claim[0]), "•", indent=0)]
-        for row in rows.iter_rows(named=True):
-            lines += bullet(_evidence(row))
-        if claim[0] in _REASONS and (inputs.workloads["routing"] == "balanced").all():
-            lines += bullet(_REASONS[str(claim[0])], "→")
-    return [*lines, "", *_placement(scaling)]
 
 
 def _extremes(breakdown: pl.DataFrame) -> list[str]:
     least, most = (breakdown.sort("ep").row(at, named=True) for at in (0, -1))
     return [
-        "• Higher EP = More fine-grained expert distribution",
+        f"• {GRAIN}",
         f"  - EP={most['ep']}: Maximum distribution ({count(most['experts_per_ep_rank'], 'expert')}/rank)",
         f"  - EP={least['ep']}:  Minimum distribution ({count(least['experts_per_ep_rank'], 'expert')}/rank)",
     ]
 
 
-def _evidence(row: dict[str, Any]) -> str:
-    if not row["comparisons"]:
-        return f"{_WORDS[row['quantity']]}: untested"
-    ratios = times(pl.Series([row["lowest_ratio"], row["highest_ratio"]]))
-    ups = f"up in {row['rises']}, down in {row['falls']} of {row['comparisons']}"
-    return f"{_WORDS[row['quantity']]}: {ratios} ({ups}): {row['verdict']}"
+def _claim(claim: str, evidence: dict[Any, pl.DataFrame], reasons: list[str]) -> list[str]:
+    """Return the verdicts on a claim's quantities, and the reasons behind them."""
+    rows = [
+        (_WORDS[row["quantity"]], _ratios(row), row["verdict"])
+        for row in evidence[(claim,)].iter_rows(named=True)
+    ]
+    width = max(map(len, _WORDS.values()))
+    lines = [f"      {words:<{width}}  {ratios:<16}  {verdict}".rstrip() for words, ratios, verdict in rows]
+    return [*lines, *(line for reason in reasons for line in bullet(reason, "→", indent=4))]
 
 
-def _placement(scaling: pl.DataFrame) -> list[str]:
-    """Return one comparison in full: the one with the most values of ep."""
+def _ratios(row: dict[str, Any]) -> str:
+    return times(pl.Series([row["lowest_ratio"], row["highest_ratio"]])) if row["comparisons"] else ""
+
+
+def _reasons(scaling: pl.DataFrame) -> dict[str, list[str]]:
+    """Return why the quantities of a claim move as they do, with numbers from the comparisons."""
+    ends = scaling.group_by("comparison", maintain_order=True).agg(
+        pl.col("nodes_per_ep_group").first(),
+        pl.col("experts_per_ep_rank").last(),
+        pl.col("all_to_all_seconds_ratio").last(),
+        *(
+            (pl.col(f"{name}_seconds").first() - pl.col(f"{name}_seconds").last()).alias(name)
+            for name in ("expert_sort", "compute")
+        ),
+    )
+    return {
+        TRAFFIC: [
+            "A rank keeps 1/ep of its tokens at home and sends (ep-1)/ep of a buffer that does not depend on "
+            "ep, so bytes level off.",
+            *_nearness(ends),
+        ],
+        WORK: [
+            "With balanced routing a rank's experts get the same rows whatever ep is: a lower ep means more "
+            "experts, each with the tokens of fewer ranks. It adds weights, not products.",
+            *_sorting(ends),
+        ],
+        TIME: [
+            "Three things compete: the exchange (longer), sorting and the traffic of expert gradients and "
+            "parameters among edp copies (both shorter).",
+        ],
+        MEMORY: ["A rank holds 1/ep of a stage's experts; its activations do not depend on ep."],
+    }
+
+
+def _nearness(ends: pl.DataFrame) -> list[str]:
+    """Return how the exchange's seconds grow, apart for groups that begin inside a node and others."""
+    inside = pl.col("nodes_per_ep_group") == 1
+    near, far = (ends.filter(rows)["all_to_all_seconds_ratio"].drop_nulls() for rows in (inside, ~inside))
+    where = [
+        f"{times(ratios)} in the {count(ratios.len(), 'comparison')} whose lowest ep {place}"
+        for ratios, place in ((near, "stays within a node"), (far, "crosses nodes already"))
+        if ratios.len()
+    ]
+    return [f"Seconds: {'; '.join(where)}."] if where else []
+
+
+def _sorting(ends: pl.DataFrame) -> list[str]:
+    """Return how much of the fall in compute seconds is the sorting that one expert per rank spares."""
+    spared = ends.filter((pl.col("experts_per_ep_rank") == 1) & (pl.col("compute") > 0))
+    if spared.is_empty():
+        return []
+    shares = (100 * spared["expert_sort"] / spared["compute"]).round()
+    return [
+        "What does fall is sorting rows by local expert, which a rank of one expert does not need: where the "
+        f"highest ep leaves one, that accounts for {spread(shares)}% of the fall in compute seconds."
+    ]
+
+
+def _worked_example(scaling: pl.DataFrame) -> list[str]:
+    """Return the comparison of the most values of ep in full."""
+    if scaling.is_empty():
+        return []
     sizes = scaling.with_columns(rows=pl.len().over("comparison"))
-    chosen = sizes.filter(pl.col("comparison") == sizes.sort("rows", maintain_order=True)["comparison"][-1])
-    lines = ["Worked example:"]
-    for row in chosen.iter_rows(named=True):
-        lines += bullet(
-            f"{row['workload']}: EP group on {count(row['nodes_per_ep_group'], 'node')}, "
-            f"all_to_all {row['all_to_all_wire_bytes'] / 2**30:.4g} GiB on links and "
-            f"{row['all_to_all_seconds']:.4g} s, iteration {row['iteration_seconds']:.4g} s, "
-            f"peak {row['peak_memory_bytes'] / 2**30:.4g} GiB"
+    most = sizes.filter(pl.col("rows") == pl.col("rows").max())
+    chosen = most.filter(pl.col("comparison") == pl.col("comparison").first())
+    first = chosen.row(0, named=True)
+    cells = [
+        (
+            str(row["ep"]),
+            str(row["nodes_per_ep_group"]),
+            *(
+                f"{row[f'all_to_all_{name}'] / per:.4g}"
+                for name, per in (("wire_bytes", 2**30), ("seconds", 1))
+            ),
+            *(f"{row[f'{name}_seconds']:.4g}" for name in ("expert_sort", "edp_comm", "iteration")),
+            *(f"{row[f'{name}_bytes'] / 2**30:.4g}" for name in ("state", "peak_memory")),
         )
-    return lines
+        for row in chosen.iter_rows(named=True)
+    ]
+    headers = ("ep", "nodes", "sent GiB", "sent s", "sort s", "edp s", "iteration s", "state GiB", "peak GiB")
+    same = f"{first['model']} ws{first['world_size']} tp{first['tp']} pp{first['pp']}"
+    return [
+        f"Worked example: {same}, dp {first['dp']}, global batch {first['global_batch_size']}",
+        "",
+        *columns(headers, cells),
+        "",
+    ]
+
+
+def _dense_equivalent(inputs: Inputs, tables: Tables) -> list[str]:
+    pairs = tables["moe_against_dense"]
+    if pairs.is_empty():
+        return ["• The sweep has no dense equivalents."]
+    same_dp, same_edp = (int((pairs[name] == pairs[f"dense_{name}"]).sum()) for name in ("dp", "edp"))
+    added = inputs.workloads.filter(pl.col("workload").is_in(pairs["twin"].implode()), listed=0).height
+    return [
+        '• The non-MOE ("Densed") equivalent:',
+        "  - Has ep=1 (no expert parallelism)",
+        "  - Uses standard MLP layers instead of MOE layers",
+        *bullet(
+            "Same TP, PP, DP configuration otherwise: Megatron's dp is the same in "
+            f"{same_dp} of {pairs.height} pairs, the seed's DP (edp) in {same_edp}"
+        ),
+        *bullet(
+            f"{count(pairs['twin'].n_unique(), 'distinct equivalent')} for "
+            f"{count(pairs.height, 'MoE workload')} ({added} not listed by the sweep itself): those that "
+            "differ in ep alone share one"
+        ),
+    ]

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 
 import polars as pl
 
-from moesweep.tables.markdown import quantity, rounded
+from moesweep.tables.markdown import quantity, rounded, text
 
 WIDTH = 80
 RULER = "=" * WIDTH
@@ -14,7 +14,6 @@ Tables = Mapping[str, pl.DataFrame]
 """The tables by name."""
 
 NO_MOE = "This sweep has no MoE workload: there is nothing to say here."
-NO_COMPARISON = "The sweep has no two workloads that differ in ep alone."
 
 moe_rows = pl.col("kind") == "moe"
 
@@ -37,10 +36,10 @@ def count(number: int, thing: str) -> str:
     return f"{number:,} {thing}" if number == 1 else f"{number:,} {thing}s"
 
 
-def spread(values: pl.Series, unit: str = "") -> str:
+def spread(values: pl.Series, unit: str = "", to: str = " to ") -> str:
     """Return `low to high`, or the one value there is, each with a fitting prefix."""
     low, high = (_shown(value, unit) for value in (values.min(), values.max()))
-    return low if low == high else f"{low} to {high}"
+    return low if low == high else f"{low}{to}{high}"
 
 
 def _shown(value: object, unit: str) -> str:
@@ -57,7 +56,7 @@ def times(values: pl.Series) -> str:
 
 def distinct(frame: pl.DataFrame, column: str) -> str:
     """Return the values of a column, few of them."""
-    return ", ".join(str(value) for value in frame[column].unique().sort())
+    return ", ".join(text(value) for value in frame[column].unique().sort())
 
 
 def box(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:

@@ -1,5 +1,7 @@
 """What MoE layers and everything else put on links."""
 
+from typing import Any
+
 import polars as pl
 
 from moesweep.tables.inputs import Inputs
@@ -37,6 +39,8 @@ _SEED = (
 )
 """Title in the seed's words, our group kinds, what the seed says of it."""
 
+_EXPERT_KINDS = ("ep", "etp", "edp", "tp_ep")
+
 
 def communication_patterns(inputs: Inputs, tables: Tables) -> list[str]:
     """Return each pattern of the seed with our ops, counts and bytes, and one worked example."""
@@ -67,33 +71,50 @@ def _pattern(traffic: pl.DataFrame, kind: str, workloads: int) -> list[str]:
     ops = ", ".join(traffic["op"].unique(maintain_order=True))
     return [
         *bullet(f"{kind}: {collectives} ({ops}) in {summed.height} of {workloads} workloads", indent=3),
-        *bullet(
-            f"groups of {spread(traffic['group_size'])}; buffers of {spread(traffic['comm_bytes'], 'byte')}; "
-            f"{spread(summed['executions_per_rank'])} executions; "
-            f"{spread(summed['wire_bytes_per_rank'], 'byte')} on links; "
-            f"{spread(summed['seconds_per_rank'], 's')}",
-            " ",
-            indent=3,
-        ),
+        f"       group size {spread(traffic['group_size'])}; buffer {spread(traffic['comm_bytes'], 'byte')}",
+        f"       executions {spread(summed['executions_per_rank'])}",
+        f"       on links {spread(summed['wire_bytes_per_rank'], 'byte')}; "
+        f"time {spread(summed['seconds_per_rank'], 's')}",
     ]
 
 
 def _worked_example(tables: Tables) -> list[str]:
+    """Return the expert traffic of the first distribution example op by op, and all its traffic by group."""
     workload = tables["distribution_examples"]["workload"][0]
-    rows = tables["communication"].filter(pl.col("workload") == workload)
+    ops = tables["communication"].filter(pl.col("workload") == workload)
     cells = [
         (
             row["op"],
             row["phase"],
-            row["collective"],
             f"{row['group_kind']} {row['group_size']}",
-            quantity(row["comm_bytes"], "byte"),
-            f"{row['executions_per_rank']:,.0f}",
-            quantity(row["wire_bytes_per_rank"], "byte"),
-            quantity(row["seconds_per_rank"], "s"),
+            *_amounts(row, "comm_bytes"),
         )
-        for row in rows.iter_rows(named=True)
+        for row in ops.filter(pl.col("group_kind").is_in(_EXPERT_KINDS)).iter_rows(named=True)
     ]
-    headers = ("op", "phase", "collective", "group", "buffer", "runs", "on links", "time")
-    title = f"Worked example: {workload}, mean rank, one iteration"
-    return [title, "", *columns(headers, cells)]
+    groups = (
+        tables["communication_by_group"]
+        .filter(pl.col("workload") == workload)
+        .group_by("group_kind", "group_size", maintain_order=True)
+        .agg(pl.col("executions_per_rank", "wire_bytes_per_rank", "seconds_per_rank", "wire_share").sum())
+    )
+    totals = [
+        (row["group_kind"], str(row["group_size"]), *_amounts(row), f"{100 * row['wire_share']:.2f}%")
+        for row in groups.iter_rows(named=True)
+    ]
+    return [
+        f"Worked example: {workload},",
+        "mean rank, one iteration:",
+        "",
+        *columns(("op", "phase", "group", "buffer", "runs", "on links", "time"), cells),
+        "",
+        *columns(("group", "size", "runs", "on links", "time", "of all bytes"), totals),
+    ]
+
+
+def _amounts(row: dict[str, Any], *buffer: str) -> tuple[str, ...]:
+    return (
+        *(quantity(row[name], "byte", 3) for name in buffer),
+        f"{row['executions_per_rank']:,.0f}",
+        quantity(row["wire_bytes_per_rank"], "byte", 3),
+        quantity(row["seconds_per_rank"], "s", 3),
+    )
