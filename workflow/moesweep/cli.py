@@ -9,6 +9,7 @@ from importlib.metadata import version
 from moesweep.commands import add_commands
 from moesweep.export.command import add_commands as add_export
 from moesweep.problems import BadInput
+from moesweep.traffic.command import add_commands as add_traffic
 
 
 def parser() -> argparse.ArgumentParser:
@@ -20,6 +21,7 @@ def parser() -> argparse.ArgumentParser:
     commands = top.add_subparsers(required=True, metavar="COMMAND")
     add_commands(commands)
     add_export(commands)
+    add_traffic(commands)
     return top
 
 

@@ -45,6 +45,15 @@ class Results:
         """The costed program of one workload."""
         return self.root / "costs" / "ops" / f"workload={workload}" / "ops.parquet"
 
+    def traffic(self, level: str, workload: str) -> Path:
+        """One workload's traffic matrix between ranks, nodes or rails."""
+        return self.root / "traffic" / level / f"workload={workload}" / "traffic.parquet"
+
+    @property
+    def links(self) -> Path:
+        """The bytes of every workload by link, group kind and phase."""
+        return self.root / "traffic" / "links.parquet"
+
     def table(self, name: str, suffix: str) -> Path:
         """One of the small tables, as parquet, csv or md."""
         return self.root / "tables" / f"{name}.{suffix}"

@@ -23,6 +23,7 @@ ENTRY = {
     "trace": "moesweep.trace.files",
     "cost": "moesweep.cost.files",
     "tables": "moesweep.tables.files",
+    "traffic": "moesweep.traffic.files",
 }
 """The module behind each stage's command; all that it imports, directly or not, is the stage's code."""
 
@@ -32,6 +33,7 @@ DICTIONARIES = {
     "trace": list(TRACE_TABLES),
     "cost": ["cost_ops", "costs"],
     "tables": list(TABLES),
+    "traffic": ["traffic", "links"],
 }
 """The column dictionaries that a stage writes by."""
 
@@ -101,6 +103,7 @@ class Plan:
         files = {
             "enumerate": [results.workloads],
             "validate": [results.validation],
+            "traffic": [results.links, *(results.traffic("node", id_) for id_ in self.ids)],
             "cost": [results.costs, *(results.cost_ops(id_) for id_ in self.ids)],
             "tables": [
                 results.summary,

@@ -1,0 +1,286 @@
+"""Traffic matrices: worked out by hand, against a naive count, and at the scale of 4,096 ranks."""
+
+import json
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from moesweep.cli import main
+from moesweep.layout import Results
+from moesweep.parallelism import groups, ranks
+from moesweep.tablefile import read_table, write_table
+from moesweep.trace.files import write_traces
+from moesweep.trace.programs import programs
+from moesweep.traffic.links import links
+from moesweep.traffic.matrices import aggregated, rank_matrix
+from moesweep.traffic.shares import shares
+from naive_trace import naive_groups, naive_ops
+from small import DENSE, VARIED, small
+
+Cells = dict[tuple[int, int, str, str], int]
+
+# tp = pp = ep = edp = 2 on 16 ranks, 8 micro-batches of 64 tokens, hidden 64, T = 8192 bytes, two layers a
+# stage. Every sum below is one rank's, over the iteration, in bytes: executions * wire bytes of one.
+# Stage 0 is ranks 0-7, stage 1 ranks 8-15.
+MICROBATCHES, LAYERS = 8, 2
+HALF = 8192 // 2  # what all_gather and reduce_scatter of T put on links in a group of two
+BY_HAND: dict[tuple[str, str], tuple[int, int]] = {
+    # attention's gather and scatter; stage 0 also all_reduces T after the embedding, stage 1 gathers T for
+    # the logits and all_reduces three times 4bs = 256 bytes for the cross entropy
+    ("tp", "forward"): (8 * (2 * 2 * HALF + 2 * HALF), 8 * (2 * 2 * HALF + HALF + 3 * 256)),
+    # attention: two gathers and a scatter; stage 0 gathers for the embedding, stage 1 twice at the head
+    ("tp", "backward"): (8 * (2 * 3 * HALF + HALF), 8 * (2 * 3 * HALF + 2 * HALF)),
+    # fp32 gradients of 4h norms and 4h router weights a layer; stage 1 adds 2h of the final norm
+    ("tp", "optimizer"): (4 * 1024, 4 * (1024 + 128)),
+    # gather and scatter of 2T, experts cut in two
+    ("etp", "forward"): (8 * 2 * 2 * 8192, 8 * 2 * 2 * 8192),
+    ("etp", "backward"): (8 * 2 * 2 * 8192, 8 * 2 * 2 * 8192),
+    # dispatch and combine of kT/t = 8192 bytes, half of which stays
+    ("ep", "forward"): (8 * 2 * 2 * 4096, 8 * 2 * 2 * 4096),
+    ("ep", "backward"): (8 * 2 * 2 * 4096, 8 * 2 * 2 * 4096),
+    # counts of 4 experts, 8 bytes each, from 4 ranks: 128 bytes, three quarters of them received
+    ("tp_ep", "forward"): (8 * 2 * 96, 8 * 2 * 96),
+    # T/t a micro-batch, from stage 0 forward and from stage 1 backward
+    ("pp", "forward"): (8 * 4096, 0),
+    ("pp", "backward"): (0, 8 * 4096),
+    # 4 + 2 bytes of 54,272 and 50,304 parameters, three quarters of them on links
+    ("dp", "optimizer"): (244_224, 226_368),
+    # 4 + 2 bytes of 65,536 expert parameters, half of them
+    ("edp", "optimizer"): (196_608, 196_608),
+    # the fp32 gradients of half of 1,024 words by 64
+    ("embedding", "optimizer"): (131_072, 131_072),
+    # 4 bytes: 2 * 15 / 16 * 4 rounded down
+    ("world", "optimizer"): (7, 7),
+}
+RINGS: dict[str, list[list[int]]] = {
+    "tp": [[0, 1], [2, 3], [4, 5], [6, 7], [8, 9], [10, 11], [12, 13], [14, 15]],
+    "etp": [[0, 1], [2, 3], [4, 5], [6, 7], [8, 9], [10, 11], [12, 13], [14, 15]],
+    "ep": [[0, 2], [1, 3], [4, 6], [5, 7], [8, 10], [9, 11], [12, 14], [13, 15]],
+    "tp_ep": [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 10, 11], [12, 13, 14, 15]],
+    "pp": [[0, 8], [1, 9], [2, 10], [3, 11], [4, 12], [5, 13], [6, 14], [7, 15]],
+    "dp": [[0, 2, 4, 6], [1, 3, 5, 7], [8, 10, 12, 14], [9, 11, 13, 15]],
+    "edp": [[0, 4], [1, 5], [2, 6], [3, 7], [8, 12], [9, 13], [10, 14], [11, 15]],
+    "embedding": [[0, 8], [1, 9], [2, 10], [3, 11], [4, 12], [5, 13], [6, 14], [7, 15]],
+    "world": [list(range(16))],
+}
+
+
+def matrix_of(workload: pl.DataFrame) -> pl.DataFrame:
+    row = workload.row(0, named=True)
+    return rank_matrix(programs(workload), groups(row), ranks(row))
+
+
+def cells(matrix: pl.DataFrame) -> Cells:
+    return {(src, dst, kind, phase): size for src, dst, kind, phase, size in matrix.rows()}
+
+
+def test_sixteen_ranks_by_hand() -> None:
+    expected = {
+        (src, ring[(place + 1) % len(ring)], kind, phase): by_stage[src // 8]
+        for (kind, phase), by_stage in BY_HAND.items()
+        for ring in RINGS[kind]
+        for place, src in enumerate(ring)
+        if by_stage[src // 8]
+    }
+    assert cells(matrix_of(small())) == expected
+
+
+def naive_matrix(workload: pl.DataFrame) -> Cells:
+    """Every op of every rank, one message after the other."""
+    row = workload.row(0, named=True)
+    members = naive_groups(row)
+    sums: dict[tuple[int, str, str, str, int], int] = Counter()
+    for op in naive_ops(row):
+        if op["wire_bytes"]:
+            key = (op["rank"], op["group_kind"], op["phase"], op["collective"], op["group_id"])
+            sums[key] += op["wire_bytes"] * op["num_microbatches"]
+    sent: Cells = Counter()
+    for (rank, kind, phase, collective, group_id), size in sums.items():
+        group = members[kind][group_id]
+        n, place = len(group), group.index(rank)
+        if collective == "all_to_all":
+            left = size
+            for step in range(1, n):
+                part = -(-left // (n - step))
+                sent[rank, group[(place + step) % n], kind, phase] += part
+                left -= part
+        else:
+            step = -1 if collective == "send" and phase == "backward" else 1
+            sent[rank, group[(place + step) % n], kind, phase] += size
+    return dict(sent)
+
+
+@pytest.mark.parametrize("name", VARIED)
+def test_every_option_against_a_naive_count(name: str) -> None:
+    workload = small(**VARIED[name])
+    matrix = matrix_of(workload)
+    assert cells(matrix) == naive_matrix(workload)
+    assert matrix.select("src", "dst", "group_kind", "phase").is_duplicated().sum() == 0
+
+
+@pytest.mark.parametrize("ep", [2, 4, 8])
+def test_every_peer_of_an_all_to_all_is_there(ep: int) -> None:
+    workload = small(ep=ep, num_experts=8, world_size=32)
+    exchanged = matrix_of(workload).filter(pl.col("group_kind") == "ep")
+    assert exchanged.height == 2 * 32 * (ep - 1)
+    assert exchanged["bytes"].n_unique() == 1
+    assert not (exchanged["src"] == exchanged["dst"]).any()
+
+
+@pytest.mark.parametrize("wire", [0, 1, 2, 3, 4, 1000, 1001, 10**15 + 1])
+def test_remainders_of_an_all_to_all_lose_nothing(wire: int) -> None:
+    program = programs(small(ep=4, world_size=32)).filter(pl.col("op") == "moe_dispatch").head(1)
+    one = program.with_columns(wire_bytes=pl.lit(wire), num_microbatches=pl.lit(1, dtype=pl.Int64))
+    parts = shares(one)["bytes"].to_list()
+    assert sum(parts) == wire
+    assert wire < 3 or max(parts) - min(parts) <= 1
+    # The same offsets for every member: what a rank receives is what it sends.
+    assert shares(one)["offset"].n_unique() == len(parts)
+
+
+def test_sent_is_received_within_a_stage() -> None:
+    matrix = matrix_of(small(num_experts=8, ep=8, world_size=64)).filter(~pl.col("group_kind").is_in(["pp"]))
+    for kind in ("tp", "etp", "ep", "dp", "edp", "tp_ep"):
+        rows = matrix.filter(pl.col("group_kind") == kind)
+        sent, received = (
+            rows.group_by(pl.col(end).alias("rank"), "phase").agg(pl.col("bytes").sum()).sort("rank", "phase")
+            for end in ("src", "dst")
+        )
+        assert sent.equals(received)
+
+
+def test_a_single_rank_talks_to_nobody() -> None:
+    matrix = matrix_of(small(**VARIED["dense, alone"]))
+    assert matrix.is_empty()
+    assert aggregated(matrix, "node", 8).is_empty()
+    assert links(matrix, 1, 8).is_empty()
+
+
+def test_nodes_and_rails_are_sums_of_ranks() -> None:
+    matrix = matrix_of(small(world_size=64, ep=4))
+    expected: dict[str, Cells] = {"node": Counter(), "rail": Counter()}
+    for (src, dst, kind, phase), size in cells(matrix).items():
+        expected["node"][src // 8, dst // 8, kind, phase] += size
+        if src // 8 != dst // 8:
+            expected["rail"][src % 8, dst % 8, kind, phase] += size
+    assert cells(aggregated(matrix, "node", 8)) == dict(expected["node"])
+    assert cells(aggregated(matrix, "rail", 8)) == dict(expected["rail"])
+
+
+def test_links_split_what_leaves_a_node_from_what_stays() -> None:
+    # tp pairs are neighbours; with two GPUs a node everything else crosses.
+    matrix = matrix_of(small())
+    found = links(matrix, 16, 2)
+    inside = found.filter(pl.col("link") == "node")
+    assert set(inside["group_kind"]) == {"tp", "etp", "tp_ep", "world"}
+    tp = inside.filter((pl.col("group_kind") == "tp") & (pl.col("phase") == "forward")).row(0, named=True)
+    first, last = BY_HAND["tp", "forward"]
+    assert tp["total_bytes"] == 8 * (first + last)
+    assert tp["bytes_per_gpu"] == (first + last) / 2
+    assert tp["busiest_gpu_bytes"] == max(first, last)
+    assert found["total_bytes"].sum() == matrix["bytes"].sum()
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory) -> Results:
+    """The traces of two workloads with their catalogue."""
+    results = Results(tmp_path_factory.mktemp("results"))
+    workloads = pl.concat([small(), small(**DENSE, world_size=32)])
+    write_table(workloads, results.workloads, "workloads")
+    write_traces(workloads, results)
+    return results
+
+
+def test_the_command_writes_every_node_matrix_and_the_links(results: Results) -> None:
+    assert main(["traffic", "--results", str(results.root)]) == 0
+    workloads = read_table(results.workloads, "workloads")
+    for id_ in workloads["workload"]:
+        ops = read_table(results.trace("ops", id_), "ops")
+        on_links = (ops["wire_bytes"] * ops["num_microbatches"]).sum()
+        node = read_table(results.traffic("node", id_), "traffic")
+        assert node["bytes"].sum() == on_links
+        of_links = read_table(results.links, "links").filter(pl.col("workload") == id_)
+        assert of_links["total_bytes"].sum() == on_links
+
+
+@pytest.mark.parametrize("level", ["rank", "node", "rail"])
+def test_one_workload_at_any_level(results: Results, tmp_path: Path, level: str) -> None:
+    id_ = read_table(results.workloads, "workloads")["workload"][0]
+    out = tmp_path / "out.parquet"
+    command = ["traffic", "--results", str(results.root), "--workload", id_, "--level", level]
+    assert main([*command, "--out", str(out)]) == 0
+    assert pl.read_parquet_metadata(out)["moesweep.level"] == level
+    assert main(command) == 0
+    assert read_table(results.traffic(level, id_), "traffic").equals(read_table(out, "traffic"))
+
+
+def test_row_sums_are_the_trace_of_each_rank(results: Results) -> None:
+    for id_ in read_table(results.workloads, "workloads")["workload"]:
+        command = ["traffic", "--results", str(results.root), "--workload", id_, "--level", "rank"]
+        assert main(command) == 0
+        sent = read_table(results.traffic("rank", id_), "traffic").group_by("src").agg(pl.col("bytes").sum())
+        wire = pl.col("wire_bytes") * pl.col("num_microbatches")
+        traced = read_table(results.trace("ops", id_), "ops").group_by("rank").agg(wire.sum())
+        assert dict(sent.rows()) == dict(traced.rows())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            ["--level", "rak", "--workload", "{id}"],
+            "--level: known: there is no level rak; did you mean rank?",
+        ),
+        (
+            ["--workload", "{id}x"],
+            "--workload: known: there is no workload {id}x in the sweep; did you mean {id}",
+        ),
+        (["--level", "rail"], "--level: needs_workload: is for one workload's matrix"),
+        (["--out", "x.parquet"], "--out: needs_workload: is for one workload's matrix"),
+    ],
+)
+def test_mistakes(
+    results: Results, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
+) -> None:
+    id_ = read_table(results.workloads, "workloads")["workload"][0]
+    filled = [argument.format(id=id_) for argument in arguments]
+    assert main(["traffic", "--results", str(results.root), *filled]) == 2
+    assert message.format(id=id_) in capsys.readouterr().err
+
+
+def test_a_missing_trace_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_table(small(), Results(tmp_path).workloads, "workloads")
+    assert main(["traffic", "--results", str(tmp_path)]) == 2
+    assert "programs.parquet" in capsys.readouterr().err
+    assert not (tmp_path / "traffic").exists()
+
+
+MEASURE = """
+import json, resource, sys, time
+from moesweep.cli import main
+code = main(["traffic", "--results", sys.argv[1], "--workload", sys.argv[2], "--level", "rank"])
+used = resource.getrusage(resource.RUSAGE_SELF)
+print(json.dumps([code, used.ru_utime + used.ru_stime, used.ru_maxrss * 1024]))
+"""
+
+
+def test_four_thousand_ranks_in_ten_cpu_seconds_and_a_gigabyte(tmp_path: Path) -> None:
+    results = Results(tmp_path)
+    workload = small(world_size=4096, tp=8, pp=4, ep=64, num_experts=64, global_batch_size=1024)
+    row = workload.row(0, named=True)
+    write_table(workload, results.workloads, "workloads")
+    for name, frame in {"programs": programs(workload), "groups": groups(row), "ranks": ranks(row)}.items():
+        write_table(frame, results.trace(name, row["workload"]), name)
+    command = [sys.executable, "-c", MEASURE, str(tmp_path), row["workload"]]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    code, cpu_seconds, peak_bytes = json.loads(done.stdout)
+    assert code == 0
+    assert cpu_seconds < 10
+    # ru_maxrss is in KiB on Linux and in bytes on macOS.
+    assert peak_bytes < 2**30 or sys.platform == "darwin"
+    matrix = read_table(results.traffic("rank", row["workload"]), "traffic")
+    assert matrix.filter(pl.col("group_kind") == "ep").height == 2 * 4096 * 63

@@ -1,0 +1,57 @@
+"""Sparse traffic matrices: who sends how much to whom, by group kind and phase."""
+
+from typing import Literal, get_args
+
+import polars as pl
+
+from moesweep.traffic.shares import shares
+
+Level = Literal["rank", "node", "rail"]
+LEVELS: tuple[Level, ...] = get_args(Level)
+
+CELL = ("src", "dst", "group_kind", "phase")
+"""What a row of a matrix stands for; its value is `bytes`."""
+
+
+def rank_matrix(program: pl.DataFrame, groups: pl.DataFrame, ranks: pl.DataFrame) -> pl.DataFrame:
+    """Return src, dst, group_kind, phase and bytes of one iteration, one row per pair of ranks that talk.
+
+    From the tables `programs`, `groups` and `ranks` of one workload; ordered by src, dst, kind and phase.
+    The rows of a src sum to the wire bytes of that rank's trace, exactly.
+    """
+    # A group's members stand one after the other in `groups`, so a peer is found by its distance.
+    row = pl.int_range(pl.len(), dtype=pl.Int64)
+    members = groups.with_columns(first=row - pl.col("position"))
+    peer = pl.col("first") + (pl.col("position") + pl.col("offset")) % pl.col("group_size")
+    sends = (
+        members.join(ranks.select("rank", "stage"), on="rank")
+        .join(shares(program), on=["stage", "group_kind"])
+        .select("rank", "group_kind", "phase", "bytes", peer=peer)
+    )
+    return (
+        sends.with_columns(src=pl.col("rank"), dst=groups["rank"].gather(sends["peer"]))
+        .select(*CELL, "bytes")
+        .sort(CELL)
+    )
+
+
+def aggregated(matrix: pl.DataFrame, level: Level, gpus_per_node: int) -> pl.DataFrame:
+    """Return a rank matrix summed over nodes or rails; as it is for level `rank`.
+
+    node: ranks fill nodes in order, rank // gpus_per_node; the diagonal is what stays on a node's links.
+    rail: rank % gpus_per_node, the GPUs that share a rail switch; only what leaves its node, because what
+    stays inside travels on no rail.
+    """
+    if level == "rank":
+        return matrix
+    ends = pl.col("src", "dst")
+    if level == "node":
+        placed = matrix.with_columns(ends // gpus_per_node)
+    else:
+        placed = matrix.filter(leaves_node(gpus_per_node)).with_columns(ends % gpus_per_node)
+    return placed.group_by(CELL).agg(pl.col("bytes").sum()).sort(CELL)
+
+
+def leaves_node(gpus_per_node: int) -> pl.Expr:
+    """Return whether the two ranks of a row stand on different nodes."""
+    return pl.col("src") // gpus_per_node != pl.col("dst") // gpus_per_node

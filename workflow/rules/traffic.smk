@@ -1,0 +1,12 @@
+# Who sends how much to whom: node matrices of every workload, and which links carry what.
+rule traffic:
+    input:
+        PLAN.inputs("traffic"),
+        PLAN.outputs("enumerate"),
+        PLAN.outputs("trace"),
+    output:
+        PLAN.outputs("traffic"),
+    params:
+        node=PLAN.gpus_per_node,
+    shell:
+        "moesweep traffic"
