@@ -126,7 +126,7 @@ def _workloads(runs: pl.DataFrame) -> pl.DataFrame:
             normalization=pl.when(llama_like).then(pl.lit("rmsnorm")).otherwise(pl.lit("layernorm")),
             position_embedding=pl.when(llama_like).then(pl.lit("rope")).otherwise(pl.lit("learned")),
             tied_embeddings=~llama_like,
-            routing=pl.lit("balanced"),
+            routing=pl.lit("uncontrolled"),
             attention=pl.when(mla)
             .then(pl.lit("mla"))
             .when(grouped)

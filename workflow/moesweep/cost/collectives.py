@@ -7,6 +7,7 @@ communicators that cross at the same time. Ranks fill nodes in order.
 
 import polars as pl
 
+from moesweep.cost.load import balanced, busiest_share
 from moesweep.cost.timing import Timing, constant
 from moesweep.expressions import by_word
 from moesweep.parallelism import GROUP_KINDS, placement
@@ -47,52 +48,87 @@ def nic_bandwidth() -> pl.Expr:
     return constant("nic_bytes_per_second") * constant("fabric_efficiency")
 
 
+def _inside_bandwidth() -> pl.Expr:
+    """Return a ring's bus bandwidth inside a node: that of its size, or less where its members stand apart.
+
+    All groups of a kind run at once; without a switch, rings of members 2 or 4 apart share bridges.
+    """
+    apart = (
+        pl.when(pl.col("stride") <= 1)
+        .then(float("inf"))
+        .when(pl.col("stride") <= 2)
+        .then(constant("node_bus_2_apart_bytes_per_second"))
+        .otherwise(constant("node_bus_4_apart_bytes_per_second"))
+    )
+    return pl.min_horizontal(_by_size("node_bus_{}_bytes_per_second"), apart)
+
+
+def _outside_seconds() -> tuple[pl.Expr, pl.Expr]:
+    """Return latency and transfer time of a ring across nodes, by the faster of NCCL's protocols.
+
+    Long messages run at full bandwidth with slow steps (Simple), short ones the other way round (LL:
+    flags beside the data halve the bandwidth; NCCL `tuning.cc`).
+    """
+    passes = pl.when(pl.col("collective") == "all_reduce").then(2.0).otherwise(1.0)
+    network_hops = passes * (nodes - 1)
+    node_hops = passes * (size - 1) - network_hops
+    node_network = constant("ring_efficiency") * nic_bandwidth() * constant("gpus_per_node")
+    derate = pl.when(pl.col("group_kind").is_in(DATA_PARALLEL)).then(constant("dp_efficiency")).otherwise(1.0)
+    bandwidth = derate * pl.min_horizontal(constant("node_bus_8_bytes_per_second"), node_network / sharing)
+
+    def latency(prefix: str) -> pl.Expr:
+        base, inner, outer = (
+            constant(f"{prefix}{part}_seconds") for part in ("ring_base", "node_hop", "network_hop")
+        )
+        return base + node_hops * inner + network_hops * outer
+
+    transfer = pl.col("wire_bytes") / bandwidth
+    slow_transfer = pl.col("wire_bytes") / pl.min_horizontal(bandwidth / 2, constant("ll_bytes_per_second"))
+    short = latency("ll_") + slow_transfer < latency("") + transfer
+    return (
+        pl.when(short).then(latency("ll_")).otherwise(latency("")),
+        pl.when(short).then(slow_transfer).otherwise(transfer),
+    )
+
+
 def ring() -> Timing:
     """Return a ring all_gather, reduce_scatter or all_reduce of `wire_bytes` a rank.
 
     An all_reduce takes 2(n-1) steps, the others n-1. Across nodes 2(nodes-1), or nodes-1, of them are
     network hops, and the bandwidth is the node's NICs over the communicators that share them, at most
-    the node's own; data-parallel rings, many and long, reach `dp_efficiency` of it.
+    the node's own; data-parallel rings, many and long, reach `dp_efficiency` of it. Gathers of uneven
+    parts run as one broadcast a part, whose links carry n parts instead of n-1.
     """
-    passes = pl.when(pl.col("collective") == "all_reduce").then(2.0).otherwise(1.0)
-    contiguous = pl.col("stride") <= 1
-    inside_latency = _by_size("node_latency_{}_seconds") * passes / 2
-    inside = (
-        pl.when(contiguous)
-        .then(_by_size("node_bus_{}_bytes_per_second"))
-        .otherwise(_by_size("node_strided_bus_{}_bytes_per_second"))
+    all_reduce = pl.col("collective") == "all_reduce"
+    inside_latency = _by_size("node_latency_{}_seconds") * pl.when(all_reduce).then(1.0).otherwise(0.5)
+    inside = pl.col("wire_bytes") / _inside_bandwidth()
+    outside_latency, outside = _outside_seconds()
+    uneven = (pl.col("group_kind") == "etp") & ~balanced
+    return Timing.link(
+        pl.when(crosses).then(outside_latency).otherwise(inside_latency),
+        pl.when(crosses).then(outside).otherwise(inside)
+        * pl.when(uneven).then(size / (size - 1) * busiest_share()).otherwise(1.0),
     )
-    network_hops = passes * (nodes - 1)
-    node_hops = passes * (size - 1) - network_hops
-    outside_latency = (
-        constant("ring_base_seconds")
-        + node_hops * constant("node_hop_seconds")
-        + network_hops * constant("network_hop_seconds")
-    )
-    node_network = constant("ring_efficiency") * nic_bandwidth() * constant("gpus_per_node")
-    derate = pl.when(pl.col("group_kind").is_in(DATA_PARALLEL)).then(constant("dp_efficiency")).otherwise(1.0)
-    outside = derate * pl.min_horizontal(constant("node_bus_8_bytes_per_second"), node_network / sharing)
-    latency = pl.when(crosses).then(outside_latency).otherwise(inside_latency)
-    return Timing.link(latency, pl.col("wire_bytes") / pl.when(crosses).then(outside).otherwise(inside))
 
 
 def all_to_all() -> Timing:
     """Return a direct all_to_all: every rank sends its shares over NVLink and its NIC at the same time.
 
-    latency · log2(n) + max(share to the node / node bandwidth, share beyond / NIC), times the
-    imbalance of routing. Of n members, g stand on one node: (g-1)/n and (n-g)/n of the send buffer.
+    latency · log2(n) + max(share to the node / node bandwidth, share beyond / NIC), times the busiest
+    rank's load. Of n members, g stand on one node: (g-1)/n and (n-g)/n of the send buffer.
     """
     buffer = pl.col("comm_bytes") / size
     inside = (members - 1) * buffer / _by_size("node_all_to_all_{}_bytes_per_second")
     beyond = (size - members) * buffer / (constant("all_to_all_efficiency") * nic_bandwidth())
     latency = constant("all_to_all_latency_seconds") * size.log(2)
-    return Timing.link(latency, pl.max_horizontal(inside, beyond) * constant("routing_imbalance"))
+    return Timing.link(latency, pl.max_horizontal(inside, beyond) * busiest_share())
 
 
 def message() -> Timing:
     """Return one send between neighbouring stages: over the NIC if the stages stand on different nodes."""
-    stage_apart = pl.col("tp") * pl.col("dp") >= constant("gpus_per_node")
-    link = pl.when(stage_apart).then(nic_bandwidth()).otherwise(constant("node_link_bytes_per_second"))
+    between_nodes = pl.col("world_size") > constant("gpus_per_node")
+    inside = pl.min_horizontal(constant("node_link_bytes_per_second"), _inside_bandwidth())
+    link = pl.when(between_nodes).then(nic_bandwidth()).otherwise(inside)
     return Timing.link(
         constant("p2p_latency_seconds"), pl.col("comm_bytes") / (constant("p2p_efficiency") * link)
     )

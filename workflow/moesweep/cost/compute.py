@@ -84,44 +84,33 @@ def gemm() -> Timing:
 
 
 def attention() -> Timing:
-    """Return flash attention's fused kernel, or unfused attention's batched GEMMs and score traffic.
+    """Return flash attention's fused kernel or unfused attention's batched GEMMs, and memory traffic.
 
     Flash: flops over a share of peak that falls with few heads, x/(x + half) for x heads a rank.
     Unfused: two products forward and four backward, of batch·heads matrices whose tiles share
-    waves, at `attention_gemm_efficiency` of a plain GEMM; the scores pass through memory.
+    waves, at `attention_gemm_efficiency` of a plain GEMM. The declared bytes (scores, and q, k, v and
+    output for rotation and transposition) pass through memory between the products, not beside them.
     """
     heads = pl.col("num_attention_heads") / pl.col("tp")
     head_width = pl.col("k") / heads
     batch, rows = pl.col("groups") * heads, pl.col("m").cast(pl.Float64)
 
     def flash(direction: str) -> pl.Expr:
-        share = (
-            constant(f"flash_{direction}_efficiency")
-            * heads
-            / (heads + constant(f"flash_{direction}_half_heads"))
-        )
+        few_heads = heads / (heads + constant(f"flash_{direction}_half_heads"))
+        share = constant(f"flash_{direction}_efficiency") * few_heads
         return pl.col("flops") / (constant("matrix_flops_per_second") * constant("gemm_gain") * share)
 
     def products(scores: int, outputs: int, efficiency: pl.Expr) -> pl.Expr:
         rate = efficiency * constant("attention_gemm_efficiency")
-        return scores * matmul_seconds(rows, rows, head_width, batch, rate) + outputs * matmul_seconds(
-            rows, head_width, rows, batch, rate
-        )
+        score_seconds = matmul_seconds(rows, rows, head_width, batch, rate)
+        output_seconds = matmul_seconds(rows, head_width, rows, batch, rate)
+        return scores * score_seconds + outputs * output_seconds
 
-    unfused = (
-        pl.when(backward_attention)
-        .then(products(1, 3, dgrad_efficiency))
-        .otherwise(products(1, 1, forward_efficiency))
-    )
-    fused = pl.when(backward_attention).then(flash("backward")).otherwise(flash("forward"))
+    forward = pl.when(is_flash).then(flash("forward")).otherwise(products(1, 1, forward_efficiency))
+    backward = pl.when(is_flash).then(flash("backward")).otherwise(products(1, 3, dgrad_efficiency))
     memory = _hbm_seconds(pl.col("hbm_bytes"), constant("elementwise_hbm_fraction"))
-    # The score kernels run between the products, not beside them.
-    return Timing.roofline(
-        pl.when(is_flash).then(fused).otherwise(unfused),
-        pl.when(is_flash).then(memory).otherwise(0.0),
-        constant("kernel_seconds"),
-        pl.when(is_flash).then(0.0).otherwise(memory),
-    )
+    arithmetic = pl.when(backward_attention).then(backward).otherwise(forward)
+    return Timing.roofline(arithmetic, pl.lit(0.0), constant("kernel_seconds"), memory)
 
 
 def memory_bound() -> Timing:
@@ -132,6 +121,8 @@ def memory_bound() -> Timing:
     fraction = (
         pl.when(base_op.is_in(PERMUTATIONS))
         .then(constant("permute_hbm_fraction"))
+        .when(base_op == "cross_entropy")
+        .then(constant("cross_entropy_hbm_fraction"))
         .otherwise(constant("elementwise_hbm_fraction"))
     )
     memory = _hbm_seconds(pl.col("hbm_bytes"), fraction)

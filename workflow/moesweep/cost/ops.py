@@ -3,6 +3,7 @@
 import polars as pl
 
 from moesweep.cost import collectives, compute
+from moesweep.cost.load import busiest_share
 from moesweep.cost.timing import Timing
 from moesweep.expressions import by_word
 
@@ -30,8 +31,12 @@ def timed(rows: pl.LazyFrame) -> pl.LazyFrame:
         .otherwise(pl.col("kind").cast(pl.String))
     )
     floats = collectives.placed(rows).with_columns(pl.col(_QUANTITIES).cast(pl.Float64), model=model)
-    seconds = by_word(
-        pl.col("model"), {name: timing.seconds for name, timing in TIMINGS.items()}, pl.lit(0.0)
-    )
-    bound = by_word(pl.col("model"), {name: timing.bound for name, timing in TIMINGS.items()}, pl.lit(None))
-    return floats.with_columns(seconds=seconds, bound=bound).drop("model")
+    seconds = {name: timing.seconds for name, timing in TIMINGS.items()}
+    bound = {name: timing.bound for name, timing in TIMINGS.items()}
+    # Everything has to wait for the rank whose experts have most to compute.
+    expert = compute.base_op.str.starts_with("expert_") & pl.col("collective").is_null()
+    load = pl.when(expert).then(busiest_share()).otherwise(1.0)
+    return floats.with_columns(
+        seconds=by_word(pl.col("model"), seconds, pl.lit(0.0)) * load,
+        bound=by_word(pl.col("model"), bound, pl.lit(None)),
+    ).drop("model")

@@ -24,6 +24,9 @@ HIDES_BEHIND = {
     "mlp_reduce_grad": "fc1_wgrad",
     "shared_regather": "shared_fc1_dgrad",
     "shared_gather": "shared_fc1_wgrad",
+    "head_regather": "logits_dgrad",
+    "head_gather": "logits_wgrad",
+    "head_reduce_grad": "logits_wgrad",
 }
 """Backward tp collectives and the GEMM that runs beside each."""
 
@@ -80,16 +83,8 @@ def passes(costed: pl.DataFrame, workloads: pl.DataFrame) -> pl.DataFrame:
     comm = pl.sum_horizontal(f"{kind}_comm" for kind in COMM_KINDS)
     exposed = comm - constant("tp_overlap") * pl.col("hidden")
     modern = pl.col("framework") == "megatron-core"
-    forward = (
-        pl.when(modern)
-        .then(constant("host_forward_seconds"))
-        .otherwise(constant("host_forward_2021_seconds"))
-    )
-    backward = (
-        pl.when(modern)
-        .then(constant("host_backward_seconds"))
-        .otherwise(constant("host_backward_2021_seconds"))
-    )
+    forward = pl.when(modern).then(constant("host_seconds")).otherwise(constant("host_2021_seconds"))
+    backward = constant("host_backward_ratio") * forward
     again = pl.when(pl.col("recomputes")).then(forward).otherwise(0.0)
     launches = pl.when(pl.col("phase") == "forward").then(forward).otherwise(backward + again)
     skew = constant("tp_skew_seconds") * (pl.col("tp") - 1) * pl.col("tp_collectives")

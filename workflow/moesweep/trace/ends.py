@@ -15,10 +15,8 @@ from moesweep.trace.vocabulary import (
     send,
 )
 
-LOOKUP_FORWARD, LOOKUP_BACKWARD = (
-    4,
-    10,
-)  # read and write a row; read dy, read and write the fp32 main gradient
+LOOKUP_FORWARD, LOOKUP_BACKWARD = 4, 6  # read and write a row; read dy, read and write the row's gradient
+TABLE_BACKWARD = 10  # zero the table's gradient, add it to the fp32 main gradient; no GEMM does it on the way
 DROPOUT = 5  # read x, write y, 1-byte mask; the same in backward
 LOGIT_FORWARD, LOGIT_BACKWARD = 36, 16  # cast to fp32, max, subtract, exp, sum, divide; then the gradient
 
@@ -45,11 +43,13 @@ def embedding_forward() -> list[Op]:
 
 
 def embedding_backward() -> list[Op]:
-    """Return the gather of the split gradient and the scatter-add into the table."""
+    """Return the gather of the split gradient, and its scatter-add into the whole table's gradient."""
     return [
         _dropout(),
         all_gather("embedding_gather", "tp", s.activation_bytes).only(SP),
-        elementwise("embedding_lookup", LOOKUP_BACKWARD * s.tokens * s.hidden),
+        elementwise(
+            "embedding_lookup", s.hidden * (LOOKUP_BACKWARD * s.tokens + TABLE_BACKWARD * s.vocabulary)
+        ),
     ]
 
 
@@ -83,16 +83,17 @@ def head_backward() -> list[Op]:
     ]
 
 
-def _message_bytes() -> pl.Expr:
-    """Return T/t where the activation is split over tp or Megatron-LM's scatter-gather is on, else T.
+_scatter_gather = s.plain_tensor_parallel & (pl.col("framework") == "megatron-lm")
+"""Megatron-LM sends each tp rank's slice and gathers them on arrival (Narayanan et al. 2021, section 4.1)."""
 
-    Scatter-gather: Narayanan et al. 2021 (arXiv:2104.04473), section 4.1.
-    """
-    split = pl.col("sequence_parallel") | (pl.col("framework") == "megatron-lm")
+
+def _message_bytes() -> pl.Expr:
+    """Return T/t where the activation is split over tp, by sequence parallelism or for the journey, else T."""
+    split = s.sequence_parallel | _scatter_gather
     return s.activation_bytes // pl.when(split).then(s.tp).otherwise(1)
 
 
-def pipeline_messages() -> dict[str, Op]:
+def pipeline_messages() -> dict[str, list[Op]]:
     """Return the four messages of a stage by name, over the stage's columns `stage` and `pp`.
 
     A stage exchanges v chunks per micro-batch. With v > 1 the chunks wrap around: the last stage
@@ -103,10 +104,16 @@ def pipeline_messages() -> dict[str, Op]:
     def chunks(at_the_end: pl.Expr) -> pl.Expr:
         return s.microbatches * (s.chunks - pl.when(at_the_end).then(1).otherwise(0))
 
-    size = _message_bytes()
+    def arrival(name: str, at_the_end: pl.Expr) -> list[Op]:
+        gather = all_gather(f"{name}_gather", "tp", s.activation_bytes).only(_scatter_gather & (s.pp > 1))
+        return [
+            recv(name, "pp", _message_bytes()).times(chunks(at_the_end)),
+            gather.times(chunks(at_the_end)),
+        ]
+
     return {
-        "recv_forward": recv("recv_forward", "pp", size).times(chunks(first)),
-        "send_forward": send("send_forward", "pp", size).times(chunks(last)),
-        "recv_backward": recv("recv_backward", "pp", size).times(chunks(last)),
-        "send_backward": send("send_backward", "pp", size).times(chunks(first)),
+        "recv_forward": arrival("recv_forward", first),
+        "send_forward": [send("send_forward", "pp", _message_bytes()).times(chunks(last))],
+        "recv_backward": arrival("recv_backward", last),
+        "send_backward": [send("send_backward", "pp", _message_bytes()).times(chunks(first))],
     }

@@ -23,7 +23,7 @@ RESIDUAL_FORWARD, RESIDUAL_BACKWARD = (
     5,
 )  # read x and the residual, write sum and mask; read dy and mask, write dx
 SCORE_FORWARD, SCORE_BACKWARD = 9, 11  # mask, softmax, dropout of unfused attention scores
-ROUTER_LOGIT = 8  # read and write of one fp32 router logit
+ROUTER_LOGIT = 12  # softmax and top-k: two reads and a write of one fp32 router logit
 
 SP, PLAIN = s.sequence_parallel, s.plain_tensor_parallel
 
@@ -35,7 +35,7 @@ def _core_attention() -> tuple[Op, Op]:
     that. Flash attention skips the masked half and recomputes the scores in backward (5 products
     for 2; Dao 2023, arXiv:2307.08691).
     """
-    width = (s.query_width + s.value_width) // 2 // s.tp
+    width = (s.query_width + s.core_value_width) // 2 // s.tp
     product = 4 * s.sequence * s.sequence * width * s.batch
     rows = s.ELEMENT_BYTES * s.tokens
     inputs = rows * (s.query_width + s.key_width + s.kv_value_width) // s.tp
@@ -167,8 +167,8 @@ def _router_topk() -> Op:
 
 
 def _permute(name: str) -> Op:
-    """Return the move of b·s/t tokens from or to their k copies each."""
-    return elementwise(name, s.ELEMENT_BYTES * s.hidden * (s.local_tokens + s.copies))
+    """Return the move of b·s/t tokens from or to their k copies each: every copy is read and written."""
+    return elementwise(name, 2 * s.ELEMENT_BYTES * s.hidden * s.copies)
 
 
 def _sort(name: str) -> Op:

@@ -74,7 +74,7 @@ def owned_parameters() -> pl.Expr:
 
 
 def _gradient_reductions(name: str, group_kind: str, parameters: pl.Expr) -> list[Op]:
-    size = s.GRADIENT_BYTES * parameters
+    size = s.gradient_bytes * parameters
     return [
         reduce_scatter(name, group_kind, size).only(s.sharded_optimizer & (parameters > 0)),
         all_reduce(name, group_kind, size).only(~s.sharded_optimizer & (parameters > 0)),
@@ -95,10 +95,10 @@ def optimizer_ops() -> list[Op]:
     ops = [
         *_gradient_reductions("grad_reduce_dense", "dp", dense),
         *_gradient_reductions("grad_reduce_expert", "edp", expert),
-        all_reduce("norm_grad_reduce", "tp", s.GRADIENT_BYTES * replicated_parameters()).only(
+        all_reduce("norm_grad_reduce", "tp", s.gradient_bytes * replicated_parameters()).only(
             s.sequence_parallel
         ),
-        all_reduce("embedding_grad_reduce", "embedding", s.GRADIENT_BYTES * s.vocabulary * s.hidden).only(
+        all_reduce("embedding_grad_reduce", "embedding", s.gradient_bytes * s.vocabulary * s.hidden).only(
             both_ends
         ),
         all_reduce("grad_norm", "world", pl.lit(4, dtype=pl.Int64)),

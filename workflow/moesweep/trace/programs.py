@@ -27,16 +27,16 @@ def _sections() -> list[list[_Section]]:
     """Return the sections in program order; those of one inner list alternate layer by layer."""
     message = ends.pipeline_messages()
     return [
-        [_Section("stage", "forward", [message["recv_forward"]])],
+        [_Section("stage", "forward", message["recv_forward"])],
         [_Section("first", "forward", ends.embedding_forward())],
         [_Section(kind, "forward", layers.layer_forward(kind)) for kind in ("dense", "moe")],
         [_Section("last", "forward", ends.head_forward())],
-        [_Section("stage", "forward", [message["send_forward"]])],
-        [_Section("stage", "backward", [message["recv_backward"]])],
+        [_Section("stage", "forward", message["send_forward"])],
+        [_Section("stage", "backward", message["recv_backward"])],
         [_Section("last", "backward", ends.head_backward())],
         [_Section(kind, "backward", layers.layer_backward(kind)) for kind in ("dense", "moe")],
         [_Section("first", "backward", ends.embedding_backward())],
-        [_Section("stage", "backward", [message["send_backward"]])],
+        [_Section("stage", "backward", message["send_backward"])],
         [_Section("stage", "optimizer", optimizer_ops())],
     ]
 

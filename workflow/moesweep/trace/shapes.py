@@ -1,7 +1,7 @@
 """The quantities of one rank's share of the work, as polars expressions over a workload's columns.
 
 Symbols in comments: b micro-batch, s sequence, h hidden, a heads, V padded vocabulary, t tp, e ep,
-E experts, k top-k. A bf16 or fp16 element is 2 bytes, a main gradient 4.
+E experts, k top-k. A bf16 or fp16 element is 2 bytes.
 """
 
 import polars as pl
@@ -9,7 +9,6 @@ import polars as pl
 from moesweep.parallelism import GROUP_KINDS
 
 ELEMENT_BYTES = 2
-GRADIENT_BYTES = 4
 
 tp, pp, ep, etp = (pl.col(name) for name in ("tp", "pp", "ep", "etp"))
 dp, edp, world = (pl.col(name) for name in ("dp", "edp", "world_size"))
@@ -41,11 +40,16 @@ vocabulary = pl.col("padded_vocab_size") // tp  # V/t, this rank's slice
 qk_head = pl.col("qk_nope_head_dim") + pl.col("qk_rope_head_dim")
 query_width = pl.when(mla).then(heads * qk_head).otherwise(hidden)
 value_width = pl.when(mla).then(heads * pl.col("v_head_dim")).otherwise(hidden)
+# Flash attention has one head size: values are padded to the width of queries.
+core_value_width = pl.when(mla & flash).then(query_width).otherwise(value_width)
 kv_width = hidden * pl.col("num_query_groups") // heads  # h_kv = h·groups/a
 key_width = pl.when(mla).then(query_width).otherwise(kv_width)
 kv_value_width = pl.when(mla).then(value_width).otherwise(kv_width)
 kv_up_width = heads * (pl.col("qk_nope_head_dim") + pl.col("v_head_dim"))
 kv_down_width = pl.col("kv_lora_rank") + pl.col("qk_rope_head_dim")
+gradient_bytes = pl.when(pl.col("dtype") == "fp16").then(2).otherwise(4)
+"""What a gradient takes when it is reduced: Megatron forces fp32 with bf16, and leaves fp16 as it is."""
+
 scores = batch * heads * sequence * sequence // tp  # elements of the rank's score matrices
 
 gate = pl.when(gated).then(2).otherwise(1)  # a gated MLP's first layer is twice as wide

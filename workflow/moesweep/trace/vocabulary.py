@@ -5,8 +5,9 @@ from dataclasses import dataclass, replace
 
 import polars as pl
 
-from moesweep.trace.shapes import ELEMENT_BYTES, GRADIENT_BYTES, GROUP_SIZE
+from moesweep.trace.shapes import ELEMENT_BYTES, GROUP_SIZE
 
+MAIN_GRADIENT_BYTES = 4
 ZERO = pl.lit(0, dtype=pl.Int64)
 ALWAYS = pl.lit(True)
 
@@ -76,7 +77,7 @@ def linear_backward(forward: Op) -> tuple[Op, Op]:
     dgrad = gemm(f"{forward.name}_dgrad", forward.m, forward.k, forward.n, forward.kind, forward.groups)
     wgrad_bytes = (
         ELEMENT_BYTES * forward.m * (forward.k + forward.n)
-        + 2 * GRADIENT_BYTES * forward.groups * forward.n * forward.k
+        + 2 * MAIN_GRADIENT_BYTES * forward.groups * forward.n * forward.k
     )
     wgrad = replace(
         gemm(f"{forward.name}_wgrad", forward.n, forward.k, forward.m, forward.kind, forward.groups),
