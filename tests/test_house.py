@@ -18,7 +18,11 @@ import moesweep
 ROOT = Path(__file__).resolve().parents[1]
 LIBRARY = ROOT / "workflow" / "moesweep"
 TASKS = {"sweep", "test", "check", "bench"}
-CONDA_NAMES = {"snakemake": "snakemake-minimal", "duckdb": "python-duckdb"}
+CONDA_NAMES = {
+    "duckdb": "python-duckdb",
+    "matplotlib": "matplotlib-base",
+    "snakemake": "snakemake-minimal",
+}
 NOT_FROM_PYPI = {"python", "make"}
 MAX_FILE_LINES = 400
 MAX_FUNCTION_LINES = 60
