@@ -14,36 +14,42 @@ _OPTIONS = {
     "Sequence parallel": "sequence_parallel",
     "Distributed optimizer": "distributed_optimizer",
     "Virtual pipeline": "virtual_pipeline",
-    "Routing": "routing",
 }
 
 
 def global_parameters(inputs: Inputs, tables: Tables) -> list[str]:
-    """Return what all workloads share, and how many there are."""
+    """Return what all workloads share, or the values they have, and how many workloads there are."""
     moe, dense = (inputs.workloads.filter(rows) for rows in (moe_rows, ~moe_rows))
-    entries = int(moe["listed"].sum())
-    gpu = f"{inputs.cluster.gpu.upper()} ({inputs.cluster.name})"
+    gpu = {"GPU Type": f"{inputs.cluster.gpu.upper()} ({inputs.cluster.name})"}
     if moe.is_empty():
-        lines = [
-            f"GLOBAL PARAMETERS ({count(int(dense['listed'].sum()), 'dense workload')}, no MOE workload):"
-        ]
-        facts = {"GPU Type": gpu}
-    else:
-        topk = distinct(moe, "moe_router_topk")
-        grouped = (inputs.ops["kind"] == "grouped_gemm").any()
-        lines = [f"GLOBAL PARAMETERS (same for all {count(entries, 'MOE workload')}, lists where not):"]
-        facts = {
-            "Number of Experts": distinct(moe, "num_experts"),
-            "Router Top-K": f"{topk} (each token routed to {topk} experts)",
-            "Grouped GEMM": "Enabled" if grouped else "Disabled",
-            "GPU Type": gpu,
-        }
-    facts |= {name: distinct(inputs.workloads, column) for name, column in _OPTIONS.items()}
-    lines += [f"  - {name + ':':<22} {value}" for name, value in facts.items()]
+        entries = count(int(dense["listed"].sum()), "dense workload")
+        return [f"GLOBAL PARAMETERS ({entries}, no MOE workload):", *_facts(gpu | _options(dense))]
+    entries = count(int(moe["listed"].sum()), "MOE workload")
+    same = all(
+        moe[column].n_unique() == 1 for column in (*_OPTIONS.values(), "num_experts", "moe_router_topk")
+    )
+    topk = distinct(moe, "moe_router_topk")
+    experts = {
+        "Number of Experts": distinct(moe, "num_experts"),
+        "Router Top-K": f"{topk} (each token routed to {topk} experts)",
+        "Grouped GEMM": "Enabled" if (inputs.ops["kind"] == "grouped_gemm").any() else "Disabled",
+    }
+    routing = {"Routing": distinct(moe, "routing")}
     twins = tables["moe_against_dense"]["twin"].n_unique()
-    if entries:
-        lines += ["", *paragraph(f"{_entries(moe)} Dense twins: {twins}.")]
-    return lines
+    return [
+        f"GLOBAL PARAMETERS ({'same for all' if same else 'of'} {entries}):",
+        *_facts(experts | gpu | _options(moe) | routing),
+        "",
+        *paragraph(f"{_entries(moe)} Dense twins: {twins}."),
+    ]
+
+
+def _options(workloads: pl.DataFrame) -> dict[str, str]:
+    return {name: distinct(workloads, column) for name, column in _OPTIONS.items()}
+
+
+def _facts(facts: dict[str, str]) -> list[str]:
+    return [f"  - {name + ':':<22} {value}" for name, value in facts.items()]
 
 
 def _entries(moe: pl.DataFrame) -> str:
@@ -86,8 +92,17 @@ def ep_breakdown(inputs: Inputs, tables: Tables) -> list[str]:
         *box(("EP", "Experts per EP Rank", "Workloads", "Distinct", "Distribution"), rows),
         "",
         f"{total}; Workloads counts entries as listed.",
-        f"Most common: EP={most['ep']} ({most['entries']} workloads) with {held} per EP rank",
+        f"Most common: EP={most['ep']} ({count(most['entries'], 'workload')}) with {held} per EP rank",
     ]
+
+
+_WHERE = (
+    "  - TP (Tensor Parallelism):    Split model layers across GPUs",
+    "  - PP (Pipeline Parallelism):  Split model stages across GPUs",
+    "  - EP (Expert Parallelism):    Split experts across GPUs",
+    "  - DP (Data Parallelism):      Replicate entire model",
+)
+_WHERE_ETP = "  - ETP (Expert Tensor P.):     Split each expert across GPUs, TP the other layers"
 
 
 def expert_distribution(inputs: Inputs, tables: Tables) -> list[str]:
@@ -95,22 +110,21 @@ def expert_distribution(inputs: Inputs, tables: Tables) -> list[str]:
     examples = tables["distribution_examples"]
     if examples.is_empty():
         return [NO_MOE]
+    split, relation = ("TP", " = EP·edp") if (examples["etp"] == examples["tp"]).all() else ("ETP", "")
     lines = [
         "The total GPU count (world_size) is divided among 4 parallelism dimensions:",
         "",
-        "    world_size = TP × PP × EP × DP",
+        f"    world_size = {split} × PP × EP × DP",
         "",
         "Where:",
-        "  - TP (Tensor Parallelism):    Split model layers across GPUs",
-        "  - PP (Pipeline Parallelism):  Split model stages across GPUs",
-        "  - EP (Expert Parallelism):    Split experts across GPUs",
-        "  - DP (Data Parallelism):      Replicate entire model",
+        *([_WHERE_ETP] if split == "ETP" else []),
+        *_WHERE,
         "",
         *paragraph(
-            "This DP is the number of copies of each expert: the column edp = world/(ETP·EP·PP), here "
-            "with experts split over ETP = TP ranks unless said otherwise. Megatron's own dp = "
-            "world/(TP·PP) = EP·edp is another number: batches are split, and all other parameters "
-            "replicated, over dp ranks. Ranks of one EP group therefore work on different tokens."
+            f"This DP is the number of copies of each expert: the column edp = world/({split}·PP·EP). "
+            f"Megatron's own dp = world/(TP·PP){relation} is another number: batches are split, and all "
+            "other parameters replicated, over dp ranks. Ranks of one EP group therefore work on different "
+            "tokens."
         ),
     ]
     for row in examples.iter_rows(named=True):
@@ -134,8 +148,8 @@ def _example(row: dict[str, Any]) -> list[str]:
         f"  → DP = {row['world_size']} / ({product}) = {copies}",
         f"  → {replicas}",
         f"  → {'Each replica has ' if copies > 1 else ''}{row['num_experts']} experts distributed across "
-        f"{row['ep']} EP ranks",
-        f"  → Each EP rank holds {held}, sharded across {row['etp']} {tensor} GPUs",
+        f"{count(row['ep'], 'EP rank')}",
+        f"  → Each EP rank holds {held}, sharded across {count(row['etp'], tensor + ' GPU')}",
         f"  → {count(row['pp'], 'pipeline stage')}{' per replica' if copies > 1 else ''}",
         f"  → {batches}: {row['dp']} shares of every batch",
         *bullet(f"e.g. {shown}", "→"),

@@ -136,7 +136,9 @@ def validated(inputs: Inputs, tables: Tables) -> list[str]:
         "Op shapes, flops, bytes and group sizes follow from the parameters and are held to hand-worked "
         "numbers. Seconds, memory and USD are predictions of a cost model, not measurements."
     )
-    if moe.height:
+    if moe.height and not across:
+        return [*lines, "", "The members of every EP group lie on one node."]
+    if across:
         lines += [""]
         lines += paragraph(
             f"Experts across nodes: in {across} of the {moe.height} distinct MoE workloads the members of "

@@ -34,15 +34,18 @@ def key_insights(inputs: Inputs, tables: Tables) -> list[str]:
     said = [*_extremes(breakdown), *_claim(GRAIN, evidence, []), "", "• EP affects communication overhead:"]
     for claim in (TRAFFIC, WORK):
         said += [f"  - {claim}", *_claim(claim, evidence, reasons.get(claim, []) if balanced else [])]
-    said += ["", "• Beside the seed's claims:"]
-    for claim in (TIME, MEMORY):
-        said += [f"  - {claim}", *_claim(claim, evidence, reasons.get(claim, []))]
+    if scaling.height:
+        said += ["", "• Beside the seed's claims:"]
+        for claim in (TIME, MEMORY):
+            said += [f"  - {claim}", *_claim(claim, evidence, reasons[claim])]
     return [*_basis(scaling), "", *said, "", *_worked_example(scaling), *_dense_equivalent(inputs, tables)]
 
 
 def _basis(scaling: pl.DataFrame) -> list[str]:
     if scaling.is_empty():
-        return ["The sweep has no two workloads that differ in ep alone: its claims are untested here."]
+        return paragraph(
+            "The sweep has no two workloads that differ in ep alone: the seed's claims are untested here."
+        )
     pairs = count(scaling["comparison"].n_unique(), "comparison")
     return paragraph(
         f"Evidence: {pairs} of workloads that differ in ep alone ({scaling.height} workloads, table "
@@ -55,13 +58,18 @@ def _extremes(breakdown: pl.DataFrame) -> list[str]:
     least, most = (breakdown.sort("ep").row(at, named=True) for at in (0, -1))
     return [
         f"• {GRAIN}",
-        f"  - EP={most['ep']}: Maximum distribution ({count(most['experts_per_ep_rank'], 'expert')}/rank)",
-        f"  - EP={least['ep']}:  Minimum distribution ({count(least['experts_per_ep_rank'], 'expert')}/rank)",
+        *(
+            f"  - {'EP=' + str(row['ep']) + ':':<6} {word} distribution "
+            f"({count(row['experts_per_ep_rank'], 'expert')}/rank)"
+            for row, word in ((most, "Maximum"), (least, "Minimum"))
+        ),
     ]
 
 
 def _claim(claim: str, evidence: dict[Any, pl.DataFrame], reasons: list[str]) -> list[str]:
-    """Return the verdicts on a claim's quantities, and the reasons behind them."""
+    """Return the verdicts on a claim's quantities, and the reasons behind them; nothing if untested."""
+    if not evidence[(claim,)]["comparisons"].sum():
+        return []
     rows = [
         (_WORDS[row["quantity"]], _ratios(row), row["verdict"])
         for row in evidence[(claim,)].iter_rows(named=True)
