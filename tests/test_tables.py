@@ -26,7 +26,8 @@ from moesweep.tablefile import dictionary, dtypes, read_table, write_table
 from moesweep.tables.catalogue import REFUSED, distribution_examples, ep_breakdown
 from moesweep.tables.files import write_tables
 from moesweep.tables.inputs import Inputs, per_iteration
-from moesweep.tables.markdown import MOST_ROWS, markdown, quantity
+from moesweep.tables.markdown import MOST_ROWS, markdown
+from moesweep.tables.numbers import quantity
 from moesweep.tables.registry import TABLES
 from moesweep.trace.files import write_traces
 from moesweep.validation import validate

@@ -5,15 +5,15 @@ from typing import Any
 import polars as pl
 
 from moesweep.tablefile import dictionary
+from moesweep.tables.numbers import PREFIXED, prefix, quantity, rounded, text
+
+Scales = dict[str, tuple[str, float]]
+"""Unit to the prefixed unit that a table shows it in, and how much of the unit that is."""
 
 MOST_ROWS = 1000
 SHOWN_ROWS = 100
 """A table of more than MOST_ROWS rows shows its first and last SHOWN_ROWS / 2."""
 
-_BINARY = (("TiB", 2.0**40), ("GiB", 2.0**30), ("MiB", 2.0**20), ("KiB", 2.0**10), ("B", 1.0))
-_SECONDS = (("s", 1.0), ("ms", 1e-3), ("µs", 1e-6), ("ns", 1e-9))
-_DECIMAL = (("P", 1e15), ("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3), ("", 1.0))
-_PREFIXED = ("byte", "s", "flop", "flop/s")
 _SPREAD = 1e4
 """Where values of a column differ by more than this factor, each carries its own prefix."""
 
@@ -47,7 +47,8 @@ def _said_once(frame: pl.DataFrame, column: dict[str, Any]) -> str:
 def _rows(frame: pl.DataFrame, columns: list[dict[str, Any]]) -> list[str]:
     half = SHOWN_ROWS // 2
     shown = frame if frame.height <= MOST_ROWS else pl.concat([frame.head(half), frame.tail(half)])
-    headers, cells = zip(*(_cells(shown, column) for column in columns), strict=True)
+    scales = _scales(shown, columns)
+    headers, cells = zip(*(_cells(shown[column["name"]], column, scales) for column in columns), strict=True)
     rules = ["---:" if _is_number(column) else "---" for column in columns]
     body = [_row(row) for row in zip(*cells, strict=True)]
     if shown.height < frame.height:
@@ -78,59 +79,32 @@ def _is_number(column: dict[str, Any]) -> bool:
     return column["type"] in ("Int64", "Float64")
 
 
-def _cells(frame: pl.DataFrame, column: dict[str, Any]) -> tuple[str, list[str]]:
+def _scales(frame: pl.DataFrame, columns: list[dict[str, Any]]) -> Scales:
+    """Return one scale a unit, so that columns compare: that of the middle column's middle value."""
+    middles: dict[str, list[float]] = {}
+    for column in columns:
+        sizes = _sizes(frame[column["name"]]) if column.get("unit") in PREFIXED else []
+        if sizes and not _spread_out(sizes):
+            middles.setdefault(column["unit"], []).append(sizes[len(sizes) // 2])
+    return {unit: prefix(sorted(sizes)[(len(sizes) - 1) // 2], unit) for unit, sizes in middles.items()}
+
+
+def _sizes(values: pl.Series) -> list[float]:
+    return sorted(abs(value) for value in values if value)
+
+
+def _spread_out(sizes: list[float]) -> bool:
+    return sizes[-1] > _SPREAD * sizes[0]
+
+
+def _cells(values: pl.Series, column: dict[str, Any], scales: Scales) -> tuple[str, list[str]]:
     """Return a column's header and its cells as text."""
     name, unit = column["name"], column.get("unit", "")
-    values = frame[name].to_list()
-    if not _is_number(column):
+    if not _is_number(column) or (column["type"] == "Int64" and not unit):
         return name, [text(value) for value in values]
-    if column["type"] == "Int64" and not unit:
-        return name, ["" if value is None else str(value) for value in values]
-    scale = _common_scale(values, unit)
-    if scale is None:
+    sizes = _sizes(values)
+    if unit in PREFIXED and (not sizes or _spread_out(sizes)):
         return name, ["" if value is None else quantity(value, unit) for value in values]
-    label, factor = scale
+    label, factor = scales.get(unit, (unit, 1.0))
     header = f"{name} [{label}]" if label else name
     return header, ["" if value is None else rounded(value / factor) for value in values]
-
-
-def text(value: object) -> str:
-    """Return a word or truth value as a cell."""
-    if value is None:
-        return ""
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    return str(value).replace("|", "\\|")
-
-
-def _common_scale(values: list[Any], unit: str) -> tuple[str, float] | None:
-    """Return the prefixed unit that suits all of a column's values, or None if they differ too widely."""
-    sizes = [abs(value) for value in values if value]
-    if not sizes or unit not in _PREFIXED:
-        return unit, 1.0
-    if max(sizes) > _SPREAD * min(sizes):
-        return None
-    return _scale(sorted(sizes)[len(sizes) // 2], unit)
-
-
-def _scale(size: float, unit: str) -> tuple[str, float]:
-    scales = _BINARY if unit == "byte" else _SECONDS if unit == "s" else _DECIMAL
-    label, factor = next(((label, factor) for label, factor in scales if size >= factor), scales[-1])
-    return (label if unit in ("byte", "s") else f"{label}{unit}"), factor
-
-
-def quantity(value: float, unit: str, digits: int = 4) -> str:
-    """Return a value with a fitting prefix: `5 MiB`, `437 µs`, `1.23 Tflop`."""
-    if not value:
-        return "0"
-    if unit not in _PREFIXED:
-        return f"{value if isinstance(value, int) else rounded(value)} {unit}".rstrip()
-    label, factor = _scale(abs(value), unit)
-    return f"{rounded(value / factor, digits)} {label}".rstrip()
-
-
-def rounded(value: float, digits: int = 4) -> str:
-    """Return a value to some significant digits, but whole above 1000, with thousands apart."""
-    if abs(value) >= 1000:
-        return f"{value:,.0f}"
-    return f"{float(f'{value:.{digits}g}'):.12g}"

@@ -102,7 +102,8 @@ _WHERE = (
     "  - EP (Expert Parallelism):    Split experts across GPUs",
     "  - DP (Data Parallelism):      Replicate entire model",
 )
-_WHERE_ETP = "  - ETP (Expert Tensor P.):     Split each expert across GPUs, TP the other layers"
+_WHERE_TP = "  - TP (Tensor Parallelism):    Split the other layers across GPUs"
+_WHERE_ETP = "  - ETP (Expert Tensor P.):     Split each expert across GPUs"
 
 
 def expert_distribution(inputs: Inputs, tables: Tables) -> list[str]:
@@ -117,8 +118,8 @@ def expert_distribution(inputs: Inputs, tables: Tables) -> list[str]:
         f"    world_size = {split} × PP × EP × DP",
         "",
         "Where:",
-        *([_WHERE_ETP] if split == "ETP" else []),
-        *_WHERE,
+        *([_WHERE_ETP, _WHERE_TP] if split == "ETP" else _WHERE[:1]),
+        *_WHERE[1:],
         "",
         *paragraph(
             f"This DP is the number of copies of each expert: the column edp = world/({split}·PP·EP). "

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 
 import polars as pl
 
-from moesweep.tables.markdown import quantity, rounded, text
+from moesweep.tables.numbers import quantity, rounded, text
 
 WIDTH = 80
 RULER = "=" * WIDTH

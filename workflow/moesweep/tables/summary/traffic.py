@@ -5,7 +5,7 @@ from typing import Any
 import polars as pl
 
 from moesweep.tables.inputs import Inputs
-from moesweep.tables.markdown import quantity
+from moesweep.tables.numbers import quantity
 from moesweep.tables.summary.text import NO_MOE, Tables, bullet, columns, moe_rows, paragraph, spread
 
 _SEED = (
