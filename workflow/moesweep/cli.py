@@ -6,6 +6,7 @@ import sys
 from collections.abc import Sequence
 from importlib.metadata import version
 
+from moesweep.archive.command import add_commands as add_archive
 from moesweep.commands import add_commands
 from moesweep.export.command import add_commands as add_export
 from moesweep.problems import BadInput
@@ -21,6 +22,7 @@ def parser() -> argparse.ArgumentParser:
     commands = top.add_subparsers(required=True, metavar="COMMAND")
     add_commands(commands)
     add_export(commands)
+    add_archive(commands)
     add_traffic(commands)
     return top
 

@@ -21,6 +21,7 @@ def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
         "trace": (trace, "write the op traces of workloads: results/traces"),
         "cost": (cost, "cost every traced workload: results/costs.parquet"),
         "tables": (tables, "write the answers: results/tables and results/summary.txt"),
+        "manifest": (manifest, "record every result's checksum and origin: results/manifest.json"),
     }
     for name, (run, help_) in stages.items():
         command = commands.add_parser(name, help=help_, description=help_)
@@ -91,6 +92,21 @@ def tables(arguments: argparse.Namespace) -> int:
     from moesweep.tables.files import write_tables
 
     write_tables(Results(arguments.results))
+    return 0
+
+
+def manifest(arguments: argparse.Namespace) -> int:
+    """Write the manifest of a finished sweep."""
+    from moesweep.archive.origin import origin
+    from moesweep.archive.stage import write_manifest
+    from moesweep.catalog import load_cluster
+    from moesweep.plan import load_plan
+
+    plan, root = load_plan(arguments.config), Path.cwd()
+    cluster = load_cluster(root, plan.config["cluster"])
+    made_from = origin(root, plan.config, cluster, plan.models, plan.config_files, plan.sources)
+    paths = [Path(file).relative_to(plan.results.root).as_posix() for file in plan.recorded]
+    write_manifest(Results(arguments.results), paths, made_from)
     return 0
 
 

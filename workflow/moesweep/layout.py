@@ -37,6 +37,11 @@ class Results:
         """The columns of every table: type, unit, meaning."""
         return self.root / "schema.json"
 
+    @property
+    def manifest(self) -> Path:
+        """Every file with its checksum, and what all were made from."""
+        return self.root / "manifest.json"
+
     def trace(self, table: str, workload: str) -> Path:
         """One trace table of one workload."""
         return self.root / "traces" / table / f"workload={workload}" / f"{table}.parquet"
@@ -53,6 +58,15 @@ class Results:
     def links(self) -> Path:
         """The bytes of every workload by link, group kind and phase."""
         return self.root / "traffic" / "links.parquet"
+
+    def figure(self, name: str, suffix: str) -> Path:
+        """One of the figures, as svg or png."""
+        return self.root / "figures" / f"{name}.{suffix}"
+
+    @property
+    def report(self) -> Path:
+        """The page that shows it all."""
+        return self.root / "report.html"
 
     def table(self, name: str, suffix: str) -> Path:
         """One of the small tables, as parquet, csv or md."""

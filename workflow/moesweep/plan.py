@@ -88,14 +88,36 @@ class Plan:
 
     def inputs(self, stage: str) -> list[str]:
         """The code of a stage, its column dictionaries, and the configuration files that it alone reads."""
+        if stage == "manifest":
+            return sorted({*self.sources, *self._code(stage), *self.config_files})
         dictionaries = [f"schemas/tables/{name}.json" for name in DICTIONARIES[stage]]
-        cluster = [
+        priced = stage in ("cost", "tables")
+        return [*self._code(stage), *dictionaries, *(self._cluster_files if priced else [])]
+
+    @cached_property
+    def sources(self) -> list[str]:
+        """The code and column dictionaries that make the results."""
+        dictionaries = {f"schemas/tables/{name}.json" for names in DICTIONARIES.values() for name in names}
+        return sorted(dictionaries.union(*(self._code(stage) for stage in ENTRY if stage != "manifest")))
+
+    @property
+    def config_files(self) -> list[str]:
+        """The configuration files that config/config.yaml leads to."""
+        models = [f"config/models/{name}.yaml" for name in self.models]
+        return [self.config["sweep"], *models, *self._cluster_files]
+
+    @property
+    def models(self) -> list[str]:
+        """The models of the sweep."""
+        return self.workloads["model"].unique().sort().to_list()
+
+    @property
+    def _cluster_files(self) -> list[str]:
+        return [
             f"config/clusters/{self.config['cluster']}.yaml",
             f"config/gpus/{self.gpu}.yaml",
             CALIBRATION_FILE,
         ]
-        priced = stage in ("cost", "tables")
-        return [*self._code(stage), *dictionaries, *(cluster if priced else [])]
 
     def outputs(self, stage: str) -> list[str]:
         """The files that a stage writes."""
@@ -110,8 +132,14 @@ class Plan:
                 results.dictionary,
                 *(results.table(name, suffix) for name in TABLES for suffix in ("parquet", "csv", "md")),
             ],
+            "manifest": [results.manifest],
         }
         return self.trace_outputs(self.ids) if stage == "trace" else [str(file) for file in files[stage]]
+
+    @property
+    def recorded(self) -> list[str]:
+        """Every file of the other stages: what the manifest records."""
+        return [file for stage in ENTRY if stage != "manifest" for file in self.outputs(stage)]
 
     def trace_outputs(self, ids: list[str]) -> list[str]:
         """The trace files of some workloads."""

@@ -1,0 +1,124 @@
+"""An archive: the results copied with their manifest, a card, metadata and the configuration beside them.
+
+It is built under a temporary name beside its place and renamed when whole, so it is there in full or not
+at all.
+"""
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from moesweep.archive.card import card
+from moesweep.archive.content import checksum
+from moesweep.archive.croissant import croissant
+from moesweep.archive.manifest import NAME, Entry, Manifest, entries, read_manifest
+from moesweep.paths import inside
+from moesweep.problems import BadInput, Problem
+from moesweep.tablefile import dictionary
+from moesweep.yaml_reader import read_yaml
+
+PROJECT = Path(__file__).resolve().parents[3]
+CITATION, LICENSE = "CITATION.cff", "LICENSE"
+
+
+def archive(results: Path, out: Path) -> Manifest:
+    """Write an archive of finished results to `out`, a new or empty folder, and return its manifest.
+
+    Raises BadInput if `out` holds something, if the results have no manifest (the workflow writes it last),
+    or if a file is not what the manifest says.
+    """
+    _refuse_full(out)
+    made = read_manifest(results)
+    _refuse_other_tables(results, made)
+    citation: dict[str, Any] = read_yaml(PROJECT / CITATION, CITATION)
+    with _whole_folder(out) as partial:
+        _copy(results, partial, made.files)
+        for path, text in _configuration(made.origin["config"]).items():
+            _write(partial / path, text)
+        for name in (CITATION, LICENSE):
+            shutil.copyfile(PROJECT / name, partial / name)
+        _write(partial / "README.md", card(made, citation))
+        metadata = json.dumps(croissant(made, citation), ensure_ascii=False, indent=1)
+        _write(partial / "croissant.json", metadata + "\n")
+        added = ["README.md", "croissant.json", CITATION, LICENSE, *_configuration(made.origin["config"])]
+        files = sorted([*made.files, *entries(partial, added)], key=lambda entry: entry.path)
+        whole = Manifest(made.origin, files)
+        (partial / NAME).write_bytes(whole.encoded())
+    return whole
+
+
+def _refuse_full(out: Path) -> None:
+    if out.is_symlink() or (out.exists() and not out.is_dir()):
+        message, advice = "is not a folder", "name a new folder"
+    elif out.is_dir() and any(out.iterdir()):
+        message, advice = "is not empty", "name a new folder: an archive is never changed"
+    else:
+        return
+    raise BadInput([Problem("", "--out", "folder", str(out), f"{out} {message}", advice)])
+
+
+def _refuse_other_tables(results: Path, made: Manifest) -> None:
+    """Raise BadInput unless the results hold the tables' present versions: the card describes those."""
+    problems = []
+    for table, version in sorted({(e.table, e.schema_version) for e in made.files if e.table}, key=str):
+        known = dictionary(str(table))["version"]
+        if version != known:
+            message = f"table {table} is of schema version {version} where {known} is needed"
+            problems.append(
+                Problem(str(results), "", "schema_version", str(version), message, "run make sweep")
+            )
+    if problems:
+        raise BadInput(problems)
+
+
+@contextmanager
+def _whole_folder(out: Path) -> Iterator[Path]:
+    """Yield a new folder beside `out`, renamed to it if the block succeeds and removed if it fails."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    partial = out.with_name(f".{out.name}.{os.getpid()}.partial")
+    partial.mkdir()
+    try:
+        yield partial
+        partial.rename(out)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _copy(results: Path, partial: Path, files: list[Entry]) -> None:
+    """Copy files whose content is as recorded; raise BadInput naming all that are not."""
+    problems = []
+    for entry in files:
+        target = partial / entry.path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        source = inside(results, entry.path)
+        try:
+            with target.open("xb") as copy:
+                found = checksum(source, copy)
+        except OSError as error:
+            if error.filename != str(source):
+                raise
+            problems.append(_unusable(source, "readable", f"cannot be read: {error.strerror}"))
+            continue
+        if found != (entry.bytes, entry.sha256):
+            problems.append(_unusable(source, "changed", f"is not what {results / NAME} records"))
+    if problems:
+        raise BadInput(problems)
+
+
+def _unusable(source: Path, rule: str, message: str) -> Problem:
+    return Problem(str(source), "", rule, "", message, "remove it and run make sweep")
+
+
+def _configuration(config: dict[str, Any]) -> dict[str, str]:
+    """Path to text of each configuration file, so that the archive alone can be run again."""
+    settings = "".join(f"{key}: {json.dumps(value)}\n" for key, value in config["settings"].items())
+    return {"config/config.yaml": settings, **config["files"]}
+
+
+def _write(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8")
