@@ -23,15 +23,15 @@ sharing = constant("gpus_per_node") / members
 """Communicators of the kind whose members share a node's NICs: one per GPU that is nobody's neighbour."""
 
 
-def placed(rows: pl.LazyFrame) -> pl.LazyFrame:
-    """Add `stride members_per_node nodes` of each row's communicator; 0 for rows without one."""
-    places = {kind: placement(kind, pl.col("gpus_per_node").cast(pl.Int64)) for kind in GROUP_KINDS}
-    return rows.with_columns(
-        by_word(
-            pl.col("group_kind"), {kind: getattr(place, part) for kind, place in places.items()}, pl.lit(0)
-        ).alias(part)
+def places() -> dict[str, pl.Expr]:
+    """Return `stride members_per_node nodes` of an op's communicator; 0 for ops without one."""
+    of_kind = {kind: placement(kind, pl.col("gpus_per_node").cast(pl.Int64)) for kind in GROUP_KINDS}
+    return {
+        part: by_word(
+            pl.col("group_kind"), {kind: getattr(place, part) for kind, place in of_kind.items()}, pl.lit(0)
+        )
         for part in ("stride", "members_per_node", "nodes")
-    )
+    }
 
 
 def _by_size(name: str) -> pl.Expr:

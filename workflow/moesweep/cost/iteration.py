@@ -13,26 +13,28 @@ from moesweep.cost.stages import COMM_KINDS
 _COMM = [f"{kind}_comm" for kind in COMM_KINDS]
 
 
-def stage_seconds(passes: pl.DataFrame) -> pl.DataFrame:
-    """Return one row per workload and stage: what a micro-batch takes, and what follows the last one.
+def seconds_of_a_stage() -> dict[str, pl.Expr]:
+    """Return what a micro-batch takes and what follows the last one, over the passes of a stage.
 
     `seconds exposed <kind>_comm` of a micro-batch; `tail_exposed tail_<kind>_comm tail_compute` once
     an iteration (communication, optimizer step).
     """
     weighted = pl.col("repeats")
     repeated = pl.col("phase") != "optimizer"
-    return passes.group_by("workload", "stage", maintain_order=True).agg(
-        *((pl.col(part) * weighted * repeated).sum() for part in ("seconds", "exposed", *_COMM)),
-        *((pl.col(part) * ~repeated).sum().alias(f"tail_{part}") for part in ("exposed", "compute", *_COMM)),
-    )
+    tail = ("exposed", "compute", *_COMM)
+    return {
+        **{part: (pl.col(part) * weighted * repeated).sum() for part in ("seconds", "exposed", *_COMM)},
+        **{f"tail_{part}": (pl.col(part) * ~repeated).sum() for part in tail},
+    }
 
 
-def iterations(stages: pl.DataFrame) -> pl.DataFrame:
-    """Return the seconds of DESIGN section 6 per workload, on the rank of its slowest stage.
+def stage_seconds(passes: pl.DataFrame) -> pl.DataFrame:
+    """Return one row per workload and stage, with the columns of `seconds_of_a_stage`."""
+    return passes.group_by("workload", "stage", maintain_order=True).agg(**seconds_of_a_stage())
 
-    Columns of `stages`: those of `stage_seconds`, and `num_microbatches virtual_pipeline`. The bubble is
-    what remains of the iteration: filling and draining, and waiting for stages with a longer tail.
-    """
+
+def seconds_of_an_iteration() -> dict[str, pl.Expr]:
+    """Return an iteration's seconds and their parts on the rank of its slowest stage, over its stages."""
     m, chunks = pl.col("num_microbatches").first(), pl.col("virtual_pipeline").first()
     slowest = pl.col("seconds").arg_max()
     tail = pl.col("tail_exposed") + pl.col("tail_compute")
@@ -45,14 +47,30 @@ def iterations(stages: pl.DataFrame) -> pl.DataFrame:
         f"{kind}_comm_seconds": there(m * pl.col(f"{kind}_comm") + pl.col(f"tail_{kind}_comm"))
         for kind in COMM_KINDS
     }
-    frame = stages.group_by("workload", maintain_order=True).agg(
-        iteration_seconds=pipeline + tail.max(),
-        compute_seconds=there(m * (pl.col("seconds") - pl.col("exposed"))),
+    return {
+        "iteration_seconds": pipeline + tail.max(),
+        "compute_seconds": there(m * (pl.col("seconds") - pl.col("exposed"))),
         **per_kind,
-        exposed_comm_seconds=there(m * pl.col("exposed") + pl.col("tail_exposed")),
-        optimizer_seconds=there(pl.col("tail_compute")),
-    )
+        "exposed_comm_seconds": there(m * pl.col("exposed") + pl.col("tail_exposed")),
+        "optimizer_seconds": there(pl.col("tail_compute")),
+    }
+
+
+def bubble() -> dict[str, pl.Expr]:
+    """Return what remains of an iteration: filling, draining, and waiting for stages with a longer tail."""
     busy = pl.col("compute_seconds") + pl.col("exposed_comm_seconds") + pl.col("optimizer_seconds")
-    return frame.with_columns(bubble_seconds=pl.col("iteration_seconds") - busy).with_columns(
-        bubble_fraction=pl.col("bubble_seconds") / pl.col("iteration_seconds")
-    )
+    return {"bubble_seconds": pl.col("iteration_seconds") - busy}
+
+
+def bubble_share() -> dict[str, pl.Expr]:
+    """Return the bubble as a fraction of the iteration."""
+    return {"bubble_fraction": pl.col("bubble_seconds") / pl.col("iteration_seconds")}
+
+
+def iterations(stages: pl.DataFrame) -> pl.DataFrame:
+    """Return the seconds of DESIGN section 6 per workload.
+
+    Columns of `stages`: those of `stage_seconds`, and `num_microbatches virtual_pipeline`.
+    """
+    frame = stages.group_by("workload", maintain_order=True).agg(**seconds_of_an_iteration())
+    return frame.with_columns(**bubble()).with_columns(**bubble_share())

@@ -94,34 +94,55 @@ def _activation_bytes() -> pl.Expr:
     )
 
 
-def stage_memory(folded: pl.DataFrame, workloads: pl.DataFrame) -> pl.DataFrame:
-    """Return workload, stage and `weights gradients optimizer activations peak_memory` bytes of its rank.
+def contents_of_a_stage() -> dict[str, pl.Expr]:
+    """Return the parameters that a rank holds and those it updates, and its layers, over its folded ops.
 
-    The optimizer row of a program gives the parameters a rank holds (m) and those it updates (n);
-    the layers are counted from their core attention.
+    The optimizer row of a program gives the parameters (m, n); the layers are counted from their
+    core attention.
     """
     adam = pl.col("op") == "adam"
     layer = (pl.col("op") == "core_attention") & (pl.col("phase") == "forward")
-    counts = folded.group_by(KEY[:2], maintain_order=True).agg(
-        parameters=pl.col("m").filter(adam).sum(),
-        owned=pl.col("n").filter(adam).sum(),
-        dense_layers=pl.col("repeats").filter(layer & (pl.col("layer_kind") == "dense")).sum(),
-        moe_layers=pl.col("repeats").filter(layer & (pl.col("layer_kind") == "moe")).sum(),
-    )
+    return {
+        "parameters": pl.col("m").filter(adam).sum(),
+        "owned": pl.col("n").filter(adam).sum(),
+        "dense_layers": pl.col("repeats").filter(layer & (pl.col("layer_kind") == "dense")).sum(),
+        "moe_layers": pl.col("repeats").filter(layer & (pl.col("layer_kind") == "moe")).sum(),
+    }
+
+
+def bytes_of_a_stage() -> dict[str, pl.Expr]:
+    """Return the parts of a rank's memory, over the contents of its stage and its workload."""
     parts = {
         "weights_bytes": WEIGHT_BYTES * pl.col("parameters"),
         "gradients_bytes": GRADIENT_BYTES * pl.col("parameters"),
         "optimizer_bytes": OPTIMIZER_BYTES * pl.col("owned"),
         "activations_bytes": _activation_bytes(),
     }
+    return {name: part.cast(pl.Float64) for name, part in parts.items()}
+
+
+def peak_bytes() -> dict[str, pl.Expr]:
+    """Return the sum of the parts."""
+    return {"peak_memory_bytes": pl.sum_horizontal(*bytes_of_a_stage())}
+
+
+def stage_memory(folded: pl.DataFrame, workloads: pl.DataFrame) -> pl.DataFrame:
+    """Return workload, stage and `weights gradients optimizer activations peak_memory` bytes of its rank."""
     return (
-        counts.join(workloads, on="workload", maintain_order="left")
-        .select("workload", "stage", **{name: part.cast(pl.Float64) for name, part in parts.items()})
-        .with_columns(peak_memory_bytes=pl.sum_horizontal(*parts))
+        folded.group_by(KEY[:2], maintain_order=True)
+        .agg(**contents_of_a_stage())
+        .join(workloads, on="workload", maintain_order="left")
+        .select("workload", "stage", **bytes_of_a_stage())
+        .with_columns(**peak_bytes())
     )
+
+
+def bytes_of_the_fullest() -> dict[str, pl.Expr]:
+    """Return the bytes of the rank that needs most, over the stages of a workload."""
+    fullest = pl.col("peak_memory_bytes").arg_max()
+    return {name: pl.col(name).get(fullest) for name in (*bytes_of_a_stage(), *peak_bytes())}
 
 
 def worst_rank(stages: pl.DataFrame) -> pl.DataFrame:
     """Return the row of the stage that needs most, per workload."""
-    fullest = pl.all().get(pl.col("peak_memory_bytes").arg_max())
-    return stages.group_by("workload", maintain_order=True).agg(fullest).drop("stage")
+    return stages.group_by("workload", maintain_order=True).agg(**bytes_of_the_fullest())

@@ -15,10 +15,21 @@ COST_COLUMNS = ("workload", "seconds", "bound")
 
 @dataclass(frozen=True)
 class Costs:
-    """`ops`: the folded rows with `seconds` and `bound`; `workloads`: one row of cost columns each."""
+    """Every table on the way from op rows to costs, one row each of what its name says.
+
+    `ops` have `seconds` and `bound`; `passes`, `stages` and `memory` (of stages) are the sums in
+    between; `workloads` have the cost columns. All but `memory` also carry columns of their workload.
+    """
 
     ops: pl.DataFrame
+    passes: pl.DataFrame
+    stages: pl.DataFrame
+    memory: pl.DataFrame
     workloads: pl.DataFrame
+
+
+OF_THE_WORKLOAD = {"num_microbatches": "microbatches", "kind": "workload_kind"}
+"""Names that workload columns have beside an op's columns of the same name."""
 
 
 def with_constants(workloads: pl.DataFrame, constants: Mapping[str, float]) -> pl.DataFrame:
@@ -30,7 +41,7 @@ def with_constants(workloads: pl.DataFrame, constants: Mapping[str, float]) -> p
 
 def cost(folded: pl.DataFrame, workloads: pl.DataFrame) -> Costs:
     """Cost folded programs of workloads that carry their cluster's constants."""
-    described = workloads.rename({"num_microbatches": "microbatches", "kind": "workload_kind"})
+    described = workloads.rename(OF_THE_WORKLOAD)
     rows = folded.lazy().join(described.lazy(), on="workload", maintain_order="left")
     ops = timed(rows).collect()
     per_pass = passes(ops, described)
@@ -40,49 +51,56 @@ def cost(folded: pl.DataFrame, workloads: pl.DataFrame) -> Costs:
         maintain_order="left",
     )
     seconds = iterations(stages)
-    memory = worst_rank(stage_memory(folded, workloads))
+    memory = stage_memory(folded, workloads)
     frame = (
         workloads.join(seconds, on="workload", maintain_order="left")
-        .join(memory, on="workload", maintain_order="left")
+        .join(worst_rank(memory), on="workload", maintain_order="left")
         .join(_model_flops(folded, workloads), on="workload", maintain_order="left")
     )
-    return Costs(
-        ops.select(*folded.columns, "seconds", "bound"),
-        frame.with_columns(_throughput()).with_columns(_price()),
-    )
+    rated = frame.with_columns(**throughput()).with_columns(**price())
+    return Costs(ops, per_pass, stages, memory, rated)
 
 
-def _model_flops(folded: pl.DataFrame, workloads: pl.DataFrame) -> pl.DataFrame:
+needed_by_the_model = (pl.col("phase") == "forward") & (pl.col("flops") > 0)
+"""The ops whose flops `needed_flops` counts."""
+
+
+def needed_flops() -> dict[str, pl.Expr]:
     """Return the flops of an iteration that the model needs, per GPU: three times the forward pass.
 
     Twice again for backward; nothing for recomputation; attention in full although a causal kernel
     skips half (Narayanan et al. 2021, section 5.1; the convention of published MFU figures).
     """
-    products = (pl.col("phase") == "forward") & (pl.col("flops") > 0)
     halved = pl.col("flash_attention") & (pl.col("kind") == "attention")
     once = pl.col("flops").cast(pl.Float64) * pl.col("repeats") * pl.when(halved).then(2).otherwise(1)
+    return {"model_flops": 3 * (once * pl.col("num_microbatches")).sum() / pl.col("pp").first()}
+
+
+def _model_flops(folded: pl.DataFrame, workloads: pl.DataFrame) -> pl.DataFrame:
     return (
-        folded.filter(products)
+        folded.filter(needed_by_the_model)
         .join(workloads.select("workload", "pp", "flash_attention"), on="workload", maintain_order="left")
         .group_by("workload", maintain_order=True)
-        .agg(model_flops=3 * (once * pl.col("num_microbatches")).sum() / pl.col("pp").first())
+        .agg(**needed_flops())
     )
 
 
-def _throughput() -> list[pl.Expr]:
+def throughput() -> dict[str, pl.Expr]:
+    """Return tokens and model flops per second and GPU, the share of peak, and whether memory suffices."""
     tokens = pl.col("global_batch_size") * pl.col("seq_length") / pl.col("world_size")
     rate = pl.col("model_flops") / pl.col("iteration_seconds")
-    return [
-        (tokens / pl.col("iteration_seconds")).alias("tokens_per_second_per_gpu"),
-        rate.alias("model_flops_per_second_per_gpu"),
-        (rate / pl.col("matrix_flops_per_second")).alias("mfu"),
-        (pl.col("peak_memory_bytes") + pl.col("reserved_hbm_bytes") <= pl.col("hbm_bytes")).alias("fits"),
-    ]
+    return {
+        "tokens_per_second_per_gpu": tokens / pl.col("iteration_seconds"),
+        "model_flops_per_second_per_gpu": rate,
+        "mfu": rate / pl.col("matrix_flops_per_second"),
+        "fits": pl.col("peak_memory_bytes") + pl.col("reserved_hbm_bytes") <= pl.col("hbm_bytes"),
+    }
 
 
-def _price() -> list[pl.Expr]:
+def price() -> dict[str, pl.Expr]:
+    """Return what a billion tokens take and cost, over the columns of `throughput`."""
     hours = 1e9 / pl.col("tokens_per_second_per_gpu") / 3600
-    return [
-        hours.alias("gpu_hours_per_billion_tokens"),
-        (hours * pl.col("usd_per_gpu_hour")).alias("usd_per_billion_tokens"),
-    ]
+    return {
+        "gpu_hours_per_billion_tokens": hours,
+        "usd_per_billion_tokens": hours * pl.col("usd_per_gpu_hour"),
+    }

@@ -23,20 +23,25 @@ TIMINGS: dict[str, Timing] = {
 _QUANTITIES = ("m", "n", "k", "groups", "flops", "hbm_bytes", "comm_bytes", "wire_bytes")
 
 
-def timed(rows: pl.LazyFrame) -> pl.LazyFrame:
-    """Add `seconds` of one execution and `bound`, to op rows joined with their workload and constants."""
+def timings() -> dict[str, pl.Expr]:
+    """Return `seconds` of one execution and `bound`, over an op's row with place, workload and constants."""
     model = (
         pl.when(pl.col("collective") == "all_to_all")
         .then(pl.lit("all_to_all"))
         .otherwise(pl.col("kind").cast(pl.String))
     )
-    floats = collectives.placed(rows).with_columns(pl.col(_QUANTITIES).cast(pl.Float64), model=model)
     seconds = {name: timing.seconds for name, timing in TIMINGS.items()}
     bound = {name: timing.bound for name, timing in TIMINGS.items()}
     # Everything has to wait for the rank whose experts have most to compute.
     expert = compute.base_op.str.starts_with("expert_") & pl.col("collective").is_null()
     load = pl.when(expert).then(busiest_share()).otherwise(1.0)
-    return floats.with_columns(
-        seconds=by_word(pl.col("model"), seconds, pl.lit(0.0)) * load,
-        bound=by_word(pl.col("model"), bound, pl.lit(None)),
-    ).drop("model")
+    return {
+        "seconds": by_word(model, seconds, pl.lit(0.0)) * load,
+        "bound": by_word(model, bound, pl.lit(None)),
+    }
+
+
+def timed(rows: pl.LazyFrame) -> pl.LazyFrame:
+    """Add places and timings to op rows joined with their workload and constants."""
+    floats = rows.with_columns(**collectives.places()).with_columns(pl.col(_QUANTITIES).cast(pl.Float64))
+    return floats.with_columns(**timings())

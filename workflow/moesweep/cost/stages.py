@@ -15,6 +15,9 @@ from moesweep.cost.timing import constant
 COMM_KINDS = ("tp", "etp", "ep", "dp", "edp", "pp", "other")
 OTHER = ("tp_ep", "embedding", "world")
 
+PASS_KEY = ("workload", "stage", "phase", "layer_kind")
+"""What tells passes apart."""
+
 HIDES_BEHIND = {
     "attention_regather": "qkv_dgrad",
     "attention_gather": "qkv_wgrad",
@@ -40,45 +43,44 @@ def _seconds_of(op: str) -> pl.Expr:
 
 def _comm_seconds(kind: str) -> pl.Expr:
     among = pl.col("group_kind").is_in(OTHER) if kind == "other" else pl.col("group_kind") == kind
-    return (
-        (pl.col("seconds") * pl.col("runs") * (_is_comm & among).fill_null(False)).sum().alias(f"{kind}_comm")
-    )
+    return (pl.col("seconds") * pl.col("runs") * (_is_comm & among).fill_null(False)).sum()
 
 
-def _parts(costed: pl.DataFrame) -> pl.DataFrame:
-    """Return one row per workload, stage, phase and layer kind: seconds of one layer's pass, by part.
+def runs() -> pl.Expr:
+    """Return how often an op runs per micro-batch: 1, or v for messages of an interleaved pipeline."""
+    per_pass = pl.when(pl.col("phase") == "optimizer").then(1).otherwise(pl.col("microbatches"))
+    return pl.col("num_microbatches") / per_pass
 
-    `compute`, `<kind>_comm`, `hidden` tp communication, the number of tp collectives, and `repeats`
-    layers. Rows outside the layers are a pass of their own (layer_kind null, repeats 1). `runs` is how
-    often an op runs per micro-batch: 1, or v for messages of an interleaved pipeline.
+
+def parts_of_a_pass() -> dict[str, pl.Expr]:
+    """Return what the op rows of one layer's pass add up to: seconds by part, over the rows of the pass.
+
+    `compute`, `<kind>_comm`, `hidden` tp communication, `peers` in all tp and etp collectives, `repeats`
+    layers. Rows outside the layers are a pass of their own (layer_kind null, repeats 1).
     """
     hidden = reduce(
         add,
         (pl.min_horizontal(_seconds_of(op), _seconds_of(gemm)) for op, gemm in HIDES_BEHIND.items()),
     )
-    per_pass = pl.when(pl.col("phase") == "optimizer").then(1).otherwise(pl.col("microbatches"))
-    tp_collective = (pl.col("group_kind") == "tp") & pl.col("collective").is_not_null()
-    return (
-        costed.with_columns(runs=pl.col("num_microbatches") / per_pass)
-        .group_by("workload", "stage", "phase", "layer_kind", maintain_order=True)
-        .agg(
-            pl.col("repeats").first(),
-            *(_comm_seconds(kind) for kind in COMM_KINDS),
-            compute=(pl.col("seconds") * pl.col("collective").is_null()).sum(),
-            hidden=hidden,
-            tp_collectives=tp_collective.fill_null(False).sum(),
-            recomputes=pl.col("op").str.starts_with("recompute_attention_norm").any(),
-        )
-    )
+    # Ranks of a tp or etp group issue their kernels alone and meet at every collective.
+    tensor = pl.col("group_kind").is_in(["tp", "etp"]) & pl.col("collective").is_not_null()
+    return {
+        "repeats": pl.col("repeats").first(),
+        **{f"{kind}_comm": _comm_seconds(kind) for kind in COMM_KINDS},
+        "compute": (pl.col("seconds") * pl.col("collective").is_null()).sum(),
+        "hidden": hidden,
+        "peers": ((pl.col("group_size") - 1) * tensor.fill_null(False)).sum(),
+        "recomputes": pl.col("op").str.starts_with("recompute_attention_norm").any(),
+    }
 
 
-def passes(costed: pl.DataFrame, workloads: pl.DataFrame) -> pl.DataFrame:
-    """Add to the parts of a pass its `comm` in all, `exposed` communication, and `seconds`.
+def seconds_of_a_pass() -> dict[str, pl.Expr]:
+    """Return `comm` in all, `exposed` communication and `seconds` of a pass, over its parts.
 
     kernels = compute + comm - tp_overlap · hidden. A layer's host time is the framework's launch time
-    of the pass (of both passes where the forward is recomputed) plus `tp_skew_seconds` for every tp
-    collective and peer: ranks wait for the slowest host. seconds = max(kernels, host), or their sum
-    with blocking launches. Time beyond the exposed communication counts as compute.
+    of the pass (of both passes where the forward is recomputed) plus `tp_skew_seconds` for every peer in
+    every tp or etp collective: ranks wait for the slowest host. seconds = max(kernels, host), or their
+    sum with blocking launches. Time beyond the exposed communication counts as compute.
     """
     comm = pl.sum_horizontal(f"{kind}_comm" for kind in COMM_KINDS)
     exposed = comm - constant("tp_overlap") * pl.col("hidden")
@@ -87,14 +89,21 @@ def passes(costed: pl.DataFrame, workloads: pl.DataFrame) -> pl.DataFrame:
     backward = constant("host_backward_ratio") * forward
     again = pl.when(pl.col("recomputes")).then(forward).otherwise(0.0)
     launches = pl.when(pl.col("phase") == "forward").then(forward).otherwise(backward + again)
-    skew = constant("tp_skew_seconds") * (pl.col("tp") - 1) * pl.col("tp_collectives")
+    skew = constant("tp_skew_seconds") * pl.col("peers")
     host = pl.when(pl.col("layer_kind").is_not_null()).then(launches + skew).otherwise(0.0)
     kernels = pl.col("compute") + exposed
     seconds = (
         pl.when(pl.col("blocking_launches")).then(kernels + host).otherwise(pl.max_horizontal(kernels, host))
     )
+    return {"comm": comm, "exposed": exposed, "seconds": seconds}
+
+
+def passes(costed: pl.DataFrame, workloads: pl.DataFrame) -> pl.DataFrame:
+    """Return the parts and the seconds of one layer's pass, one row per PASS_KEY."""
     return (
-        _parts(costed)
+        costed.with_columns(runs=runs())
+        .group_by(PASS_KEY, maintain_order=True)
+        .agg(**parts_of_a_pass())
         .join(workloads, on="workload", maintain_order="left")
-        .with_columns(comm=comm, exposed=exposed, seconds=seconds)
+        .with_columns(**seconds_of_a_pass())
     )
