@@ -16,7 +16,8 @@ from moesweep.trace.vocabulary import (
 )
 
 LOOKUP_FORWARD, LOOKUP_BACKWARD = 4, 6  # read and write a row; read dy, read and write the row's gradient
-TABLE_BACKWARD = 10  # zero the table's gradient, add it to the fp32 main gradient; no GEMM does it on the way
+# No GEMM adds the table's gradient to the main gradient on its way: zero, read and write it all.
+TABLE_BACKWARD = pl.when(pl.col("dtype") == "fp16").then(6).otherwise(10)
 DROPOUT = 5  # read x, write y, 1-byte mask; the same in backward
 LOGIT_FORWARD, LOGIT_BACKWARD = 36, 16  # cast to fp32, max, subtract, exp, sum, divide; then the gradient
 
@@ -88,7 +89,7 @@ _scatter_gather = s.plain_tensor_parallel & (pl.col("framework") == "megatron-lm
 
 
 def _message_bytes() -> pl.Expr:
-    """Return T/t where the activation is split over tp, by sequence parallelism or for the journey, else T."""
+    """Return T/t where the activation is split over tp, for good or for the journey, else T."""
     split = s.sequence_parallel | _scatter_gather
     return s.activation_bytes // pl.when(split).then(s.tp).otherwise(1)
 

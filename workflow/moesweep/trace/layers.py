@@ -17,7 +17,7 @@ from moesweep.trace.vocabulary import (
 )
 
 # Bytes of device memory per element of the named activation (2-byte elements, 1-byte dropout masks).
-NORM_FORWARD, NORM_BACKWARD = 4, 6  # read x, write y; read x and dy, write dx
+NORM_FORWARD, NORM_BACKWARD = 4, 12  # read x, write y; read x and dy, write dx, add the residual's gradient
 RESIDUAL_FORWARD, RESIDUAL_BACKWARD = (
     7,
     5,

@@ -74,10 +74,12 @@ def owned_parameters() -> pl.Expr:
 
 
 def _gradient_reductions(name: str, group_kind: str, parameters: pl.Expr) -> list[Op]:
+    # DeepSpeed's ZeRO stage 1 keeps shards of the state but reduces whole gradients.
+    scattered = s.sharded_optimizer & (pl.col("framework") != "megatron-deepspeed")
     size = s.gradient_bytes * parameters
     return [
-        reduce_scatter(name, group_kind, size).only(s.sharded_optimizer & (parameters > 0)),
-        all_reduce(name, group_kind, size).only(~s.sharded_optimizer & (parameters > 0)),
+        reduce_scatter(name, group_kind, size).only(scattered & (parameters > 0)),
+        all_reduce(name, group_kind, size).only(~scattered & (parameters > 0)),
     ]
 
 

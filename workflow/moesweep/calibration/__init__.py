@@ -1,0 +1,1 @@
+"""Fit the few constants that no source gives to measured training runs, and show what the model is worth."""

@@ -1,0 +1,122 @@
+"""Fit constants within their bounds, in groups, with robust weights (one calibration for all sources)."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+from scipy.optimize import least_squares
+
+from moesweep.calibration.measured import Measured
+from moesweep.catalog import Cluster
+
+ROBUST = 0.03
+"""Log error beyond which a run counts ever less: some measurements have no smooth cause."""
+
+PRIOR_WEIGHT = 0.02
+"""Pull towards the middle of what is physically sensible: decides only where the runs say nothing."""
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """One constant to fit: the file that gives it, its value there and its bounds."""
+
+    name: str
+    file: str
+    value: float
+    low: float
+    high: float
+
+    @property
+    def on_bound(self) -> bool:
+        """Whether the value lies within a hundredth of its range of a bound: a sign of a missing term."""
+        return min(self.value - self.low, self.high - self.value) < 0.01 * (self.high - self.low)
+
+
+FITTED = (
+    ("gemm_gain", "config/gpus/a100-sxm-80gb.yaml"),
+    ("fabric_efficiency", "config/clusters/jeanzay-a100-80gb-4xopa100.yaml"),
+    ("attention_gemm_efficiency", "config/calibration.yaml"),
+    ("host_2021_seconds", "config/calibration.yaml"),
+    ("tp_skew_seconds", "config/calibration.yaml"),
+    ("tp_overlap", "config/calibration.yaml"),
+    ("dp_efficiency", "config/calibration.yaml"),
+)
+"""The constants that no source gives: name and file. A GPU's or a cluster's concerns those that use it."""
+
+
+def to_fit(clusters: list[Cluster]) -> list[Fitted]:
+    """Return the constants of FITTED as the catalogue has them."""
+    known = {(name, c.file): c for cluster in clusters for name, c in cluster.constants.items()}
+    return [Fitted(*key, known[key].value, known[key].low, known[key].high) for key in FITTED]
+
+
+def constants_with(clusters: list[Cluster], values: Mapping[tuple[str, str], float]) -> pl.DataFrame:
+    """Return one row of constants per cluster, those in `values` (by name and file) replaced."""
+    return pl.DataFrame(
+        [
+            {"cluster": cluster.name}
+            | {name: values.get((name, c.file), c.value) for name, c in cluster.constants.items()}
+            for cluster in clusters
+        ]
+    )
+
+
+def fit(measured: Measured, clusters: list[Cluster], start: list[Fitted]) -> list[Fitted]:
+    """Return the constants that fit the runs best: weighted Cauchy loss of the log error, within bounds."""
+    low, high = np.array([c.low for c in start]), np.array([c.high for c in start])
+    weight = np.sqrt(measured.runs["weight"].to_numpy())
+    goal = np.log(measured.runs["measured"].to_numpy())
+    centre = _centre(clusters)
+
+    def residuals(scaled: np.ndarray) -> np.ndarray:
+        values = dict(zip(FITTED, low + scaled * (high - low), strict=True))
+        error = np.log(measured.predicted(constants_with(clusters, values)).to_numpy()) - goal
+        bent = np.sqrt(np.log1p((error / ROBUST) ** 2)) * np.sign(error)
+        return np.append(weight * bent, PRIOR_WEIGHT * (scaled - centre))
+
+    first = (np.array([c.value for c in start]) - low) / (high - low)
+    found = least_squares(
+        residuals, np.clip(first, 0.01, 0.99), bounds=(0, 1), diff_step=1e-3, xtol=1e-4, ftol=1e-4, max_nfev=15
+    )
+    best = low + found.x * (high - low)
+    return [Fitted(c.name, c.file, float(v), c.low, c.high) for c, v in zip(start, best, strict=True)]
+
+
+def _centre(clusters: list[Cluster]) -> np.ndarray:
+    return np.full(len(FITTED), 0.5)
+
+
+def errors(measured: Measured, clusters: list[Cluster], constants: list[Fitted]) -> pl.Series:
+    """Return predicted over measured seconds, minus 1, of every run."""
+    values = {(c.name, c.file): c.value for c in constants}
+    predicted = measured.predicted(constants_with(clusters, values))
+    return (predicted / measured.runs["measured"] - 1).alias("error")
+
+
+def left_out(
+    measured: Measured, thin: Measured, clusters: list[Cluster], best: list[Fitted], scheme: str
+) -> pl.Series:
+    """Return every run's error with its own group of a scheme (source, size, tp_degree) left out of the fit.
+
+    Runs that the scheme puts in no group keep the error of the full fit.
+    """
+    outcome = errors(measured, clusters, best)
+    for word in measured.runs[scheme].drop_nulls().unique().sort():
+        without = fit(thin.where(pl.col(scheme).ne_missing(word)), clusters, best)
+        mine = measured.runs[scheme].eq_missing(word)
+        outcome = outcome.zip_with(~mine, errors(measured, clusters, without))
+    return outcome
+
+
+def save(constants: list[Fitted], root: Path) -> None:
+    """Write the fitted values into their YAML files, each on its `value:` line, in the unit that stands there."""
+    for constant in constants:
+        path = root / constant.file
+        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+        place = lines.index(f"  {constant.name}:\n") + 1
+        unit = lines[place].split()[2:]
+        scale = {"ms": 1e3, "us": 1e6}.get(unit[0], 1.0) if unit else 1.0
+        lines[place] = " ".join([f"    value: {constant.value * scale:.4g}", *unit]) + "\n"
+        path.write_text("".join(lines), encoding="utf-8")
