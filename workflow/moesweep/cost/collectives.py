@@ -38,14 +38,16 @@ def _by_size(name: str) -> pl.Expr:
     """Interpolate a node's measured constant between group sizes 2, 4 and 8, flat outside."""
     two, four, eight = (constant(name.format(n)) for n in MEASURED_SIZES)
     n = members.clip(2, 8)
-    return (
+    between = (
         pl.when(n <= 4).then(two + (four - two) * (n - 2) / 2).otherwise(four + (eight - four) * (n - 4) / 4)
     )
+    return between.alias(name.replace("_{}", ""))
 
 
 def nic_bandwidth() -> pl.Expr:
     """Return what one GPU's share of the node's NICs carries, one direction."""
-    return constant("nic_bytes_per_second") * constant("fabric_efficiency")
+    carried = constant("nic_bytes_per_second") * constant("fabric_efficiency")
+    return carried.alias("gpu_network_bytes_per_second")
 
 
 def _inside_bandwidth() -> pl.Expr:
@@ -60,7 +62,8 @@ def _inside_bandwidth() -> pl.Expr:
         .then(constant("node_bus_2_apart_bytes_per_second"))
         .otherwise(constant("node_bus_4_apart_bytes_per_second"))
     )
-    return pl.min_horizontal(_by_size("node_bus_{}_bytes_per_second"), apart)
+    ring = pl.min_horizontal(_by_size("node_bus_{}_bytes_per_second"), apart)
+    return ring.alias("node_ring_bytes_per_second")
 
 
 def _outside_seconds() -> tuple[pl.Expr, pl.Expr]:
@@ -70,20 +73,23 @@ def _outside_seconds() -> tuple[pl.Expr, pl.Expr]:
     flags beside the data halve the bandwidth; NCCL `tuning.cc`).
     """
     passes = pl.when(pl.col("collective") == "all_reduce").then(2.0).otherwise(1.0)
-    network_hops = passes * (nodes - 1)
-    node_hops = passes * (size - 1) - network_hops
+    network_hops = (passes * (nodes - 1)).alias("network_hops")
+    node_hops = (passes * (size - 1) - network_hops).alias("node_hops")
     node_network = constant("ring_efficiency") * nic_bandwidth() * constant("gpus_per_node")
     derate = pl.when(pl.col("group_kind").is_in(DATA_PARALLEL)).then(constant("dp_efficiency")).otherwise(1.0)
-    bandwidth = derate * pl.min_horizontal(constant("node_bus_8_bytes_per_second"), node_network / sharing)
+    reached = pl.min_horizontal(constant("node_bus_8_bytes_per_second"), node_network / sharing)
+    bandwidth = (derate * reached).alias("network_ring_bytes_per_second")
 
     def latency(prefix: str) -> pl.Expr:
         base, inner, outer = (
             constant(f"{prefix}{part}_seconds") for part in ("ring_base", "node_hop", "network_hop")
         )
-        return base + node_hops * inner + network_hops * outer
+        hops = base + node_hops * inner + network_hops * outer
+        return hops.alias(f"{prefix}latency_seconds")
 
-    transfer = pl.col("wire_bytes") / bandwidth
-    slow_transfer = pl.col("wire_bytes") / pl.min_horizontal(bandwidth / 2, constant("ll_bytes_per_second"))
+    transfer = (pl.col("wire_bytes") / bandwidth).alias("transfer_seconds")
+    slow_bandwidth = pl.min_horizontal(bandwidth / 2, constant("ll_bytes_per_second"))
+    slow_transfer = (pl.col("wire_bytes") / slow_bandwidth).alias("ll_transfer_seconds")
     short = latency("ll_") + slow_transfer < latency("") + transfer
     return (
         pl.when(short).then(latency("ll_")).otherwise(latency("")),
@@ -101,7 +107,7 @@ def ring() -> Timing:
     """
     all_reduce = pl.col("collective") == "all_reduce"
     inside_latency = _by_size("node_latency_{}_seconds") * pl.when(all_reduce).then(1.0).otherwise(0.5)
-    inside = pl.col("wire_bytes") / _inside_bandwidth()
+    inside = (pl.col("wire_bytes") / _inside_bandwidth()).alias("transfer_seconds")
     outside_latency, outside = _outside_seconds()
     uneven = (pl.col("group_kind") == "etp") & ~balanced
     return Timing.link(
@@ -121,7 +127,8 @@ def all_to_all() -> Timing:
     inside = (members - 1) * buffer / _by_size("node_all_to_all_{}_bytes_per_second")
     beyond = (size - members) * buffer / (constant("all_to_all_efficiency") * nic_bandwidth())
     latency = constant("all_to_all_latency_seconds") * size.log(2)
-    return Timing.link(latency, pl.max_horizontal(inside, beyond) * busiest_share())
+    transfer = pl.max_horizontal(inside.alias("node_seconds"), beyond.alias("network_seconds"))
+    return Timing.link(latency.alias("latency_seconds"), transfer * busiest_share())
 
 
 def message() -> Timing:
@@ -130,5 +137,6 @@ def message() -> Timing:
     inside = pl.min_horizontal(constant("node_link_bytes_per_second"), _inside_bandwidth())
     link = pl.when(between_nodes).then(nic_bandwidth()).otherwise(inside)
     return Timing.link(
-        constant("p2p_latency_seconds"), pl.col("comm_bytes") / (constant("p2p_efficiency") * link)
+        constant("p2p_latency_seconds"),
+        (pl.col("comm_bytes") / (constant("p2p_efficiency") * link)).alias("transfer_seconds"),
     )

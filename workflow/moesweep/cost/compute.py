@@ -38,20 +38,21 @@ def wave_efficiency(m: pl.Expr, n: pl.Expr, batch: pl.Expr) -> pl.Expr:
     def share(rows: int, columns: int) -> pl.Expr:
         tiles = batch * (m / rows).ceil() * (n / columns).ceil()
         useful = batch * m * n / ((tiles / processors).ceil() * processors * rows * columns)
-        return useful * peak.get((rows, columns), pl.lit(1.0))
+        share = useful * peak.get((rows, columns), pl.lit(1.0))
+        return share.alias(f"tile_{rows}x{columns}_share")
 
-    return pl.max_horizontal(*(share(rows, columns) for rows, columns in TILES))
+    return pl.max_horizontal(*(share(rows, columns) for rows, columns in TILES)).alias("wave_efficiency")
 
 
 def matmul_seconds(m: pl.Expr, n: pl.Expr, k: pl.Expr, batch: pl.Expr, efficiency: pl.Expr) -> pl.Expr:
     """Return 2·batch·mnk flops over peak · efficiency · wave share · k/(k + half): the arithmetic time."""
     reached = efficiency * wave_efficiency(m, n, batch) * k / (k + constant("gemm_half_inner_dimension"))
     rate = constant("matrix_flops_per_second") * constant("gemm_gain") * reached
-    return 2.0 * batch * m * n * k / rate
+    return (2.0 * batch * m * n * k / rate.alias("gemm_flops_per_second")).alias("matmul_seconds")
 
 
 def _hbm_seconds(hbm_bytes: pl.Expr, fraction: pl.Expr) -> pl.Expr:
-    return hbm_bytes / (fraction * constant("hbm_bytes_per_second"))
+    return (hbm_bytes / (fraction * constant("hbm_bytes_per_second"))).alias("memory_seconds")
 
 
 def gemm() -> Timing:
@@ -78,7 +79,7 @@ def gemm() -> Timing:
     separate = is_wgrad & (pl.col("dtype") == "fp16")
     accumulate = _hbm_seconds(
         constant("fp16_accumulation_bytes") * weights, constant("elementwise_hbm_fraction")
-    )
+    ).alias("accumulation_seconds")
     extra = pl.when(separate).then(accumulate).otherwise(0.0)
     return Timing.roofline(arithmetic, memory, constant("kernel_seconds"), extra)
 
@@ -98,12 +99,13 @@ def attention() -> Timing:
     def flash(direction: str) -> pl.Expr:
         few_heads = heads / (heads + constant(f"flash_{direction}_half_heads"))
         share = constant(f"flash_{direction}_efficiency") * few_heads
-        return pl.col("flops") / (constant("matrix_flops_per_second") * constant("gemm_gain") * share)
+        rate = constant("matrix_flops_per_second") * constant("gemm_gain") * share
+        return (pl.col("flops") / rate).alias("flash_attention_seconds")
 
     def products(scores: int, outputs: int, efficiency: pl.Expr) -> pl.Expr:
         rate = efficiency * constant("attention_gemm_efficiency")
-        score_seconds = matmul_seconds(rows, rows, head_width, batch, rate)
-        output_seconds = matmul_seconds(rows, head_width, rows, batch, rate)
+        score_seconds = matmul_seconds(rows, rows, head_width, batch, rate).alias("score_product_seconds")
+        output_seconds = matmul_seconds(rows, head_width, rows, batch, rate).alias("output_product_seconds")
         return scores * score_seconds + outputs * output_seconds
 
     forward = pl.when(is_flash).then(flash("forward")).otherwise(products(1, 1, forward_efficiency))

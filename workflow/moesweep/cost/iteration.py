@@ -37,12 +37,13 @@ def seconds_of_an_iteration() -> dict[str, pl.Expr]:
     """Return an iteration's seconds and their parts on the rank of its slowest stage, over its stages."""
     m, chunks = pl.col("num_microbatches").first(), pl.col("virtual_pipeline").first()
     slowest = pl.col("seconds").arg_max()
-    tail = pl.col("tail_exposed") + pl.col("tail_compute")
+    tail = (pl.col("tail_exposed") + pl.col("tail_compute")).alias("tail_seconds")
 
     def there(expression: pl.Expr) -> pl.Expr:
         return expression.get(slowest)
 
-    pipeline = m * pl.col("seconds").max() + (pl.col("seconds").sum() - pl.col("seconds").max()) / chunks
+    fill = (pl.col("seconds").sum() - pl.col("seconds").max()) / chunks
+    pipeline = (m * pl.col("seconds").max() + fill.alias("fill_seconds")).alias("pipeline_seconds")
     per_kind = {
         f"{kind}_comm_seconds": there(m * pl.col(f"{kind}_comm") + pl.col(f"tail_{kind}_comm"))
         for kind in COMM_KINDS

@@ -17,4 +17,4 @@ def busiest_share() -> pl.Expr:
     ep = pl.col("ep").cast(pl.Float64)
     local = pl.max_horizontal(pl.col("num_experts") / ep, 1.0)
     excess = constant("expert_load_variation") * 0.564 * ep.log(2).pow(0.8) / local.sqrt()
-    return pl.when(balanced).then(1.0).otherwise(1.0 + excess)
+    return pl.when(balanced).then(1.0).otherwise(1.0 + excess).alias("busiest_share")

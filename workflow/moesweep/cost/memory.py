@@ -34,13 +34,13 @@ def _attention_bytes() -> pl.Expr:
     inside = 2 * query + 2 * keys_values + 2 * value
     kept = ~pl.col("flash_attention") & (pl.col("recompute") == "none")
     scores = pl.when(kept).then(5 * _heads * _sequence).otherwise(0)
-    return _tokens * (outside / _split + (inside + scores) / _tp)
+    return (_tokens * (outside / _split + (inside + scores) / _tp)).alias("attention_bytes")
 
 
 def _mlp_bytes(width: pl.Expr) -> pl.Expr:
     """Return fc1's input, its output and the activation's output: s·b·(2h/t + 4f/t), 6f/t gated."""
     per_width = pl.when(pl.col("gated_mlp")).then(6).otherwise(4)
-    return _tokens * (2 * _hidden / _split + per_width * width / _tp)
+    return (_tokens * (2 * _hidden / _split + per_width * width / _tp)).alias("mlp_bytes")
 
 
 def _expert_bytes() -> pl.Expr:
@@ -51,18 +51,21 @@ def _expert_bytes() -> pl.Expr:
     rows = pl.col("moe_router_topk") * _tokens / _split * pl.col("etp")
     factor = pl.when(pl.col("gated_mlp")).then(6).otherwise(4)
     shared = pl.col("num_shared_experts") * pl.col("moe_ffn_hidden_size")
-    return (
-        rows * (2 * _hidden + factor * pl.col("moe_ffn_hidden_size") / pl.col("etp"))
+    expert_bytes = (
+        rows.alias("expert_rows") * (2 * _hidden + factor * pl.col("moe_ffn_hidden_size") / pl.col("etp"))
         + _tokens * 2 * _hidden / _split
         + _tokens * factor * shared / _tp
     )
+    return expert_bytes.alias("expert_bytes")
 
 
 def _layer_bytes(moe: bool) -> tuple[pl.Expr, pl.Expr]:
     """Return what a layer keeps for its backward pass, and the most it holds while it runs."""
     working = _attention_bytes() + (_expert_bytes() if moe else _mlp_bytes(pl.col("ffn_hidden_size")))
     input_only = 2 * _tokens * _hidden / _split
-    return pl.when(pl.col("recompute") == "full").then(input_only).otherwise(working), working
+    kept = pl.when(pl.col("recompute") == "full").then(input_only).otherwise(working)
+    kind = "moe" if moe else "dense"
+    return kept.alias(f"{kind}_layer_kept_bytes"), working.alias(f"{kind}_layer_working_bytes")
 
 
 def _in_flight() -> pl.Expr:
@@ -73,7 +76,8 @@ def _in_flight() -> pl.Expr:
     behind, chunks = pl.col("pp") - pl.col("stage"), pl.col("virtual_pipeline")
     interleaved = 2 * (behind - 1) + (chunks - 1) * pl.col("pp") + 1
     alive = pl.when(chunks > 1).then(interleaved).otherwise(behind)
-    return pl.min_horizontal(alive, pl.col("num_microbatches") * chunks) / chunks
+    in_flight = pl.min_horizontal(alive, pl.col("num_microbatches") * chunks) / chunks
+    return in_flight.alias("microbatches_in_flight")
 
 
 def _activation_bytes() -> pl.Expr:

@@ -90,8 +90,9 @@ def seconds_of_a_pass() -> dict[str, pl.Expr]:
     again = pl.when(pl.col("recomputes")).then(forward).otherwise(0.0)
     launches = pl.when(pl.col("phase") == "forward").then(forward).otherwise(backward + again)
     skew = constant("tp_skew_seconds") * pl.col("peers")
-    host = pl.when(pl.col("layer_kind").is_not_null()).then(launches + skew).otherwise(0.0)
-    kernels = pl.col("compute") + exposed
+    in_layer = pl.col("layer_kind").is_not_null()
+    host = pl.when(in_layer).then(launches + skew).otherwise(0.0).alias("launching_seconds")
+    kernels = (pl.col("compute") + exposed).alias("kernels_seconds")
     seconds = (
         pl.when(pl.col("blocking_launches")).then(kernels + host).otherwise(pl.max_horizontal(kernels, host))
     )
