@@ -4,6 +4,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from moesweep.paths import inside
 from moesweep.problems import BadInput, Problem, did_you_mean, shown
 from moesweep.schema import check, load_schema, place
 from moesweep.units import QuantityError, parse_quantity
@@ -109,7 +110,7 @@ def load_cluster(root: Path, name: str) -> Cluster:
 def _read(root: Path, file: str, schema: str) -> tuple[Any, list[Problem]]:
     """A file's data with its problems; the data are None where the file cannot be read."""
     try:
-        data = read_yaml(root / file, file)
+        data = read_yaml(inside(root, file), file)
     except BadInput as bad:
         return None, bad.problems
     return data, check(data, schema, file)

@@ -1,6 +1,7 @@
 """Paths that must lead where they seem to: what a project names inside itself lies inside itself."""
 
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
 from moesweep.problems import BadInput, Problem, shown
@@ -25,6 +26,15 @@ def inside(root: Path, path: Path | str) -> Path:
         message = f"a symbolic link leads out of the project, to {shown(real)}"
         raise BadInput([Problem(str(path), "", "symbolic_link", real, message, "put a copy there instead")])
     return full
+
+
+def folders_inside(root: Path, files: Iterable[str]) -> None:
+    """Raise BadInput if a folder of one of the files, given from root, leads out of root."""
+    folders = {folder for file in files for folder in Path(file).parents}
+    for folder in sorted(folders):
+        # Asking every folder whether it is a link is quick, resolving thousands of them is not.
+        if os.path.islink(root / folder):  # noqa: PTH114
+            inside(root, folder)
 
 
 def _below(path: str, folder: str) -> bool:

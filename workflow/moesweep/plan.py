@@ -11,6 +11,7 @@ import polars as pl
 
 from moesweep.catalog import CALIBRATION_FILE, load_cluster, load_config
 from moesweep.layout import TRACE_TABLES, Results
+from moesweep.paths import folders_inside
 from moesweep.problems import BadInput, Problem, collect
 from moesweep.sweep import load_sweep
 from moesweep.tables.registry import TABLES
@@ -179,7 +180,10 @@ def load_plan(config_file: str) -> Plan:
     findings = None if sweep is None else collect(problems, validate, sweep, **nodes)
     if cluster is None or sweep is None or findings is None:
         raise BadInput(problems)
-    return Plan(config, sweep.workloads, findings, cluster.gpu, nodes["gpus_per_node"])
+    plan = Plan(config, sweep.workloads, findings, cluster.gpu, nodes["gpus_per_node"])
+    # Snakemake makes folders and removes old outputs before any command of ours could look.
+    folders_inside(root, plan.recorded)
+    return plan
 
 
 def plan_or_exit(config_file: str) -> Plan:

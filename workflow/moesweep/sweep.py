@@ -14,6 +14,7 @@ from typing import Any
 import polars as pl
 
 from moesweep.catalog import load_model
+from moesweep.paths import inside
 from moesweep.problems import BadInput, Problem, shown
 from moesweep.schema import check, load_schema
 from moesweep.workload import SCHEMA, dense_twins, resolve
@@ -65,7 +66,7 @@ def load_sweep(root: Path, path: Path | str) -> Sweep:
     answer, workloads listed twice, too many workloads.
     """
     file = _shown_path(root, path)
-    data = read_yaml(root / path, file)
+    data = read_yaml(inside(root, path), file)
     problems = check(data, "sweep", file)
     models, unknown = _models(root, data, file)
     malformed = {problem.path for problem in problems}

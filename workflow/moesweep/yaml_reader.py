@@ -6,7 +6,9 @@ documents in a file. Plain scalars follow the YAML 1.2 core schema, in which `no
 `1e9` is a number.
 """
 
+import os
 import re
+import stat
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +50,9 @@ def read_yaml(path: Path, name: str | None = None) -> Any:
 
 def _read_text(path: Path, name: str) -> str:
     try:
-        with path.open("rb") as file:
+        with open(path, "rb", opener=_open_without_waiting) as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                raise ValueError("not a regular file")
             content = file.read(MAX_FILE_BYTES + 1)
     except FileNotFoundError:
         raise BadInput([Problem(name, "", "missing_file", name, "no such file")]) from None
@@ -66,6 +70,11 @@ def _read_text(path: Path, name: str) -> str:
         raise BadInput(
             [Problem(name, f"line {line}", "utf8", "", message, "save the file as UTF-8")]
         ) from None
+
+
+def _open_without_waiting(path: str, flags: int) -> int:
+    """Open as usual, except that a pipe without a writer is not waited for."""
+    return os.open(path, flags | os.O_NONBLOCK)
 
 
 class _Builder:
