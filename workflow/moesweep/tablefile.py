@@ -6,6 +6,7 @@ Every file carries that dictionary, its schema version and the version of the co
 
 import json
 import os
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
@@ -15,10 +16,17 @@ from typing import Any
 import polars as pl
 
 from moesweep import __version__
-from moesweep.problems import BadInput, Problem
+from moesweep.paths import inside
+from moesweep.problems import BadInput, Problem, shown
 
 TABLES = Path(__file__).resolve().parents[2] / "schemas" / "tables"
 ROW_GROUP_ROWS = 1 << 19
+MAX_CELLS = 1 << 28
+"""Most values of a table that is read as a whole: 2 GiB of numbers."""
+
+SAFE_ID = r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"
+"""The form of workload ids; no path made from one can leave its folder."""
+
 _TYPES: dict[str, Any] = {
     "Int64": pl.Int64,
     "Float64": pl.Float64,
@@ -62,7 +70,11 @@ def metadata(table: str, facts: Mapping[str, str] | None = None) -> dict[str, st
 
 @contextmanager
 def whole(path: Path) -> Iterator[Path]:
-    """Yield a temporary name beside `path`, renamed to it if the block succeeds and removed if it fails."""
+    """Yield a temporary name beside `path`, renamed to it if the block succeeds and removed if it fails.
+
+    Raises BadInput if a symbolic link would put a file of the project outside of it.
+    """
+    inside(Path(), path.parent)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
@@ -87,14 +99,33 @@ def write_table(
 
 
 def read_table(path: Path, table: str) -> pl.DataFrame:
-    """Read one table file back; raise BadInput if it is missing, broken, or of another schema version."""
+    """Read one table file back; raise BadInput if it is missing, broken, too large or of another version.
+
+    What the file says of itself is checked before any of its rows is read, and workload ids after, because
+    paths are made from them.
+    """
     try:
-        found = pl.read_parquet_metadata(path)
-        frame = pl.read_parquet(path, hive_partitioning=False)
-    except (OSError, pl.exceptions.PolarsError) as error:
+        with _without_panic_messages():
+            _check_version(path, table)
+            _check_size(path)
+            columns = dtypes(table)
+            frame = pl.read_parquet(path, columns=list(columns), hive_partitioning=False, glob=False)
+            frame = frame.select(pl.col(name).cast(dtype) for name, dtype in columns.items())
+    except (OSError, pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
+        reason = str(error).partition("\n")[0]
         raise BadInput(
-            [Problem(str(path), "", "readable", "", f"cannot be read as Parquet: {error}")]
+            [Problem(str(path), "", "readable", "", f"cannot be read as Parquet: {reason}")]
         ) from error
+    if "workload" in frame.columns:
+        unsafe = frame.filter(~pl.col("workload").str.contains(SAFE_ID))["workload"]
+        if unsafe.len():
+            message = f"{shown(unsafe[0])} is not a workload id"
+            raise BadInput([Problem(str(path), "", "workload_id", shown(unsafe[0]), message)])
+    return frame
+
+
+def _check_version(path: Path, table: str) -> None:
+    found = pl.read_parquet_metadata(path)
     version, wanted = found.get("moesweep.schema_version", "none"), str(dictionary(table)["version"])
     if found.get("moesweep.table") != table or version != wanted:
         message = (
@@ -103,4 +134,26 @@ def read_table(path: Path, table: str) -> pl.DataFrame:
         raise BadInput(
             [Problem(str(path), "", "schema_version", version, message, "run make sweep to rebuild it")]
         )
-    return frame.select(pl.col(name).cast(dtype) for name, dtype in dtypes(table).items())
+
+
+def _check_size(path: Path) -> None:
+    scan = pl.scan_parquet(path, hive_partitioning=False, glob=False)
+    rows, columns = scan.select(pl.len()).collect().item(), scan.collect_schema().len()
+    if rows * columns > MAX_CELLS:
+        message = f"{rows} rows of {columns} columns are more than the {MAX_CELLS} values a table may hold"
+        raise BadInput([Problem(str(path), "", "table_size", str(rows * columns), message)])
+
+
+@contextmanager
+def _without_panic_messages() -> Iterator[None]:
+    """Keep what polars' Rust code prints on stderr about a broken file to itself: it also raises."""
+    sys.stderr.flush()
+    kept = os.dup(2)
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    os.close(nowhere)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
