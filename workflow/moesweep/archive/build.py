@@ -34,6 +34,7 @@ def archive(results: Path, out: Path) -> Manifest:
     _refuse_full(out)
     made = read_manifest(results)
     _refuse_other_tables(results, made)
+    _refuse_own_names(results, made)
     citation: dict[str, Any] = read_yaml(PROJECT / CITATION, CITATION)
     with _whole_folder(out) as partial:
         _copy(results, partial, made.files)
@@ -71,6 +72,18 @@ def _refuse_other_tables(results: Path, made: Manifest) -> None:
             problems.append(
                 Problem(str(results), "", "schema_version", str(version), message, "run make sweep")
             )
+    if problems:
+        raise BadInput(problems)
+
+
+def _refuse_own_names(results: Path, made: Manifest) -> None:
+    """Raise BadInput for results that have the name of a file that the archive adds."""
+    own = {"README.md", "croissant.json", NAME, CITATION, LICENSE}
+    problems = [
+        Problem(str(results / entry.path), "", "name", "", "an archive has a file of its own by this name")
+        for entry in made.files
+        if entry.path in own or entry.path.startswith("config/")
+    ]
     if problems:
         raise BadInput(problems)
 
