@@ -15,29 +15,34 @@ from moesweep.trace.vocabulary import Op, wire_bytes
 
 
 @dataclass(frozen=True)
-class _Section:
+class Section:
     """A run of ops in a stage's program; `scope` says which stages have it, or which layers repeat it."""
 
     scope: str  # stage | first | last | dense | moe
     phase: str
     ops: list[Op]
 
+    @property
+    def layer_kind(self) -> str | None:
+        """The kind of the layers that repeat the section, None outside the layers."""
+        return self.scope if self.scope in ("dense", "moe") else None
 
-def _sections() -> list[list[_Section]]:
+
+def sections() -> list[list[Section]]:
     """Return the sections in program order; those of one inner list alternate layer by layer."""
     message = ends.pipeline_messages()
     return [
-        [_Section("stage", "forward", message["recv_forward"])],
-        [_Section("first", "forward", ends.embedding_forward())],
-        [_Section(kind, "forward", layers.layer_forward(kind)) for kind in ("dense", "moe")],
-        [_Section("last", "forward", ends.head_forward())],
-        [_Section("stage", "forward", message["send_forward"])],
-        [_Section("stage", "backward", message["recv_backward"])],
-        [_Section("last", "backward", ends.head_backward())],
-        [_Section(kind, "backward", layers.layer_backward(kind)) for kind in ("dense", "moe")],
-        [_Section("first", "backward", ends.embedding_backward())],
-        [_Section("stage", "backward", message["send_backward"])],
-        [_Section("stage", "optimizer", optimizer_ops())],
+        [Section("stage", "forward", message["recv_forward"])],
+        [Section("first", "forward", ends.embedding_forward())],
+        [Section(kind, "forward", layers.layer_forward(kind)) for kind in ("dense", "moe")],
+        [Section("last", "forward", ends.head_forward())],
+        [Section("stage", "forward", message["send_forward"])],
+        [Section("stage", "backward", message["recv_backward"])],
+        [Section("last", "backward", ends.head_backward())],
+        [Section(kind, "backward", layers.layer_backward(kind)) for kind in ("dense", "moe")],
+        [Section("first", "backward", ends.embedding_backward())],
+        [Section("stage", "backward", message["send_backward"])],
+        [Section("stage", "optimizer", optimizer_ops())],
     ]
 
 
@@ -94,9 +99,10 @@ def stages(workloads: pl.DataFrame) -> pl.DataFrame:
     )
 
 
-def _row(op: Op, position: int) -> list[pl.Expr]:
+def quantities(op: Op) -> dict[str, pl.Expr]:
+    """Return the numbers of an op's row, over the columns of a stage."""
     group_size = GROUP_SIZE[op.group_kind] if op.group_kind else pl.lit(0)
-    whole = {
+    return {
         "m": op.m,
         "n": op.n,
         "k": op.k,
@@ -108,11 +114,14 @@ def _row(op: Op, position: int) -> list[pl.Expr]:
         "wire_bytes": wire_bytes(op),
         "num_microbatches": op.count,
     }
+
+
+def _row(op: Op, position: int) -> list[pl.Expr]:
     words = {"op": op.name, "kind": op.kind, "collective": op.collective, "group_kind": op.group_kind}
     return [
         pl.lit(position, dtype=pl.Int64).alias("position"),
         *(pl.lit(word, dtype=pl.String).alias(name) for name, word in words.items()),
-        *(quantity.cast(pl.Int64).alias(name) for name, quantity in whole.items()),
+        *(quantity.cast(pl.Int64).alias(name) for name, quantity in quantities(op).items()),
     ]
 
 
@@ -125,15 +134,14 @@ _SCOPES = {
 }
 
 
-def _evaluate(stage_frame: pl.DataFrame, place: int, section: _Section) -> list[pl.LazyFrame]:
+def _evaluate(stage_frame: pl.DataFrame, place: int, section: Section) -> list[pl.LazyFrame]:
     present, repeats = _SCOPES[section.scope]
-    layer_kind = section.scope if section.scope in ("dense", "moe") else None
     where = [
         pl.col("workload"),
         pl.col("stage"),
         pl.lit(place, dtype=pl.Int64).alias("section"),
         pl.lit(section.phase).alias("phase"),
-        pl.lit(layer_kind, dtype=pl.String).alias("layer_kind"),
+        pl.lit(section.layer_kind, dtype=pl.String).alias("layer_kind"),
         repeats.cast(pl.Int64).alias("repeats"),
     ]
     here = stage_frame.filter(present).lazy()
@@ -147,7 +155,7 @@ def folded(workloads: pl.DataFrame) -> pl.DataFrame:
     stage_frame = stages(workloads)
     frames = [
         frame
-        for place, alternatives in enumerate(_sections())
+        for place, alternatives in enumerate(sections())
         for section in alternatives
         for frame in _evaluate(stage_frame, place, section)
     ]

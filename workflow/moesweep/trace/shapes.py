@@ -30,10 +30,11 @@ sharded_optimizer = pl.col("distributed_optimizer")
 sequence_parallel = pl.col("sequence_parallel") & (tp > 1)
 plain_tensor_parallel = ~pl.col("sequence_parallel") & (tp > 1)
 
-tokens = batch * sequence  # b·s, the tokens of one micro-batch
-local_tokens = tokens // pl.when(sequence_parallel).then(tp).otherwise(1)  # b·s/t under sequence parallelism
-activation_bytes = ELEMENT_BYTES * tokens * hidden  # T: one full activation
-vocabulary = pl.col("padded_vocab_size") // tp  # V/t, this rank's slice
+tokens = (batch * sequence).alias("tokens")  # b·s, the tokens of one micro-batch
+split = pl.when(sequence_parallel).then(tp).otherwise(1)
+local_tokens = (tokens // split).alias("local_tokens")  # b·s/t under sequence parallelism
+activation_bytes = (ELEMENT_BYTES * tokens * hidden).alias("activation_bytes")  # T: one full activation
+vocabulary = (pl.col("padded_vocab_size") // tp).alias("vocabulary_slice")  # V/t, this rank's slice
 
 # Widths of the attention projections, all heads together. Multi-latent attention (DeepSeek-V2,
 # arXiv:2405.04434 section 2.1) has its own head sizes; elsewhere a head is h/a wide.
@@ -50,17 +51,17 @@ kv_down_width = pl.col("kv_lora_rank") + pl.col("qk_rope_head_dim")
 gradient_bytes = pl.when(pl.col("dtype") == "fp16").then(2).otherwise(4)
 """What a gradient takes when it is reduced: Megatron forces fp32 with bf16, and leaves fp16 as it is."""
 
-scores = batch * heads * sequence * sequence // tp  # elements of the rank's score matrices
+scores = (batch * heads * sequence * sequence // tp).alias("scores")  # elements of the rank's score matrices
 
 gate = pl.when(gated).then(2).otherwise(1)  # a gated MLP's first layer is twice as wide
 ffn = pl.col("ffn_hidden_size")
 expert_ffn = pl.col("moe_ffn_hidden_size")
 shared_ffn = pl.col("num_shared_experts") * expert_ffn
 
-local_experts = experts // ep  # E/e
+local_experts = (experts // ep).alias("local_experts")  # E/e
 sorts_experts = local_experts > 1
-copies = topk * local_tokens  # k·b·s/t token copies that this rank routes
-expert_rows = topk * local_tokens * etp  # R: rows in this rank's experts, balanced, all of them together
+copies = (topk * local_tokens).alias("token_copies")  # k·b·s/t token copies that this rank routes
+expert_rows = (copies * etp).alias("expert_rows")  # R: rows in this rank's experts, balanced, all together
 
 expert_in_dense_buffer = (ep == 1) & (etp == tp)
 
