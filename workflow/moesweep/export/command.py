@@ -79,11 +79,14 @@ def unroll(arguments: argparse.Namespace) -> int:
 
 def export(arguments: argparse.Namespace) -> int:
     """Write the chosen workloads, or check what is there."""
-    from moesweep.export.request import Request, chosen
+    from moesweep.export.request import Request, chosen, needed
     from moesweep.layout import Results
 
+    if arguments.check:
+        return _check(arguments.out)
+    needed({"--format": arguments.format}, "export")
     request = Request(
-        format=arguments.format or "",
+        format=arguments.format,
         out=arguments.out,
         flavor=arguments.flavor,
         workloads=tuple(arguments.workload),
@@ -101,6 +104,25 @@ def export(arguments: argparse.Namespace) -> int:
         _write_aicb(workloads, request)
     else:
         _write_traced(workloads, request)
+    return 0
+
+
+def _check(folder: Path) -> int:
+    """Print what the Chakra sets in a folder hold; raise BadInput with their faults."""
+    from moesweep.export.chakra_check import SHOWN_PROBLEMS, check_folder, folders
+    from moesweep.problems import BadInput, Problem
+
+    sets = [check_folder(each) for each in folders(folder)]
+    if not sets:
+        raise BadInput([Problem("", "--out", "traces", str(folder), f"{folder} holds no .et files")])
+    for each in sets:
+        verdict = "valid" if not each.problems else f"faults: {len(each.problems)}"
+        if each.unjudged_messages:
+            verdict += f"; {each.unjudged_messages} messages have an end on a rank that is not here"
+        print(f"{each.folder}: {each.ranks} ranks, {each.nodes} nodes: {verdict}")
+    problems = [problem for each in sets for problem in each.problems[:SHOWN_PROBLEMS]]
+    if problems:
+        raise BadInput(problems)
     return 0
 
 
@@ -127,9 +149,9 @@ def _write_traced(workloads: "pl.DataFrame", request: "Request") -> None:
 
 
 def _writer(format_: str) -> "Callable[[Traced, Request], None]":
-    from moesweep.export import simai_megatron, unroll
+    from moesweep.export import chakra, simai_megatron, unroll
 
-    return {"simai": simai_megatron.export, "unrolled": unroll.export}[format_]
+    return {"simai": simai_megatron.export, "chakra": chakra.export, "unrolled": unroll.export}[format_]
 
 
 class Progress:
