@@ -71,30 +71,44 @@ def resolve(given: list[dict[str, Any]]) -> pl.DataFrame:
     return with_derived(pl.DataFrame(given, schema=schema, orient="row"))
 
 
+def derivations() -> dict[str, pl.Expr]:
+    """How the derived counts follow from the other columns: dp, edp, num_microbatches, padded_vocab_size.
+
+    num_microbatches = global_batch_size / (micro_batch_size * dp); padded_vocab_size = vocab_size rounded up
+    to a multiple of 128 * tp.
+    """
+    multiple = VOCABULARY_MULTIPLE * pl.col("tp")
+    microbatches = pl.col("global_batch_size") // (pl.col("micro_batch_size") * pl.col("dp"))
+    return {
+        "dp": pl.max_horizontal(dp_size(), 1),
+        "edp": pl.max_horizontal(edp_size(), 1),
+        "num_microbatches": pl.max_horizontal(microbatches, 1),
+        "padded_vocab_size": (pl.col("vocab_size") + multiple - 1) // multiple * multiple,
+    }
+
+
 def with_derived(frame: pl.DataFrame) -> pl.DataFrame:
     """A frame of GIVEN columns with the DERIVED ones computed, in the order of SCHEMA.
 
-    num_microbatches = global_batch_size / (micro_batch_size * dp); padded_vocab_size = vocab_size rounded up
-    to a multiple of 128 * tp. A dense workload's MoE columns become 0 and its etp tp; an expert's FFN width
-    of 0 becomes ffn_hidden_size.
+    A dense workload's MoE columns become 0 and its etp tp; an expert's FFN width of 0 becomes
+    ffn_hidden_size.
     """
+    derived = derivations()
     moe = pl.col("num_experts") > 0
     width = pl.col("moe_ffn_hidden_size")
     expert_width = pl.when(width == 0).then(pl.col("ffn_hidden_size")).otherwise(width)
-    multiple = VOCABULARY_MULTIPLE * pl.col("tp")
     frame = frame.with_columns(
         pl.when(moe).then(pl.lit("moe")).otherwise(pl.lit("dense")).alias("kind"),
         pl.lit(None, pl.String).alias("twin"),
         pl.when(moe).then("etp").otherwise("tp").alias("etp"),
         expert_width.alias("moe_ffn_hidden_size"),
-        pl.max_horizontal(dp_size(), 1).alias("dp"),
-        ((pl.col("vocab_size") + multiple - 1) // multiple * multiple).alias("padded_vocab_size"),
+        derived["dp"].alias("dp"),
+        derived["padded_vocab_size"].alias("padded_vocab_size"),
     )
-    microbatches = pl.col("global_batch_size") // (pl.col("micro_batch_size") * pl.col("dp"))
     return frame.with_columns(
         *(pl.when(moe).then(column).otherwise(0).alias(column) for column in _MOE_COLUMNS),
-        pl.max_horizontal(edp_size(), 1).alias("edp"),
-        pl.max_horizontal(microbatches, 1).alias("num_microbatches"),
+        derived["edp"].alias("edp"),
+        derived["num_microbatches"].alias("num_microbatches"),
         workload_id().alias("workload"),
     ).select(*SCHEMA)
 
