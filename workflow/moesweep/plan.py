@@ -25,6 +25,7 @@ ENTRY = {
     "cost": "moesweep.cost.files",
     "tables": "moesweep.tables.files",
     "traffic": "moesweep.traffic.files",
+    "manifest": "moesweep.archive.stage",
 }
 """The module behind each stage's command; all that it imports, directly or not, is the stage's code."""
 
@@ -35,6 +36,7 @@ DICTIONARIES = {
     "cost": ["cost_ops", "costs"],
     "tables": list(TABLES),
     "traffic": ["traffic", "links"],
+    "manifest": [],
 }
 """The column dictionaries that a stage writes by."""
 
@@ -161,7 +163,7 @@ class Plan:
         for module in sorted(modules):
             path = package.joinpath(*module.split(".")[1:])
             file = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
-            files.append(str(file.relative_to(Path.cwd())))
+            files.append(str(file.relative_to(package.parents[1])))
         return files
 
 
