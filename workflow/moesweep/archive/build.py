@@ -16,12 +16,12 @@ from moesweep.archive.card import card
 from moesweep.archive.content import checksum
 from moesweep.archive.croissant import croissant
 from moesweep.archive.manifest import NAME, Entry, Manifest, entries, read_manifest
+from moesweep.archive.origin import PROJECT
 from moesweep.paths import inside
 from moesweep.problems import BadInput, Problem
 from moesweep.tablefile import dictionary
 from moesweep.yaml_reader import read_yaml
 
-PROJECT = Path(__file__).resolve().parents[3]
 CITATION, LICENSE = "CITATION.cff", "LICENSE"
 
 

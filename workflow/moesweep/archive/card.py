@@ -50,6 +50,18 @@ print(first.groupby("op")["iteration_seconds"].sum().sort_values(ascending=False
 ```
 """
 
+_CHECK = """\
+```python
+import hashlib, json, pathlib
+
+raw = pathlib.Path("manifest.json").read_bytes()
+manifest = json.loads(raw)
+assert hashlib.sha256(raw.split(b"\\n", 1)[1]).hexdigest() == manifest["sha256"]
+for file in manifest["files"]:
+    assert hashlib.sha256(pathlib.Path(file["path"]).read_bytes()).hexdigest() == file["sha256"], file
+```
+"""
+
 
 def card(manifest: Manifest, citation: dict[str, Any]) -> str:
     """Return the card as Markdown; `citation` is CITATION.cff."""
@@ -97,12 +109,9 @@ def _content(tables: list[Table]) -> str:
 def _verification() -> str:
     return (
         "## Verifying\n\n"
-        f"`moesweep verify .` finds every changed, missing, extra or renamed file. Without it, `{NAME}` "
-        "has the SHA-256 of every other file, and on its first line that of its own remaining lines:\n\n"
-        "```sh\n"
-        f"tail -n +2 {NAME} | sha256sum\n"
-        f"jq -r '.files[] | .sha256 + \"  \" + .path' {NAME} | sha256sum --check --quiet\n"
-        "```\n"
+        "`moesweep verify .` finds every changed, missing, extra or renamed file. Without it, "
+        f"`{NAME}` has the SHA-256 of every other file, and on its first line that of its later lines:\n\n"
+        + _CHECK
     )
 
 

@@ -20,6 +20,8 @@ from moesweep.paths import inside
 PACKAGES = ("polars", "pyarrow", "snakemake")
 """The packages whose version can change a byte of the results."""
 
+PROJECT = Path(__file__).resolve().parents[3]
+
 _GIT = ("git", "-c", "core.fsmonitor=false", "--no-optional-locks")
 
 
@@ -33,11 +35,11 @@ def origin(
 ) -> dict[str, Any]:
     """Return the manifest's code, environment and config.
 
-    config   the workflow's settings; `files` are all configuration files it leads to
-    sources  the code that made the results, as paths from root
+    config   the workflow's settings; `files` are all configuration files it leads to, from `root`
+    sources  the code that made the results, as paths from the project that this code belongs to
     """
     return {
-        "code": code(root, sources),
+        "code": code(PROJECT, sources),
         "environment": {
             "python": platform.python_version(),
             **{package: version(package) for package in PACKAGES},

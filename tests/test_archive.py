@@ -1,0 +1,412 @@
+"""Archives: complete, self-describing, the same bytes from the same inputs, and no changed byte unseen."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import jsonschema
+import polars as pl
+import pytest
+
+from archives import archived, contents, finished, flips, rewritten, signed, within
+from moesweep.archive import build
+from moesweep.cli import main
+
+FLIPS = 1000
+
+CROISSANT = """
+import itertools, json, logging, socket, sys
+def offline(*_): raise OSError("no network in this test")
+socket.socket.connect = offline
+import mlcroissant
+data = mlcroissant.Dataset(jsonld="croissant.json")
+issues = data.metadata.issues
+rows = {name: len(list(itertools.islice(data.records(name), 5))) for name in sys.argv[1:]}
+print(json.dumps({"errors": list(issues.errors), "warnings": list(issues.warnings), "rows": rows}))
+"""
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished sweep."""
+    return finished(tmp_path_factory.mktemp("sweep"))
+
+
+@pytest.fixture(scope="module")
+def pristine(project: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Its archive, which no test changes."""
+    return archived(project, tmp_path_factory.mktemp("archives") / "archive")
+
+
+@pytest.fixture
+def archive(pristine: Path, tmp_path: Path) -> Path:
+    """A copy of the archive to spoil."""
+    return shutil.copytree(pristine, tmp_path / "archive")
+
+
+def verified(folder: Path, capsys: pytest.CaptureFixture[str]) -> tuple[int, list[str]]:
+    """Exit code of `moesweep verify`, and its lines with the folder left out."""
+    capsys.readouterr()
+    code = main(["verify", str(folder)])
+    written = capsys.readouterr()
+    return code, (written.err or written.out).replace(f"{folder}/", "").splitlines()
+
+
+def manifest_of(folder: Path) -> dict[str, Any]:
+    manifest: dict[str, Any] = json.loads((folder / "manifest.json").read_bytes())
+    return manifest
+
+
+def test_an_archive_holds_the_results_and_what_explains_them(project: Path, pristine: Path) -> None:
+    results, held = contents(project / "results"), contents(pristine)
+    del results["manifest.json"]
+    assert {path: held[path] for path in results} == results
+    config = {path for path in held if path.startswith("config/")}
+    assert held.keys() - results.keys() - config == {
+        "README.md",
+        "manifest.json",
+        "croissant.json",
+        "CITATION.cff",
+        "LICENSE",
+    }
+    assert {path: held[path] for path in config - {"config/config.yaml"}} == {
+        path: (project / path).read_bytes() for path in config - {"config/config.yaml"}
+    }
+    files = [file for file in pristine.rglob("*") if not file.is_dir()]
+    assert [file for file in files if file.is_symlink() or file.stat().st_nlink != 1] == []
+
+
+def test_the_manifest_records_every_file_and_what_it_is_made_from(pristine: Path, root: Path) -> None:
+    manifest = manifest_of(pristine)
+    schema = json.loads((root / "schemas/manifest.schema.json").read_text(encoding="utf-8"))
+    jsonschema.Draft202012Validator.check_schema(schema)
+    listed = {entry["path"]: entry for entry in manifest["files"]}
+    assert listed.keys() | {"manifest.json"} == contents(pristine).keys()
+    for path, entry in listed.items():
+        if path.endswith(".parquet"):
+            metadata = pl.read_parquet_metadata(pristine / path)
+            assert entry["rows"] == pl.read_parquet(pristine / path, hive_partitioning=False).height
+            assert (entry["table"], str(entry["schema_version"])) == (
+                metadata["moesweep.table"],
+                metadata["moesweep.schema_version"],
+            )
+    assert manifest["environment"]["polars"] == pl.__version__
+    assert manifest["config"]["settings"]["sweep"] == "config/sweeps/small.yaml"
+    assert manifest["config"]["models"]["tiny"]["hidden_size"] == 256
+    assert manifest["config"]["constants"]["nic_bytes_per_second"]["value"] == 25e9
+    assert re.fullmatch("[0-9a-f]{64}", manifest["code"]["source_sha256"])
+
+
+def test_the_archive_alone_runs_again(pristine: Path, tmp_path: Path) -> None:
+    shutil.copytree(pristine / "config", tmp_path / "config")
+    with within(tmp_path):
+        assert main(["enumerate"]) == 0
+    again = (tmp_path / "results/workloads.parquet").read_bytes()
+    assert again == (pristine / "workloads.parquet").read_bytes()
+
+
+def test_the_same_inputs_make_the_same_bytes(pristine: Path, tmp_path: Path) -> None:
+    other = archived(finished(tmp_path / "another place"), tmp_path / "another name")
+    assert contents(other) == contents(pristine)
+
+
+def test_the_queries_of_the_card_run_as_pasted(pristine: Path) -> None:
+    card = (pristine / "README.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"```(\w+)\n(.*?)```", card, flags=re.DOTALL)
+    assert [language for language, _ in blocks] == ["sql", "python", "python", "python"]
+    with within(pristine):
+        answer = duckdb.sql(blocks[0][1]).pl()
+    assert answer.height == 3
+    assert answer["ep_share"].min() > 0
+    for _, code in blocks[1:]:
+        command = [sys.executable, "-W", "error", "-c", code]
+        done = subprocess.run(command, cwd=pristine, capture_output=True, text=True, check=False)
+        assert (done.returncode, done.stderr) == (0, "")
+        assert bool(done.stdout) == ("print" in code)
+
+
+def test_the_card_explains_every_column_with_its_unit(pristine: Path, root: Path) -> None:
+    card = (pristine / "README.md").read_text(encoding="utf-8")
+    for table in {entry["table"] for entry in manifest_of(pristine)["files"]} - {None}:
+        declared = json.loads((root / f"schemas/tables/{table}.json").read_text(encoding="utf-8"))
+        for column in declared["columns"]:
+            assert f"| {column['name']} | {column['type']} | {column.get('unit', '')} |" in card
+
+
+def test_croissant_metadata_is_valid_and_loads_the_data(pristine: Path) -> None:
+    command = [sys.executable, "-c", CROISSANT, "costs", "traces/routing", "tables/memory"]
+    done = subprocess.run(command, cwd=pristine, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    answer = json.loads(done.stdout)
+    assert answer["errors"] == []
+    assert answer["rows"] == {"costs": 5, "traces/routing": 5, "tables/memory": 5}
+    # A date of publication is recommended, but would make every archive differ from the next.
+    assert [warning for warning in answer["warnings"] if "datePublished" not in warning] == []
+
+
+def test_croissant_metadata_has_every_column_and_checksum(pristine: Path) -> None:
+    metadata = json.loads((pristine / "croissant.json").read_bytes())
+    fields = {field["@id"] for records in metadata["recordSet"] for field in records["field"]}
+    checksums = {entry["path"]: entry["sha256"] for entry in manifest_of(pristine)["files"]}
+    for file in pristine.rglob("*.parquet"):
+        place = re.sub(r"/workload=.*|\.parquet$", "", str(file.relative_to(pristine)))
+        columns = pl.read_parquet_schema(file)
+        assert {f"{place}/{column}" for column in columns} <= fields
+    given = {each["@id"]: each["sha256"] for each in metadata["distribution"] if "sha256" in each}
+    assert given.items() <= checksums.items()
+
+
+def test_an_archive_and_its_results_verify(
+    project: Path, pristine: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for folder in (pristine, project / "results"):
+        code, (line,) = verified(folder, capsys)
+        assert code == 0
+        assert line.endswith("all as recorded")
+
+
+@pytest.mark.slow
+def test_every_flipped_byte_is_found_and_named(archive: Path) -> None:
+    assert flips(archive, FLIPS) == (FLIPS, FLIPS)
+
+
+def test_every_byte_of_the_manifest_s_first_lines_counts(archive: Path) -> None:
+    manifest = archive / "manifest.json"
+    whole = manifest.read_bytes()
+    for place in range(200):
+        manifest.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+        assert main(["verify", str(archive)]) == 1
+
+
+def spoil_missing(folder: Path) -> None:
+    (folder / "costs.parquet").unlink()
+
+
+def spoil_extra(folder: Path) -> None:
+    (folder / "traces/notes.txt").write_text("mine")
+
+
+def spoil_renamed(folder: Path) -> None:
+    (folder / "costs.parquet").rename(folder / "costs.old.parquet")
+
+
+def spoil_swapped(folder: Path) -> None:
+    (folder / "costs.parquet").rename(folder / "kept")
+    (folder / "workloads.parquet").rename(folder / "costs.parquet")
+    (folder / "kept").rename(folder / "workloads.parquet")
+
+
+def spoil_cut(folder: Path) -> None:
+    file = folder / "summary.txt"
+    file.write_bytes(file.read_bytes()[:-1])
+
+
+def spoil_link(folder: Path) -> None:
+    file = folder / "costs.parquet"
+    shutil.move(file, folder.parent / "elsewhere.parquet")
+    file.symlink_to(folder.parent / "elsewhere.parquet")
+
+
+def spoil_linked_folder(folder: Path) -> None:
+    shutil.move(folder / "tables", folder.parent / "tables")
+    (folder / "tables").symlink_to(folder.parent / "tables")
+
+
+def spoil_pipe(folder: Path) -> None:
+    (folder / "costs.parquet").unlink()
+    os.mkfifo(folder / "costs.parquet")
+
+
+def spoil_empty_folder(folder: Path) -> None:
+    (folder / "spare").mkdir()
+
+
+def spoil_manifest_missing(folder: Path) -> None:
+    (folder / "manifest.json").unlink()
+
+
+SPOILT: list[tuple[Callable[[Path], None], list[str]]] = [
+    (spoil_missing, ["costs.parquet: missing: is missing"]),
+    (spoil_extra, ["traces/notes.txt: extra: is not in the manifest"]),
+    (spoil_renamed, ['costs.parquet: renamed: is named "costs.old.parquet" now']),
+    (spoil_swapped, ["costs.parquet: changed: has ", "workloads.parquet: changed: has "]),
+    (spoil_cut, ["summary.txt: changed: has "]),
+    (spoil_link, ["costs.parquet: extra: is a symbolic link"]),
+    (spoil_pipe, ["costs.parquet: extra: is neither a file nor a folder"]),
+    (spoil_empty_folder, ["spare: extra: is an empty folder"]),
+    (spoil_manifest_missing, ["manifest.json: missing: there is no manifest"]),
+]
+
+
+@pytest.mark.parametrize(("spoil", "lines"), SPOILT)
+def test_verification_says_what_is_wrong(
+    archive: Path, spoil: Callable[[Path], None], lines: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    spoil(archive)
+    code, said = verified(archive, capsys)
+    assert code == 1
+    assert len(said) == len(lines)
+    assert all(line.startswith(start) for line, start in zip(said, lines, strict=True))
+
+
+def test_folders_may_be_deeper_than_python_recurses(
+    archive: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    subprocess.run(["mkdir", "-p", "/".join(["d"] * 1500)], cwd=archive, check=True)
+    code, (line,) = verified(archive, capsys)
+    subprocess.run(["rm", "-r", "d"], cwd=archive, check=True)
+    assert code == 1
+    assert line.endswith("/d/d: extra: is an empty folder that the manifest does not list")
+
+
+def test_a_folder_behind_a_link_is_missing(archive: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    spoil_linked_folder(archive)
+    code, said = verified(archive, capsys)
+    assert code == 1
+    assert "tables: extra: is a symbolic link, which an archive never holds" in said
+    assert "tables/memory.parquet: missing: is missing" in said
+
+
+def test_what_is_no_archive_is_bad_input(
+    pristine: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert verified(tmp_path / "none", capsys)[0] == 2
+    assert verified(pristine / "README.md", capsys)[0] == 2
+    with pytest.raises(SystemExit, match="2"):
+        main(["verify"])
+
+
+def test_newer_forms_are_refused_by_the_release_they_need(
+    archive: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    files = manifest_of(archive)["files"]
+    newer = [entry | {"schema_version": 7 if entry["table"] == "costs" else 1} for entry in files]
+    rewritten(archive, files=newer, moesweep_version="3.1")
+    assert verified(archive, capsys) == (
+        2,
+        [
+            "manifest.json: files: version: table costs has schema version 7; moesweep 0.1.0 knows 1; "
+            "use moesweep 3.1 or later"
+        ],
+    )
+    rewritten(archive, manifest_version=2, moesweep_version="4.0", unheard_of=True)
+    code, (line,) = verified(archive, capsys)
+    assert code == 2
+    assert "is of manifest version 2" in line
+    assert 'use moesweep "4.0" or later' in line
+
+
+def test_older_tables_are_verified(archive: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    files = manifest_of(archive)["files"]
+    rewritten(archive, files=[entry | {"schema_version": entry["table"] and 0} for entry in files])
+    assert verified(archive, capsys)[0] == 0
+
+
+HOSTILE: list[tuple[bytes, str]] = [
+    (b"", "json"),
+    (b"[" * 100_000, "json"),
+    (b'"manifest_version": ' + b"9" * 5000 + b"}", "json"),
+    (b'"manifest_version": 1}', "missing_key"),
+    (b'"manifest_version": "1", "files": {}}', "type"),
+    (b"\xff}", "json"),
+]
+
+
+@pytest.mark.parametrize(("body", "rule"), HOSTILE)
+def test_a_manifest_that_is_none(
+    archive: Path, body: bytes, rule: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    signed(archive / "manifest.json", body)
+    code, said = verified(archive, capsys)
+    assert code == 1
+    assert f": {rule}: " in "\n".join(said)
+
+
+@pytest.mark.parametrize("path", ["../outside", "/etc/passwd", "a/../../b", "a//b", "./a", "a\\b", "a\n", ""])
+def test_a_manifest_cannot_name_what_lies_outside(
+    archive: Path, path: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    files = manifest_of(archive)["files"]
+    rewritten(archive, files=[files[0] | {"path": path}, *files[1:]])
+    code, said = verified(archive, capsys)
+    assert code == 1
+    assert said[0].startswith("manifest.json: files[0].path: pattern: ")
+
+
+def refused(project: Path, out: Path, capsys: pytest.CaptureFixture[str]) -> str:
+    """The message of an archive that must not be made; nothing may be left of it."""
+    before = sorted(out.parent.iterdir())
+    capsys.readouterr()
+    with within(project):
+        assert main(["archive", "--out", str(out)]) == 2
+    assert sorted(out.parent.iterdir()) == before
+    return capsys.readouterr().err
+
+
+def test_an_archive_never_replaces_anything(
+    project: Path, archive: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = contents(archive)
+    assert "is not empty" in refused(project, archive, capsys)
+    assert contents(archive) == before
+    assert "is not a folder" in refused(project, archive / "README.md", capsys)
+    (archive.parent / "link").symlink_to(archive)
+    assert "is not a folder" in refused(project, archive.parent / "link", capsys)
+
+
+def test_an_empty_folder_may_be_filled(project: Path, pristine: Path, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    assert contents(archived(project, tmp_path / "empty")) == contents(pristine)
+
+
+@pytest.fixture
+def spare(project: Path, tmp_path: Path) -> Path:
+    """A copy of the finished sweep to spoil."""
+    return shutil.copytree(project, tmp_path / "project")
+
+
+def test_results_that_are_not_as_recorded_are_not_archived(
+    spare: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    costs = spare / "results/costs.parquet"
+    costs.write_bytes(costs.read_bytes() + b"!")
+    (spare / "results/summary.txt").unlink()
+    said = refused(spare, spare.parent / "out", capsys)
+    assert "results/costs.parquet: changed: is not what results/manifest.json records" in said
+    assert "results/summary.txt: readable: cannot be read: No such file" in said
+    (spare / "results/manifest.json").unlink()
+    assert "there is no manifest" in refused(spare, spare.parent / "out", capsys)
+
+
+def test_a_link_out_of_the_results_is_not_archived(spare: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    spoil_link(spare / "results")
+    assert "symbolic link" in refused(spare, spare.parent / "out", capsys)
+
+
+def test_an_archive_that_fails_leaves_nothing(
+    project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(*_: object) -> str:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(build, "card", full)
+    with within(project):
+        assert main(["archive", "--out", str(tmp_path / "out")]) == 1
+    assert "No space left on device" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_unfinished_sweep_has_no_manifest(spare: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (spare / "results/manifest.json").unlink()
+    (spare / "results/costs.parquet").unlink()
+    with within(spare):
+        assert main(["manifest"]) == 2
+    assert "costs.parquet: readable: cannot be read: No such file" in capsys.readouterr().err
+    assert not (spare / "results/manifest.json").exists()
