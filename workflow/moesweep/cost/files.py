@@ -4,21 +4,27 @@ from collections.abc import Mapping
 
 import polars as pl
 
+from moesweep.catalog import Cluster
 from moesweep.cost.fold import fold, unfold
 from moesweep.cost.model import cost, with_constants
+from moesweep.cost.uncertainty import banded, changes, farther_ends, sensitivity
 from moesweep.layout import Results
 from moesweep.tablefile import read_table, write_table
 
 
-def write_costs(results: Results, constants: Mapping[str, float], facts: Mapping[str, str]) -> None:
+def write_costs(results: Results, cluster: Cluster, facts: Mapping[str, str]) -> None:
     """Cost every workload of the catalogue on one cluster; `facts` go into the files' metadata."""
-    workloads = with_constants(read_table(results.workloads, "workloads"), constants)
+    workloads = with_constants(read_table(results.workloads, "workloads"), cluster.values)
     programs = pl.concat(
         read_table(results.trace("programs", id_), "programs").select(pl.lit(id_).alias("workload"), pl.all())
         for id_ in workloads["workload"]
     )
-    costs = cost(fold(programs), workloads)
+    folded = fold(programs)
+    costs = cost(folded, workloads)
     unfolded = unfold(programs, costs.ops).partition_by("workload", as_dict=True, maintain_order=True)
     for (id_,), frame in unfolded.items():
         write_table(frame, results.cost_ops(str(id_)), "cost_ops", facts)
-    write_table(costs.workloads, results.costs, "costs", facts)
+    ends = with_constants(workloads.select("workload"), farther_ends(cluster.constants))
+    moved = sensitivity(folded, workloads, ends)
+    write_table(changes(costs.workloads, moved), results.sensitivity, "sensitivity", facts)
+    write_table(banded(costs.workloads, moved), results.costs, "costs", facts)

@@ -131,12 +131,12 @@ def peak_bytes() -> dict[str, pl.Expr]:
 
 
 def stage_memory(folded: pl.DataFrame, workloads: pl.DataFrame) -> pl.DataFrame:
-    """Return workload, stage and `weights gradients optimizer activations peak_memory` bytes of its rank."""
+    """Return one row per stage: its contents, its workload's columns, and the bytes of its rank."""
     return (
         folded.group_by(KEY[:2], maintain_order=True)
         .agg(**contents_of_a_stage())
         .join(workloads, on="workload", maintain_order="left")
-        .select("workload", "stage", **bytes_of_a_stage())
+        .with_columns(**bytes_of_a_stage())
         .with_columns(**peak_bytes())
     )
 

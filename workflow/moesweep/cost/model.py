@@ -18,7 +18,7 @@ class Costs:
     """Every table on the way from op rows to costs, one row each of what its name says.
 
     `ops` have `seconds` and `bound`; `passes`, `stages` and `memory` (of stages) are the sums in
-    between; `workloads` have the cost columns. All but `memory` also carry columns of their workload.
+    between; `workloads` have the cost columns. All also carry columns of their workload.
     """
 
     ops: pl.DataFrame
