@@ -1,5 +1,6 @@
 """Small workloads for the exports' tests: every option of the trace once, few ranks, few micro-batches."""
 
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,7 @@ def workload(name: str) -> pl.DataFrame:
     return resolve([{**base, **sizes, **changes}])
 
 
+@cache
 def traced_workload(name: str) -> Traced:
     """Return a small workload, costed."""
     (each,) = traced(workload(name), Results(Path("none")), load_cluster(ROOT, CLUSTER))

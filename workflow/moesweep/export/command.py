@@ -149,9 +149,14 @@ def _write_traced(workloads: "pl.DataFrame", request: "Request") -> None:
 
 
 def _writer(format_: str) -> "Callable[[Traced, Request], None]":
-    from moesweep.export import chakra, simai_megatron, unroll
+    from moesweep.export import chakra, perfetto, simai_megatron, unroll
 
-    return {"simai": simai_megatron.export, "chakra": chakra.export, "unrolled": unroll.export}[format_]
+    return {
+        "simai": simai_megatron.export,
+        "chakra": chakra.export,
+        "perfetto": perfetto.export,
+        "unrolled": unroll.export,
+    }[format_]
 
 
 class Progress:

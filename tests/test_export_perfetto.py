@@ -1,0 +1,123 @@
+"""Perfetto's timelines, read back as the Chrome-trace format says."""
+
+import gzip
+import json
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+
+from export_workloads import MICROBATCHES, traced_workload
+from moesweep.export import perfetto
+from moesweep.export.request import Request
+from moesweep.export.unroll import unrolled
+from moesweep.parallelism import ranks
+
+
+def written(name: str, folder: Path, **options: Any) -> tuple[dict[str, Any], Path]:
+    each = traced_workload(name)
+    perfetto.export(each, Request(format="perfetto", out=folder, **options))
+    (path,) = folder.iterdir()
+    with gzip.open(path, "rt") as file:
+        document: dict[str, Any] = json.load(file)
+    return document, path
+
+
+def slices(document: dict[str, Any]) -> pl.DataFrame:
+    """Return the complete events with times in whole nanoseconds, and the names of their tracks."""
+    events = document["traceEvents"]
+    assert {event["ph"] for event in events} == {"M", "X"}
+    named = {
+        what: {
+            (event["pid"], event["tid"]): event["args"]["name"]
+            for event in events
+            if event["name"] == f"{what}_name"
+        }
+        for what in ("process", "thread")
+    }
+    processes = {pid: name for (pid, _), name in named["process"].items()}
+    return pl.DataFrame(
+        [
+            {
+                "rank": int(processes[event["pid"]].split()[1]),
+                "lane": named["thread"][event["pid"], event["tid"]].split(" (")[0],
+                "op": event["name"],
+                "phase": event["cat"],
+                "start": round(event["ts"] * 1000),
+                "end": round(event["ts"] * 1000) + round(event["dur"] * 1000),
+                **event["args"],
+            }
+            for event in events
+            if event["ph"] == "X"
+        ],
+        infer_schema_length=None,
+    )
+
+
+@pytest.mark.parametrize("name", ["moe64", "interleaved", "single"])
+def test_the_slices_are_the_unrolled_ops_of_one_pipeline(name: str, tmp_path: Path) -> None:
+    each = traced_workload(name)
+    pipeline = ranks(each.workload).filter(pl.col("pp_group") == 0)["rank"].to_list()
+    found, wanted = slices(written(name, tmp_path)[0]), unrolled(each, pipeline).collect()
+    assert found["rank"].unique(maintain_order=True).to_list() == pipeline
+    for column, other in (
+        ("start", "start_nanoseconds"),
+        ("end", "end_nanoseconds"),
+        ("op", "op"),
+        ("rank", "rank"),
+    ):
+        assert found[column].to_list() == wanted[other].to_list()
+    kernels = found.filter(pl.col("lane") == "compute")
+    assert kernels["flops"].sum() == wanted["flops"].sum() > 0
+    assert found["comm_bytes"].sum() == wanted["comm_bytes"].sum() > 0
+    assert set(kernels.columns) >= {"m", "n", "k", "groups", "hbm_bytes", "layer", "microbatch"}
+
+
+def test_a_lane_holds_one_kind_of_work_and_one_op_at_a_time(tmp_path: Path) -> None:
+    found = slices(written("moe64", tmp_path)[0])
+    lanes = found.group_by("lane").agg(pl.col("group_kind").unique(), pl.col("collective").unique())
+    for lane, kinds, collectives in lanes.iter_rows():
+        assert kinds == [None if lane == "compute" else lane.split()[0]]
+        assert lane[:2] != "pp" or collectives == [lane.split()[1]]
+    ordered = found.sort("rank", "lane", "start")
+    assert ordered.select((pl.col("start") >= pl.col("end").shift(1).over("rank", "lane")).all()).item()
+
+
+def test_1f1b_its_bubbles_and_exposed_all_to_alls_can_be_seen(tmp_path: Path) -> None:
+    found = slices(written("moe64", tmp_path)[0])
+    passes = found.filter(pl.col("microbatch") >= 0, pl.col("op") == "core_attention").group_by(
+        "rank", "phase", "microbatch", maintain_order=True
+    ).agg(pl.col("start").min())  # fmt: skip
+    first, *_, last = passes["rank"].unique(maintain_order=True)
+    order = passes.filter(pl.col("rank") == first)["phase"].to_list()
+    assert order == ["forward"] * 4 + ["backward", "forward"] * (MICROBATCHES - 4) + ["backward"] * 4
+    assert passes.filter(pl.col("rank") == last)["phase"].to_list() == ["forward", "backward"] * MICROBATCHES
+    # The last stage starts late by the forward passes before it, its receive included.
+    starts = dict(found.group_by("rank").agg(pl.col("start").min()).iter_rows())
+    assert starts[first] == 0 < starts[last]
+    # Nothing computes while an expert-parallel all-to-all runs.
+    mine = found.filter(pl.col("rank") == first)
+    busy = mine.filter(pl.col("lane") == "compute").select("start", "end")
+    exchanges = mine.filter(pl.col("lane") == "ep").select(from_="start", to="end")
+    overlapping = exchanges.join_where(busy, pl.col("start") < pl.col("to"), pl.col("from_") < pl.col("end"))
+    assert exchanges.height > 0
+    assert overlapping.is_empty()
+
+
+def test_ranks_and_micro_batches_can_be_chosen_and_bytes_repeat(tmp_path: Path) -> None:
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+    document, path = written("moe64", tmp_path / "a", ranks="3,20-21", microbatches=2)
+    found = slices(document)
+    assert found["rank"].unique().sort().to_list() == [3, 20, 21]
+    assert found["microbatch"].max() == 1
+    again = written("moe64", tmp_path / "b", ranks="3,20-21", microbatches=2)[1]
+    assert again.read_bytes() == path.read_bytes()
+
+
+def test_tracks_are_numbered_from_one_and_ordered(tmp_path: Path) -> None:
+    events = written("moe64", tmp_path)[0]["traceEvents"]
+    assert min(min(event["pid"], event["tid"]) for event in events) == 1
+    places = [event["args"]["sort_index"] for event in events if event["name"] == "process_sort_index"]
+    assert places == sorted(places) == [0, 16, 32, 48]
