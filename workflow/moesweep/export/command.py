@@ -129,23 +129,27 @@ def _check(folder: Path) -> int:
 def _write_aicb(workloads: "pl.DataFrame", request: "Request") -> None:
     """AICB's files follow from the workload's columns alone."""
     from moesweep.export import simai_aicb
+    from moesweep.export.folder import failures_named
 
     progress = Progress(workloads.height)
-    for row in workloads.iter_rows(named=True):
-        simai_aicb.export(row, request.out)
-        progress.step()
+    with failures_named(request.out):
+        for row in workloads.iter_rows(named=True):
+            simai_aicb.export(row, request.out)
+            progress.step()
 
 
 def _write_traced(workloads: "pl.DataFrame", request: "Request") -> None:
     from moesweep.catalog import load_cluster, load_config
+    from moesweep.export.folder import failures_named
     from moesweep.export.source import traced
 
     write = _writer(request.format)
     cluster = load_cluster(request.root, load_config(request.root, request.config)["cluster"])
     progress = Progress(workloads.height)
-    for each in traced(workloads, request.results, cluster):
-        write(each, request)
-        progress.step()
+    with failures_named(request.out):
+        for each in traced(workloads, request.results, cluster):
+            write(each, request)
+            progress.step()
 
 
 def _writer(format_: str) -> "Callable[[Traced, Request], None]":
