@@ -10,6 +10,7 @@ from moesweep.archive.command import add_commands as add_archive
 from moesweep.commands import add_commands
 from moesweep.export.command import add_commands as add_export
 from moesweep.problems import BadInput
+from moesweep.report.command import add_commands as add_report
 from moesweep.traffic.command import add_commands as add_traffic
 
 
@@ -24,6 +25,7 @@ def parser() -> argparse.ArgumentParser:
     add_export(commands)
     add_archive(commands)
     add_traffic(commands)
+    add_report(commands)
     return top
 
 

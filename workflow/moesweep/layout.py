@@ -68,6 +68,10 @@ class Results:
         """The page that shows it all."""
         return self.root / "report.html"
 
+    def figure(self, name: str, suffix: str) -> Path:
+        """One of the figures, as svg or png."""
+        return self.root / "figures" / f"{name}.{suffix}"
+
     def table(self, name: str, suffix: str) -> Path:
         """One of the small tables, as parquet, csv or md."""
         return self.root / "tables" / f"{name}.{suffix}"

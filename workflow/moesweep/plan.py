@@ -25,6 +25,7 @@ ENTRY = {
     "cost": "moesweep.cost.files",
     "tables": "moesweep.tables.files",
     "traffic": "moesweep.traffic.files",
+    "figures": "moesweep.report.figures.files",
     "manifest": "moesweep.archive.stage",
 }
 """The module behind each stage's command; all that it imports, directly or not, is the stage's code."""
@@ -36,6 +37,7 @@ DICTIONARIES = {
     "cost": ["cost_ops", "costs"],
     "tables": list(TABLES),
     "traffic": ["traffic", "links"],
+    "figures": [],
     "manifest": [],
 }
 """The column dictionaries that a stage writes by."""
@@ -80,6 +82,11 @@ class Plan:
         return jobs
 
     @cached_property
+    def figures(self) -> list[str]:
+        """Every figure, known by its caption: to import them all would import the plotting library."""
+        return sorted(file.stem for file in Path("workflow/report/figures").glob("*.rst"))
+
+    @cached_property
     def described(self) -> dict[str, str]:
         """Workload id to its resolved columns as text: what its trace depends on besides the code."""
         return {row["workload"]: description(row) for row in self.workloads.iter_rows(named=True)}
@@ -94,7 +101,7 @@ class Plan:
         if stage == "manifest":
             return sorted({*self.sources, *self._code(stage), *self.config_files})
         dictionaries = [f"schemas/tables/{name}.json" for name in DICTIONARIES[stage]]
-        priced = stage in ("cost", "tables")
+        priced = stage in ("cost", "tables", "figures")
         return [*self._code(stage), *dictionaries, *(self._cluster_files if priced else [])]
 
     @cached_property
@@ -128,6 +135,7 @@ class Plan:
         files = {
             "enumerate": [results.workloads],
             "validate": [results.validation],
+            "figures": [results.figure(name, suffix) for name in self.figures for suffix in ("svg", "png")],
             "traffic": [results.links, *(results.traffic("node", id_) for id_ in self.ids)],
             "cost": [results.costs, *(results.cost_ops(id_) for id_ in self.ids)],
             "tables": [

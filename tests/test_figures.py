@@ -1,0 +1,171 @@
+"""The figures: what eyes cannot check. Heights, signs for what does not fit, units, greys, the same bytes."""
+
+import os
+import re
+import subprocess
+import sys
+from itertools import pairwise
+from pathlib import Path
+from xml.etree import ElementTree
+
+import matplotlib as mpl
+import polars as pl
+import pytest
+from matplotlib.axes import Axes
+from matplotlib.colors import to_rgb
+from matplotlib.figure import Figure
+
+from answers import make_answers
+from moesweep.cli import main
+from moesweep.layout import Results
+from moesweep.report.evidence import Evidence
+from moesweep.report.figures import style
+from moesweep.report.figures.ep_scaling import parts_of_iteration
+from moesweep.report.figures.registry import FIGURES
+from moesweep.report.timeline import pass_seconds, tail_seconds
+from naive_pipeline import makespan
+
+ROOT = Path(__file__).resolve().parents[1]
+CAPTIONS = "workflow/report/figures"
+SVG = "{http://www.w3.org/2000/svg}"
+UNITS = re.compile(r"second|GiB|MiB|byte|GB/s|flop|ratio|node|stage|workloads by")
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory) -> Results:
+    return make_answers(tmp_path_factory.mktemp("results"))
+
+
+@pytest.fixture(scope="module")
+def evidence(results: Results) -> Evidence:
+    return Evidence(results)
+
+
+@pytest.fixture(params=FIGURES)
+def drawn(request: pytest.FixtureRequest, evidence: Evidence) -> Figure:
+    with mpl.rc_context():
+        mpl.rcParams.update(style.RC)
+        return FIGURES[request.param](evidence)
+
+
+def test_every_axis_says_what_it_measures_and_in_what(drawn: Figure) -> None:
+    """Panels side by side may share a label; a label without a unit is a mistake."""
+    shown = [axes for axes in drawn.axes if axes.axison]
+    across, up = (
+        {label for axes in shown if (label := get(axes))} for get in (Axes.get_xlabel, Axes.get_ylabel)
+    )
+    # Bars are labelled one by one.
+    assert across or any(text.get_text() == "ep =" for axes in shown for text in axes.texts)
+    assert all(UNITS.search(label) for label in across | up)
+    for axes in shown:
+        assert axes.get_xlabel() or axes.get_ylabel() or len(shown) > 1
+        named = [text.get_text() for text in axes.get_yticklabels()]
+        assert up or any(named) or axes.get_shared_y_axes().get_siblings(axes) != [axes]
+
+
+def test_nothing_is_drawn_outside_the_page(drawn: Figure) -> None:
+    drawn.draw_without_rendering()
+    width, height = drawn.get_size_inches()
+    tight = drawn.get_tightbbox()
+    assert tight.x0 >= -0.02
+    assert tight.y0 >= -0.02
+    assert tight.x1 <= width + 0.02
+    assert tight.y1 <= height + 0.02
+
+
+def test_parts_of_an_iteration_sum_to_it(evidence: Evidence) -> None:
+    rows = evidence.workloads.select("iteration_seconds", total=pl.sum_horizontal(parts_of_iteration()))
+    assert rows["total"].to_list() == pytest.approx(rows["iteration_seconds"].to_list())
+    assert evidence.workloads.select(parts_of_iteration()).columns == list(style.PARTS)
+
+
+def test_stacks_are_as_high_as_the_iteration(evidence: Evidence) -> None:
+    (axes,) = FIGURES["ep_scaling"](evidence).axes
+    tops = [
+        max(bar.get_y() + bar.get_height() for bar in bars) for bars in zip(*axes.containers, strict=True)
+    ]
+    assert tops == pytest.approx(evidence.ep_scaling["iteration_seconds"].to_list())
+
+
+def test_what_does_not_fit_is_hatched(evidence: Evidence) -> None:
+    misfits = evidence.workloads.filter(~pl.col("fits"))
+    assert 0 < misfits.height < evidence.workloads.height
+    drawn = FIGURES["memory"](evidence)
+    hatched = [bar for axes in drawn.axes for bar in axes.patches if bar.get_hatch() == style.MISFIT_HATCH]
+    assert sorted(bar.get_height() * 2**30 for bar in hatched) == pytest.approx(
+        misfits["peak_memory_bytes"].sort().to_list()
+    )
+
+
+def lightness(colour: str) -> float:
+    """Return CIE L*, 0 to 100: what is left of a colour on a grey printer."""
+    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in to_rgb(colour)]
+    y = 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+    return 116 * y ** (1 / 3) - 16 if y > 0.008856 else 903.3 * y
+
+
+@pytest.mark.parametrize("look", [style.PARTS, style.MEMORY], ids=["parts", "memory"])
+def test_neighbours_in_a_stack_differ_in_grey(look: dict[str, str]) -> None:
+    for (name, colour), (other, next_colour) in pairwise(look.items()):
+        assert abs(lightness(colour) - lightness(next_colour)) > 15, (name, other)
+
+
+def test_the_timeline_is_the_schedule_run_step_by_step(evidence: Evidence) -> None:
+    row = evidence.workloads.row(0, named=True)
+    ops = evidence.ops.filter(pl.col("workload") == row["workload"])
+    schedule = evidence.schedule(row["workload"])
+    steps = pass_seconds(ops, row["iteration_seconds"], schedule)
+    assert steps["end"].max() == pytest.approx(row["iteration_seconds"] - tail_seconds(ops))
+    lengths = steps.with_columns(seconds=pl.col("end") - pl.col("start")).group_by("phase", "stage").first()
+    seconds = {
+        (phase, stage): s for phase, stage, s in lengths.select("phase", "stage", "seconds").iter_rows()
+    }
+    forward, backward = ([seconds[phase, p] for p in range(2)] for phase in ("forward", "backward"))
+    assert steps["end"].max() == pytest.approx(makespan(forward, backward, row["num_microbatches"], 1))
+    # Nobody does two things at a time.
+    ordered = steps.sort("stage", "start").with_columns(before=pl.col("end").shift(1).over("stage"))
+    assert ordered.filter(pl.col("before") > pl.col("start") + 1e-12).is_empty()
+
+
+def test_files_are_whole_light_and_the_same_every_time(results: Results, tmp_path: Path) -> None:
+    assert main(["figures", "--results", str(results.root)]) == 0
+    first = {
+        (name, suffix): results.figure(name, suffix).read_bytes()
+        for name in FIGURES
+        for suffix in ("svg", "png")
+    }
+    command = [sys.executable, "-c", "import sys; from moesweep.cli import main; sys.exit(main())"]
+    # Another process, another hash seed, somebody's own matplotlibrc.
+    (tmp_path / "matplotlibrc").write_text("font.size: 20\naxes.facecolor: red\n")
+    environment = os.environ | {"PYTHONHASHSEED": "7", "TZ": "Asia/Tokyo", "MATPLOTLIBRC": str(tmp_path)}
+    subprocess.run(
+        [*command, "figures", "--results", str(results.root)], check=True, env=environment, cwd=ROOT
+    )
+    for (name, suffix), content in first.items():
+        assert results.figure(name, suffix).read_bytes() == content, (name, suffix)
+        assert len(content) < 500_000
+    for name in FIGURES:
+        tree = ElementTree.fromstring(first[name, "svg"])
+        assert tree.tag == f"{SVG}svg"
+        # Text is text: it can be searched, read aloud and takes the page's colour.
+        assert len(tree.findall(f".//{SVG}text")) > 3
+        assert first[name, "png"].startswith(b"\x89PNG")
+
+
+def test_every_figure_has_a_caption_and_every_caption_a_figure() -> None:
+    captions = {file.stem: file.read_text(encoding="utf-8") for file in (ROOT / CAPTIONS).glob("*.rst")}
+    assert set(captions) == set(FIGURES)
+    assert all(len(text) > 80 for text in captions.values())
+
+
+def test_a_sweep_without_experts_says_what_it_cannot_show(tmp_path: Path) -> None:
+    results = make_answers(tmp_path, only_dense=True)
+    assert main(["figures", "--results", str(tmp_path)]) == 0
+    assert "no two workloads that differ in ep" in results.figure("ep_scaling", "svg").read_text()
+    assert "no MoE workload" in results.figure("moe_against_dense", "svg").read_text()
+
+
+def test_missing_results_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["figures", "--results", str(tmp_path)]) == 2
+    assert "ep_scaling.parquet: readable: cannot be read" in capsys.readouterr().err
+    assert not (tmp_path / "figures").exists()

@@ -1,0 +1,1 @@
+"""Answers to look at: figures and results/report.html (docs/report.md)."""

@@ -1,0 +1,27 @@
+"""`moesweep figures`: results to look at."""
+
+import argparse
+from pathlib import Path
+
+from moesweep.layout import Results
+
+
+def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Add the parsers."""
+    described = {
+        "figures": (figures, "draw the figures: results/figures as SVG and PNG"),
+    }
+    for name, (run, help_) in described.items():
+        command = commands.add_parser(name, help=help_, description=help_)
+        command.add_argument(
+            "--results", type=Path, default=Path("results"), help="folder of the results (%(default)s)"
+        )
+        command.set_defaults(run=run)
+
+
+def figures(arguments: argparse.Namespace) -> int:
+    """Draw the figures."""
+    from moesweep.report.figures.files import write_figures
+
+    write_figures(Results(arguments.results))
+    return 0

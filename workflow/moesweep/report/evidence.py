@@ -1,0 +1,121 @@
+"""What figures and report are made from: result files, each read once."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import polars as pl
+
+from moesweep.catalog import Cluster, load_cluster
+from moesweep.layout import Results
+from moesweep.problems import BadInput, Problem
+from moesweep.tablefile import read_table
+
+COMM_KINDS = ("tp", "etp", "ep", "dp", "edp", "pp", "other")
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """The result files behind the figures and the report."""
+
+    results: Results
+
+    @cached_property
+    def workloads(self) -> pl.DataFrame:
+        """The catalogue with its costs, and the exposed seconds of communication by kind.
+
+        What compute hides is tensor-parallel (docs/costs.md): exposed_tp = tp - (sum of kinds - exposed).
+        """
+        catalogue = read_table(self.results.workloads, "workloads")
+        costs = read_table(self.results.costs, "costs")
+        comm = pl.sum_horizontal(f"{kind}_comm_seconds" for kind in COMM_KINDS)
+        hidden = comm - pl.col("exposed_comm_seconds")
+        exposed = {f"{kind}_exposed_seconds": pl.col(f"{kind}_comm_seconds") for kind in COMM_KINDS}
+        exposed["tp_exposed_seconds"] = (pl.col("tp_comm_seconds") - hidden).clip(0)
+        joined = catalogue.join(costs, on="workload", how="inner", maintain_order="left")
+        return joined.with_columns(**exposed)
+
+    @cached_property
+    def cluster(self) -> Cluster:
+        """The cluster that the costs are for."""
+        name = pl.read_parquet_metadata(self.results.costs).get("moesweep.cluster")
+        if name is None:
+            message = "does not say which cluster it is for"
+            raise BadInput([Problem(str(self.results.costs), "", "cluster", "", message, "run make sweep")])
+        return load_cluster(Path.cwd(), name)
+
+    @cached_property
+    def gpus_per_node(self) -> int:
+        """GPUs of a node."""
+        return int(self.cluster.value("gpus_per_node"))
+
+    @cached_property
+    def validation(self) -> pl.DataFrame:
+        """What validation found."""
+        return read_table(self.results.validation, "validation")
+
+    @cached_property
+    def links(self) -> pl.DataFrame:
+        """Bytes within nodes and between them."""
+        return read_table(self.results.links, "links")
+
+    @cached_property
+    def ep_scaling(self) -> pl.DataFrame:
+        """Workloads that differ in ep alone."""
+        return self.table("ep_scaling")
+
+    @cached_property
+    def pairs(self) -> pl.DataFrame:
+        """MoE workloads beside their dense twins."""
+        return self.table("moe_against_dense")
+
+    @cached_property
+    def ops(self) -> pl.DataFrame:
+        """The costed programs of all workloads, rows that differ only in their layer folded into one.
+
+        `layers` is how many; `workload` says whose they are.
+        """
+        return pl.concat(self._folded_ops(id_) for id_ in self.workloads["workload"])
+
+    @cached_property
+    def featured(self) -> str:
+        """The workload that figures of one workload show.
+
+        Of the comparison with most values of ep: the workload whose groups of most kinds cross nodes, at
+        the highest ep; without a comparison the catalogue's first workload.
+        """
+        matched = self.ep_scaling
+        if matched.is_empty():
+            return str(self.workloads["workload"][0])
+        crossing = (
+            self.links.filter(pl.col("link") == "network")
+            .group_by("workload")
+            .agg(kinds=pl.col("group_kind").n_unique())
+        )
+        ranked = (
+            matched.with_columns(rows=pl.len().over("comparison"))
+            .join(crossing, on="workload", how="left", maintain_order="left")
+            .sort("rows", "kinds", "ep", maintain_order=True)
+        )
+        return str(ranked["workload"][-1])
+
+    def table(self, name: str) -> pl.DataFrame:
+        """Return one of the small tables."""
+        return read_table(self.results.table(name, "parquet"), name)
+
+    def schedule(self, workload: str) -> pl.DataFrame:
+        """Return the order in which each stage runs its micro-batches."""
+        return read_table(self.results.trace("schedules", workload), "schedules")
+
+    def matrix(self, workload: str) -> pl.DataFrame:
+        """Return a workload's traffic between nodes."""
+        return read_table(self.results.traffic("node", workload), "traffic")
+
+    def _folded_ops(self, workload: str) -> pl.DataFrame:
+        ops = read_table(self.results.cost_ops(workload), "cost_ops")
+        return (
+            ops.drop("op_index", "layer")
+            .group_by(pl.all(), maintain_order=True)
+            .agg(layers=pl.len().cast(pl.Int64))
+            .with_columns(workload=pl.lit(workload))
+        )

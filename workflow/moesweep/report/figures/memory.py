@@ -1,0 +1,45 @@
+"""What fills a GPU's memory."""
+
+import polars as pl
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from moesweep.report.evidence import Evidence
+from moesweep.report.figures import style
+
+GIB = 2.0**30
+MOST_MODELS = 6
+
+
+def memory(evidence: Evidence) -> Figure:
+    """Draw the worst rank's memory by part, every workload a bar, in the order of their peaks."""
+    rows = evidence.workloads
+    models = rows["model"].unique(maintain_order=True).to_list()[:MOST_MODELS]
+    kinds = [kind for kind in ("moe", "dense") if kind in rows["kind"].to_list()]
+    drawn = style.figure(1.6 + 1.7 * len(models), 0.8 + 2.4 * len(kinds))
+    panels = drawn.subplots(len(kinds), len(models), squeeze=False, sharey="col")
+    hbm = evidence.cluster.value("hbm_bytes") / GIB
+    for line, kind in zip(panels, kinds, strict=True):
+        for axes, model in zip(line, models, strict=True):
+            chosen = rows.filter((pl.col("model") == model) & (pl.col("kind") == kind))
+            _panel(axes, chosen.sort("peak_memory_bytes", maintain_order=True), hbm)
+            axes.set_title(f"{model}, {'MoE' if kind == 'moe' else kind}", fontsize=8.5)
+        line[0].set_ylabel("GiB on the worst rank")
+    for axes in panels[-1]:
+        axes.set_xlabel("workloads by peak")
+    handles = style.swatches(style.MEMORY, misfit=True)
+    (limit,) = panels[0][0].plot(
+        [], [], color=style.INK, linewidth=1, linestyle="--", label=f"GPU memory, {hbm:g} GiB"
+    )
+    drawn.legend(handles=[*handles, limit], loc="outside upper center", ncols=min(6, 1 + len(models)))
+    return drawn
+
+
+def _panel(axes: Axes, rows: pl.DataFrame, hbm: float) -> None:
+    at = [float(place) for place in range(rows.height)]
+    parts = {name: (rows[f"{name}_bytes"] / GIB).to_list() for name in style.MEMORY}
+    tops = style.stack(axes, at, parts, style.MEMORY, 0.9)
+    style.cross_out(axes, at, tops, (~rows["fits"]).to_list(), 0.9)
+    axes.axhline(hbm, color=style.INK, linewidth=1, linestyle="--")
+    axes.set_xticks([])
+    axes.yaxis.grid(True)

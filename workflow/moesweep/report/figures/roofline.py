@@ -1,0 +1,79 @@
+"""How close every op comes to what limits it: products, passes over memory, collectives."""
+
+import polars as pl
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from moesweep.report.evidence import Evidence
+from moesweep.report.figures import style
+
+LEAST_BYTES = 64
+"""Smallest collective shown."""
+
+_PRODUCTS = ("gemm", "grouped_gemm", "attention")
+
+
+def roofline(evidence: Evidence) -> Figure:
+    """Draw every distinct op of the sweep below its roof."""
+    distinct = ("kind", "collective", "flops", "hbm_bytes", "wire_bytes", "seconds")
+    ops = evidence.ops.filter(pl.col("seconds") > 0).select(distinct).unique(maintain_order=True)
+    drawn = style.figure(9.5, 4)
+    products, memory, links = drawn.subplots(1, 3)
+    _products(products, ops.filter(pl.col("kind").is_in(_PRODUCTS) & (pl.col("hbm_bytes") > 0)), evidence)
+    _memory(memory, ops.filter(pl.col("kind").is_in(["elementwise", "optimizer"])), evidence)
+    # The gradient norm's 4 bytes would take half of the axis.
+    sizeable = (pl.col("kind") == "collective") & (pl.col("wire_bytes") > LEAST_BYTES)
+    _links(links, ops.filter(sizeable), evidence)
+    for axes in (products, memory, links):
+        axes.set_xscale("log")
+        axes.set_yscale("log")
+        axes.grid(True)
+        axes.legend(
+            loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=2, handletextpad=0.2, columnspacing=0.8
+        )
+    return drawn
+
+
+def _products(axes: Axes, ops: pl.DataFrame, evidence: Evidence) -> None:
+    intensity, rate = pl.col("flops") / pl.col("hbm_bytes"), pl.col("flops") / pl.col("seconds") / 1e12
+    _points(axes, ops.with_columns(x=intensity, y=rate), "kind")
+    peak = evidence.cluster.value("matrix_flops_per_second") / 1e12
+    bandwidth = evidence.cluster.value("hbm_bytes_per_second") / 1e12
+    low, high = axes.get_xlim()
+    ridge = peak / bandwidth
+    corners = sorted({low, min(max(ridge, low), high), high})
+    axes.plot(
+        corners, [min(peak, bandwidth * x) for x in corners], color=style.INK, linewidth=1.2, label="roof"
+    )
+    axes.set_xlabel("flop per byte of device memory")
+    axes.set_ylabel("Tflop/s")
+    axes.set_title("Products")
+
+
+def _memory(axes: Axes, ops: pl.DataFrame, evidence: Evidence) -> None:
+    rate = pl.col("hbm_bytes") / pl.col("seconds") / 1e9
+    _points(axes, ops.with_columns(x=pl.col("hbm_bytes") / 2**20, y=rate), "kind")
+    roof = evidence.cluster.value("hbm_bytes_per_second") / 1e9
+    axes.axhline(roof, color=style.INK, linewidth=1.2, label="device memory")
+    axes.set_xlabel("device memory traffic (MiB)")
+    axes.set_ylabel("GB/s")
+    axes.set_title("Element by element")
+
+
+def _links(axes: Axes, ops: pl.DataFrame, evidence: Evidence) -> None:
+    rate = pl.col("wire_bytes") / pl.col("seconds") / 1e9
+    _points(axes, ops.with_columns(x=pl.col("wire_bytes") / 2**20, y=rate), "collective")
+    nic = evidence.cluster.value("nic_bytes_per_second") / 1e9
+    axes.axhline(nic, color=style.INK, linewidth=1.2, linestyle="--", label="one network card")
+    axes.set_xlabel("bytes a GPU sends (MiB)")
+    axes.set_ylabel("GB/s a GPU sends")
+    axes.set_title("Collectives")
+
+
+def _points(axes: Axes, ops: pl.DataFrame, by: str) -> None:
+    """Draw one mark per op; as pixels in SVG, where thousands of shapes would be heavy."""
+    for number, ((name,), rows) in enumerate(sorted(ops.group_by(by))):
+        axes.scatter(
+            rows["x"], rows["y"], s=9, alpha=0.55, linewidths=0, color=style.SERIES[number],
+            marker=style.MARKERS[number], label=str(name).replace("_", " "), rasterized=True,
+        )  # fmt: skip

@@ -1,0 +1,127 @@
+"""One look for all figures: colours that survive grey print and colour blindness, units on every axis."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+
+INK = "#1b1b1f"
+"""Text and axes. The report turns it into the colour of its own text."""
+FAINT = "#8a8a92"
+
+# After Okabe and Ito (2008), with dark and light next to each other in a stack, so that neighbours differ
+# in grey as well.
+PARTS: dict[str, str] = {
+    "compute": "#3a5f94",
+    "exposed tp": "#7fc4ee",
+    "exposed etp": "#0072b2",
+    "exposed ep": "#f0a202",
+    "exposed dp, edp": "#c8500a",
+    "exposed pp, other": "#f7e08a",
+    "optimizer": "#5b5b63",
+    "bubble": "#dcdce0",
+}
+"""Colour of each part of an iteration, in stacking order."""
+
+MEMORY: dict[str, str] = {
+    "weights": "#3a5f94",
+    "gradients": "#7fc4ee",
+    "optimizer": "#c8500a",
+    "activations": "#f7e08a",
+}
+
+MISFIT_HATCH = "////"
+MARKERS = ("o", "s", "^", "D", "v", "P")
+SERIES = ("#26456e", "#f0a202", "#0072b2", "#c8500a", "#7fc4ee", "#5b5b63")
+
+RC: Any = {
+    "font.family": "sans-serif",
+    "font.sans-serif": ["DejaVu Sans"],
+    "font.size": 9,
+    "axes.titlesize": 9.5,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.labelsize": 9,
+    "axes.edgecolor": INK,
+    "axes.labelcolor": INK,
+    "axes.titlecolor": INK,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.axisbelow": True,
+    "axes.grid": False,
+    "text.color": INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "grid.color": "#9a9aa2",
+    "grid.linewidth": 0.4,
+    "grid.alpha": 0.5,
+    "hatch.linewidth": 0.7,
+    "legend.frameon": False,
+    "legend.fontsize": 8.5,
+    "figure.facecolor": "none",
+    "axes.facecolor": "none",
+    "savefig.facecolor": "none",
+    "svg.fonttype": "none",
+    "svg.hashsalt": "moesweep",
+    "figure.constrained_layout.use": True,
+}
+
+
+def figure(width: float, height: float) -> Figure:
+    """Return an empty figure, inches."""
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def swatches(parts: dict[str, str], misfit: bool) -> list[Patch]:
+    """Return the legend of a stack, with the sign for what does not fit."""
+    handles = [
+        Patch(facecolor=colour, edgecolor=INK, linewidth=0.3, label=name) for name, colour in parts.items()
+    ]
+    if misfit:
+        handles.append(
+            Patch(facecolor="none", edgecolor=INK, hatch=MISFIT_HATCH, label="does not fit the GPU")
+        )
+    return handles
+
+
+def stack(
+    axes: Axes,
+    at: Sequence[float],
+    parts: Mapping[str, Sequence[float]],
+    look: dict[str, str],
+    width: float,
+) -> list[float]:
+    """Draw stacked bars and return their tops."""
+    tops = [0.0] * len(at)
+    for name, values in parts.items():
+        axes.bar(
+            at,
+            values,
+            width,
+            bottom=tops,
+            color=look[name],
+            edgecolor="white",
+            linewidth=0.25,
+            label=name,
+        )
+        tops = [top + value for top, value in zip(tops, values, strict=True)]
+    return tops
+
+
+def cross_out(
+    axes: Axes, at: Sequence[float], tops: Sequence[float], misfits: Sequence[bool], width: float
+) -> None:
+    """Hatch the bars of what does not fit."""
+    chosen = [(place, top) for place, top, misfit in zip(at, tops, misfits, strict=True) if misfit]
+    if chosen:
+        places, heights = zip(*chosen, strict=True)
+        axes.bar(places, heights, width, color="none", edgecolor=INK, hatch=MISFIT_HATCH, linewidth=0.4)
+
+
+def nothing(message: str) -> Figure:
+    """Return a figure that says why there is nothing to see."""
+    empty = figure(7, 1.2)
+    empty.text(0.5, 0.5, message, ha="center", va="center")
+    return empty

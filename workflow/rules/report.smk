@@ -1,0 +1,21 @@
+# Results to look at: the figures and the page. `snakemake --report` shows them with their captions.
+rule figures:
+    input:
+        PLAN.inputs("figures"),
+        PLAN.outputs("enumerate"),
+        PLAN.outputs("cost"),
+        PLAN.outputs("traffic"),
+        PLAN.outputs("tables"),
+    output:
+        [
+            report(
+                f"results/figures/{name}.{suffix}",
+                caption=f"../report/figures/{name}.rst",
+                category="Figures",
+                labels={"figure": name.replace("_", " "), "format": suffix},
+            )
+            for name in PLAN.figures
+            for suffix in ("svg", "png")
+        ],
+    shell:
+        "moesweep figures"
