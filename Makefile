@@ -2,12 +2,13 @@
 # make test     run every test
 # make check    run every static check
 # make bench    measure time, memory and size
+# make calibrate  fit the cost model to measured runs; rewrites constants and docs/validation.md
 #
 # Needs python3 >= 3.11 with venv, make and git (from Python 3.14 on also a C compiler: one dependency has
 # no wheel for it yet). The first target you run creates .venv from uv.lock.
 # ARGS go to the program behind the target: make sweep ARGS=--dry-run, make test ARGS="-k units -x"
 
-.PHONY: help sweep test check bench
+.PHONY: help sweep test check bench calibrate
 .SUFFIXES:
 
 PYTHON ?= python3
@@ -37,6 +38,9 @@ check: $(READY)
 
 bench: $(READY)
 	@$(RUN) python tests/bench.py $(ARGS)
+
+calibrate: $(READY)
+	@$(RUN) moesweep calibrate tests/data/measured_runs.csv $(ARGS)
 
 # uv installs exactly what uv.lock pins. A fresh machine has no uv, so pip brings the one pinned below;
 # a venv of our own also works where the system's Python refuses installs (PEP 668).

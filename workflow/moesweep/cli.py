@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from importlib.metadata import version
 
 from moesweep.archive.command import add_commands as add_archive
+from moesweep.calibration.command import add_commands as add_calibration
 from moesweep.commands import add_commands
 from moesweep.export.command import add_commands as add_export
 from moesweep.problems import BadInput
@@ -22,6 +23,7 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("--version", action="version", version=f"moesweep {version('moesweep')}")
     commands = top.add_subparsers(required=True, metavar="COMMAND")
     add_commands(commands)
+    add_calibration(commands)
     add_export(commands)
     add_archive(commands)
     add_traffic(commands)

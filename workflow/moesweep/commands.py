@@ -83,7 +83,7 @@ def cost(arguments: argparse.Namespace) -> int:
     from moesweep.cost.files import write_costs
 
     cluster = load_cluster(Path.cwd(), load_config(Path.cwd(), arguments.config)["cluster"])
-    write_costs(Results(arguments.results), cluster.values, {"cluster": cluster.name})
+    write_costs(Results(arguments.results), cluster, {"cluster": cluster.name})
     return 0
 
 

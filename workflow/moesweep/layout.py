@@ -28,6 +28,11 @@ class Results:
         return self.root / "costs.parquet"
 
     @property
+    def sensitivity(self) -> Path:
+        """What moves each workload's time most."""
+        return self.root / "costs" / "sensitivity.parquet"
+
+    @property
     def summary(self) -> Path:
         """The study's summary as text."""
         return self.root / "summary.txt"
@@ -67,10 +72,6 @@ class Results:
     def report(self) -> Path:
         """The page that shows it all."""
         return self.root / "report.html"
-
-    def figure(self, name: str, suffix: str) -> Path:
-        """One of the figures, as svg or png."""
-        return self.root / "figures" / f"{name}.{suffix}"
 
     def table(self, name: str, suffix: str) -> Path:
         """One of the small tables, as parquet, csv or md."""

@@ -34,7 +34,7 @@ DICTIONARIES = {
     "enumerate": ["workloads"],
     "validate": ["validation"],
     "trace": list(TRACE_TABLES),
-    "cost": ["cost_ops", "costs"],
+    "cost": ["cost_ops", "costs", "sensitivity"],
     "tables": list(TABLES),
     "traffic": ["traffic", "links"],
     "figures": [],
@@ -137,7 +137,7 @@ class Plan:
             "validate": [results.validation],
             "figures": [results.figure(name, suffix) for name in self.figures for suffix in ("svg", "png")],
             "traffic": [results.links, *(results.traffic("node", id_) for id_ in self.ids)],
-            "cost": [results.costs, *(results.cost_ops(id_) for id_ in self.ids)],
+            "cost": [results.costs, results.sensitivity, *(results.cost_ops(id_) for id_ in self.ids)],
             "tables": [
                 results.summary,
                 results.dictionary,

@@ -7,6 +7,7 @@ import polars as pl
 
 from moesweep.catalog import Cluster, load_cluster
 from moesweep.cost.model import cost
+from moesweep.cost.uncertainty import banded, farther_ends, sensitivity
 from moesweep.problems import BadInput, Problem
 from moesweep.runs import Runs, read_runs
 from moesweep.tablefile import dtypes, whole
@@ -23,9 +24,13 @@ def constants_frame(clusters: list[Cluster]) -> pl.DataFrame:
     return pl.DataFrame([{"cluster": cluster.name} | cluster.values for cluster in clusters])
 
 
-def predicted(workloads: pl.DataFrame, constants: pl.DataFrame) -> pl.DataFrame:
+def predicted(workloads: pl.DataFrame, clusters: list[Cluster]) -> pl.DataFrame:
     """Return the cost columns of workloads that name their `cluster`, in the same order."""
-    return cost(folded(workloads), workloads.join(constants, on="cluster", maintain_order="left")).workloads
+    frame = workloads.join(constants_frame(clusters), on="cluster", maintain_order="left")
+    ranges = pl.DataFrame([{"cluster": c.name} | farther_ends(c.constants) for c in clusters])
+    ends = workloads.select("cluster").join(ranges, on="cluster", maintain_order="left")
+    programs = folded(workloads)
+    return banded(cost(programs, frame).workloads, sensitivity(programs, frame, ends))
 
 
 def predict(path: Path, out: Path, root: Path, keep_going: bool) -> int:
@@ -40,9 +45,9 @@ def predict(path: Path, out: Path, root: Path, keep_going: bool) -> int:
     if faults and not keep_going:
         raise BadInput(faults)
     used = runs.workloads["cluster"].unique().sort().to_list()
-    constants = constants_frame([load_cluster(root, name) for name in used])
+    clusters = [load_cluster(root, name) for name in used]
     names = [name for name in dtypes("costs") if name != "workload"]
-    costs = predicted(runs.workloads, constants).select("row", *names) if used else None
+    costs = predicted(runs.workloads, clusters).select("row", *names) if used else None
     with whole(out) as partial:
         _joined(runs, costs, names).write_csv(partial)
     print(*(problem.line() for problem in faults), sep="\n", file=sys.stderr, end="\n" if faults else "")

@@ -14,8 +14,8 @@ from moesweep.catalog import Cluster
 ROBUST = 0.03
 """Log error beyond which a run counts ever less: some measurements have no smooth cause."""
 
-PRIOR_WEIGHT = 0.02
-"""Pull towards the middle of what is physically sensible: decides only where the runs say nothing."""
+PRIOR_WEIGHT = 0.05
+"""Weight of a deviation from what was known of a constant before: it decides only where runs say little."""
 
 
 @dataclass(frozen=True)
@@ -34,22 +34,30 @@ class Fitted:
         return min(self.value - self.low, self.high - self.value) < 0.01 * (self.high - self.low)
 
 
-FITTED = (
-    ("gemm_gain", "config/gpus/a100-sxm-80gb.yaml"),
-    ("fabric_efficiency", "config/clusters/jeanzay-a100-80gb-4xopa100.yaml"),
-    ("attention_gemm_efficiency", "config/calibration.yaml"),
-    ("host_2021_seconds", "config/calibration.yaml"),
-    ("tp_skew_seconds", "config/calibration.yaml"),
-    ("tp_overlap", "config/calibration.yaml"),
-    ("dp_efficiency", "config/calibration.yaml"),
-)
-"""The constants that no source gives: name and file. A GPU's or a cluster's concerns those that use it."""
+CALIBRATION, A100_SXM = "config/calibration.yaml", "config/gpus/a100-sxm-80gb.yaml"
+JEAN_ZAY = "config/clusters/jeanzay-a100-80gb-4xopa100.yaml"
+
+PRIORS = {
+    ("gemm_gain", A100_SXM): (1.10, 0.03),  # best measured products: 271 TFLOP/s against 253 on PCIe, 1.07
+    ("fabric_efficiency", JEAN_ZAY): (0.6, 0.12),  # other 100 Gbit/s fabrics measured: 0.4 to 0.75
+    ("attention_gemm_efficiency", CALIBRATION): (
+        0.46,
+        0.06,
+    ),  # batched products with an inner size of 64 to 128
+    ("host_2021_seconds", CALIBRATION): (1.3e-3, 0.1e-3),  # about 25 launches of 50 us from Python
+    ("tp_skew_seconds", CALIBRATION): (30e-6, 10e-6),  # jitter of one host beside another
+    ("tp_overlap", A100_SXM): (0.5, 0.15),  # the collective takes some of the GEMM's processors
+    ("dp_efficiency", CALIBRATION): (0.6, 0.1),  # eight rings share a node's NICs and switches
+}
+"""The constants that no source gives, by name and file: what was known of each before, and how well.
+
+A GPU's or a cluster's constant concerns the runs on it alone."""
 
 
 def to_fit(clusters: list[Cluster]) -> list[Fitted]:
     """Return the constants of FITTED as the catalogue has them."""
     known = {(name, c.file): c for cluster in clusters for name, c in cluster.constants.items()}
-    return [Fitted(*key, known[key].value, known[key].low, known[key].high) for key in FITTED]
+    return [Fitted(*key, known[key].value, known[key].low, known[key].high) for key in PRIORS]
 
 
 def constants_with(clusters: list[Cluster], values: Mapping[tuple[str, str], float]) -> pl.DataFrame:
@@ -68,24 +76,27 @@ def fit(measured: Measured, clusters: list[Cluster], start: list[Fitted]) -> lis
     low, high = np.array([c.low for c in start]), np.array([c.high for c in start])
     weight = np.sqrt(measured.runs["weight"].to_numpy())
     goal = np.log(measured.runs["measured"].to_numpy())
-    centre = _centre(clusters)
+    prior, deviation = np.array(list(PRIORS.values())).T
 
     def residuals(scaled: np.ndarray) -> np.ndarray:
-        values = dict(zip(FITTED, low + scaled * (high - low), strict=True))
+        values = dict(zip(PRIORS, low + scaled * (high - low), strict=True))
         error = np.log(measured.predicted(constants_with(clusters, values)).to_numpy()) - goal
         bent = np.sqrt(np.log1p((error / ROBUST) ** 2)) * np.sign(error)
-        return np.append(weight * bent, PRIOR_WEIGHT * (scaled - centre))
+        away = (low + scaled * (high - low) - prior) / deviation
+        return np.append(weight * bent, np.sqrt(PRIOR_WEIGHT) * away)
 
     first = (np.array([c.value for c in start]) - low) / (high - low)
     found = least_squares(
-        residuals, np.clip(first, 0.01, 0.99), bounds=(0, 1), diff_step=1e-3, xtol=1e-4, ftol=1e-4, max_nfev=15
+        residuals,
+        np.clip(first, 0.01, 0.99),
+        bounds=(0, 1),
+        diff_step=np.full(len(start), 1e-3),
+        xtol=1e-4,
+        ftol=1e-4,
+        max_nfev=15,
     )
     best = low + found.x * (high - low)
     return [Fitted(c.name, c.file, float(v), c.low, c.high) for c, v in zip(start, best, strict=True)]
-
-
-def _centre(clusters: list[Cluster]) -> np.ndarray:
-    return np.full(len(FITTED), 0.5)
 
 
 def errors(measured: Measured, clusters: list[Cluster], constants: list[Fitted]) -> pl.Series:
@@ -111,7 +122,7 @@ def left_out(
 
 
 def save(constants: list[Fitted], root: Path) -> None:
-    """Write the fitted values into their YAML files, each on its `value:` line, in the unit that stands there."""
+    """Write the values into their YAML files, each on its `value:` line, in the unit that stands there."""
     for constant in constants:
         path = root / constant.file
         lines = path.read_text(encoding="utf-8").splitlines(keepends=True)

@@ -46,12 +46,14 @@ class Measured:
 
 
 def read_measured(path: Path, clusters: list[str]) -> Measured:
-    """Read a list of runs with their `source` and measured `iteration_seconds`; raise BadInput if any is faulty."""
+    """Read runs with their `source` and measured `iteration_seconds`; raise BadInput if any is faulty."""
     runs = read_runs(path, clusters)
     if runs.problems:
         raise BadInput(problem for found in runs.problems.values() for problem in found)
     source = runs.given["source"]
-    frame = runs.workloads.with_columns(source, runs.given["iteration_seconds"].cast(pl.Float64).alias("measured"))
+    frame = runs.workloads.with_columns(
+        source, runs.given["iteration_seconds"].cast(pl.Float64).alias("measured")
+    )
     simumax = pl.col("source") == "SimuMax"
     sort = pl.when(pl.col("kind") == "moe").then(pl.lit(" MoE")).otherwise(pl.lit(" dense"))
     vtrain = pl.col("source").str.starts_with("vTrain")

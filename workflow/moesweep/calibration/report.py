@@ -1,0 +1,194 @@
+"""docs/validation.md: predicted against measured, with and without each group, and what is not validated."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import polars as pl
+
+from moesweep.calibration.fit import PRIORS, Fitted
+from moesweep.calibration.measured import TARGETS, Measured
+
+ANCHORS = {
+    "Korthikanti2022": (3.65, 11.5),
+    "Narayanan2021": (10.3, 70.0),
+    "vTrain-multi": (11.1, 26.5),
+    "vTrain-single": (39.0, 59.5),
+    "BLOOM": (25.9, 24.3),
+}
+"""Mean absolute percentage errors of Calculon and llm-analysis on the same runs, from a study of both."""
+
+SCHEMES = {"source": "its source", "size": "its model size (vTrain)", "tp_degree": "its tp degree"}
+
+INTRODUCTION = """\
+# Validation: predicted against measured
+
+Written by `make calibrate` from `tests/data/measured_runs.csv`: {runs} measured training runs on
+A100s, with {constants} constants fitted in one calibration for all sources. A run is predicted by
+the code that costs the sweep; its measured time is read by the fit alone. Sources differ in nothing
+but their cluster file and the options of their runs.
+"""
+
+FAULTS = """\
+## The data's own faults
+
+- vTrain's single-node times were composed from 28 measured cells (tp, hidden size, micro-batch):
+  within a cell they are affine in layers and micro-batches to 0.15%. The cells scatter by 20% about
+  any smooth model. The fit weighs by cell.
+- 13 of vTrain's 68 multi-node runs err above 15% with no smooth cause, such as tp 2 with pp 8 or
+  16, up to 1.6 times as slow as their neighbours. The others average 3%; hence the medians.
+- Before 25 February 2022 the nodes that trained BLOOM had a slower PCIe set-up, by 4 to 6%.
+- SimuMax's seconds are its predictions divided by its published errors.
+- Narayanan's micro-batches and chunks are inferred; the two interleaved runs are the ones predicted
+  too fast.
+"""
+
+LIMITS = """\
+## What is not validated
+
+- **Experts across nodes.** No published run on A100s with experts across nodes and a full
+  configuration was found. The all_to_all across nodes rests on one assumed efficiency (0.4 to 0.8
+  of a NIC), the token permutations on unfused kernels of a PCIe card. Nearly all workloads of the
+  default study are in that regime: their seconds are extrapolated, their bytes are not.
+- **Tensor parallelism beyond a node** (tp 16, 32): rings over all NICs of the nodes, and host skew
+  that grows with every peer, are extrapolated from tp 8.
+- **MoE at all**: two runs, inside one node, without tensor parallelism.
+- Uncontrolled routing: the scatter of the experts' loads is assumed, not fitted.
+- The priors of the fit come from the same literature as some of the runs; leaving a source out does
+  not undo that.
+- Memory is compared with published static sizes, not with measured peaks.
+"""
+
+
+def _table(headings: list[str], rows: list[list[str]]) -> str:
+    lines = ["| " + " | ".join(row) + " |" for row in (headings, ["---"] * len(headings), *rows)]
+    return "\n".join(lines) + "\n"
+
+
+def error_rows(measured: Measured, errors: pl.Series) -> dict[str, dict[str, float]]:
+    """Return by group: number of runs, mean absolute error, median, bias and worst, in percent."""
+    percent = pl.col("error") * 100
+    frame = (
+        measured.runs.with_columns(error=errors)
+        .group_by("group")
+        .agg(
+            n=pl.len(),
+            mape=percent.abs().mean(),
+            median=percent.abs().median(),
+            bias=percent.mean(),
+            worst=percent.abs().max(),
+        )
+    )
+    return {row["group"]: row for row in frame.iter_rows(named=True)}
+
+
+def accuracy(measured: Measured, inside: pl.Series, outside: Mapping[str, pl.Series]) -> str:
+    """Return the table of errors, in sample and with each run's group left out of the fit."""
+    fitted = error_rows(measured, inside)
+    left = {scheme: error_rows(measured, errors) for scheme, errors in outside.items()}
+    headings = ["runs", "n", "goal", "in sample (median)", "bias", "worst"]
+    headings += [f"without {SCHEMES[scheme]}" for scheme in left] + ["Calculon", "llm-analysis"]
+    rows = []
+    for group, goal in TARGETS.items():
+        row = fitted[group]
+        cells = [group, str(row["n"]), f"{goal}", f"{row['mape']:.1f} ({row['median']:.1f})"]
+        cells += [f"{row['bias']:+.1f}", f"{row['worst']:.0f}"]
+        cells += [f"{found[group]['mape']:.1f} ({found[group]['median']:.1f})" for found in left.values()]
+        cells += [f"{value}" for value in ANCHORS[group]] if group in ANCHORS else ["-", "-"]
+        rows.append(cells)
+    return _table(headings, rows)
+
+
+def constants_table(constants: list[Fitted]) -> str:
+    """Return the table of fitted constants with their priors and bounds."""
+    rows = []
+    for c in constants:
+        prior, deviation = PRIORS[c.name, c.file]
+        where = "on a bound" if c.on_bound else "inside"
+        rows.append(
+            [
+                f"`{c.name}`",
+                f"{c.value:.4g}",
+                f"{prior:g} ± {deviation:g}",
+                f"{c.low:g} to {c.high:g}",
+                where,
+                f"`{c.file}`",
+            ]
+        )
+    return _table(["constant", "fitted", "known before", "bounds", "", "file"], rows)
+
+
+def run_table(measured: Measured, errors: pl.Series) -> str:
+    """Return predicted and measured seconds of every run outside vTrain, whose runs are many."""
+    frame = measured.runs.with_columns(error=errors).filter(~pl.col("source").str.starts_with("vTrain"))
+    rows = []
+    for r in frame.iter_rows(named=True):
+        sizes = f"h {r['hidden_size']}, L {r['num_layers']}"
+        layout = f"{r['world_size']} = tp {r['tp']} · pp {r['pp']} · dp {r['dp']}" + (
+            f", ep {r['ep']}" if r["ep"] > 1 else ""
+        )
+        batch = f"{r['global_batch_size']} by {r['micro_batch_size']}"
+        seconds = [
+            f"{r['measured']:.2f}",
+            f"{r['measured'] * (1 + r['error']):.2f}",
+            f"{100 * r['error']:+.1f}",
+        ]
+        rows.append([r["model"], sizes, layout, batch, r["recompute"], *seconds])
+    return _table(
+        ["run", "model", "GPUs", "batch", "recompute", "measured s", "predicted s", "error %"], rows
+    )
+
+
+def write_validation(
+    path: Path,
+    measured: Measured,
+    constants: list[Fitted],
+    inside: pl.Series,
+    outside: Mapping[str, pl.Series],
+    share: float,
+) -> None:
+    """Write docs/validation.md and the picture beside it."""
+    parts = [
+        INTRODUCTION.format(runs=f"{measured.runs.height:,}", constants=len(constants)),
+        "## Errors on iteration time, in percent\n",
+        'Mean absolute error (median). "Without": every run predicted by a fit that did not see its group.\n',
+        accuracy(measured, inside, outside),
+        "![predicted against measured seconds](validation.svg)\n",
+        f"`iteration_seconds_low` to `_high` holds {100 * share:.0f}% of the runs, every set counting alike.\n",
+        "## Fitted constants\n",
+        constants_table(constants),
+        "All others are data sheets', published or measured by others: see the files under `config/`.\n",
+        FAULTS,
+        LIMITS,
+        "## Runs outside vTrain\n",
+        run_table(measured, inside),
+    ]
+    path.write_text("\n".join(parts), encoding="utf-8")
+
+
+def draw(path: Path, measured: Measured, errors: pl.Series) -> None:
+    """Draw predicted over measured seconds, one mark a run, log scales."""
+    import matplotlib as mpl
+
+    mpl.use("svg")
+    from matplotlib import pyplot as plt
+
+    mpl.rcParams["svg.hashsalt"] = "moesweep"
+    figure, axes = plt.subplots(figsize=(6.5, 6), layout="constrained")
+    axes.axline((1, 1), slope=1, color="0.6", linewidth=1)
+    frame = measured.runs.with_columns(predicted=pl.col("measured") * (1 + errors))
+    for marker, group in zip("osD^vPX", TARGETS, strict=True):
+        runs = frame.filter(pl.col("group") == group)
+        axes.plot(
+            runs["measured"],
+            runs["predicted"],
+            marker,
+            label=group,
+            markersize=5,
+            alpha=0.6,
+            mec="white",
+            mew=0.3,
+        )
+    axes.set(xscale="log", yscale="log", xlabel="measured iteration (s)", ylabel="predicted iteration (s)")
+    axes.legend()
+    figure.savefig(path, metadata={"Date": None})
+    plt.close(figure)
