@@ -25,6 +25,8 @@ SMALL: dict[str, dict[str, Any]] = {
     "dense256": {"world_size": 256, "tp": 4, "pp": 4, "ep": 1, "num_experts": 0},
     "single": {"world_size": 4, "tp": 2, "pp": 1, "ep": 2},
     "interleaved": {"world_size": 16, "tp": 2, "pp": 4, "ep": 2, "virtual_pipeline": 3},
+    "two_stages_interleaved": {"world_size": 8, "tp": 2, "pp": 2, "ep": 2, "virtual_pipeline": 2},
+    "one_gpu": {"world_size": 1, "tp": 1, "pp": 1, "ep": 1},
     "recompute": {"world_size": 8, "tp": 2, "pp": 2, "ep": 1, "recompute": "full"},
     "etp1": {"world_size": 16, "tp": 4, "pp": 2, "ep": 8, "etp": 1},
     "leading_dense": {"world_size": 16, "tp": 2, "pp": 4, "ep": 2, "first_k_dense": 3},

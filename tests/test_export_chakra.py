@@ -125,7 +125,9 @@ def test_nothing_but_the_next_send_waits_for_a_send(folders: Callable[[str], Pat
     assert waiting == sends[1:]
 
 
-@pytest.mark.parametrize("name", ["moe16", "interleaved", "etp1", "leading_dense", "dense16"])
+@pytest.mark.parametrize(
+    "name", ["moe16", "interleaved", "two_stages_interleaved", "etp1", "leading_dense", "dense16"]
+)
 def test_a_simulator_reaches_the_end_of_every_rank(name: str, folders: Callable[[str], Path]) -> None:
     groups = json.loads((folders(name) / "comm_groups.json").read_text())
     programs = [list(nodes(folders(name) / f"trace.{rank}.et")) for rank in range(SMALL[name]["world_size"])]

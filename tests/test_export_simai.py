@@ -193,7 +193,8 @@ def megatron(tmp_path_factory: pytest.TempPathFactory, root: Path) -> Path:
     folder = tmp_path_factory.mktemp("megatron")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(root)
-        assert main(["export", "--format", "simai", "--sweep", MOE, "--out", str(folder)]) == 0
+        command = ["export", "--format", "simai", "--sweep", MOE, "--results", str(folder / "none")]
+        assert main([*command, "--out", str(folder)]) == 0
     return folder
 
 

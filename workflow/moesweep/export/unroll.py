@@ -50,15 +50,25 @@ def unrolled(traced: Traced, chosen: list[int] | None, microbatches: int | None 
 
 
 def _of_stage(members: pl.DataFrame, ops: pl.DataFrame) -> pl.LazyFrame:
-    """Return each member rank crossed with the ops of their stage."""
-    kinds = [kind for kind in GROUP_KINDS if (ops["group_kind"] == kind).any()]
+    """Return each member rank crossed with the ops of their stage.
+
+    Every group id costs a choice per row, so kinds with the same ids (tp and etp, in the study) share
+    one, and kinds with id 0 alone (world) need none.
+    """
+    columns: dict[tuple[int, ...], list[str]] = {}
+    for kind in GROUP_KINDS:
+        ids = members[f"{kind}_group"]
+        if (ops["group_kind"] == kind).any() and (ids != 0).any():
+            columns.setdefault(tuple(ids), []).append(kind)
     group_id = pl.lit(0, dtype=pl.Int64)
-    for kind in kinds:
-        group_id = pl.when(pl.col("group_kind") == kind).then(f"{kind}_group").otherwise(group_id)
+    for choice, kinds in enumerate(columns.values(), start=1):
+        group_id = pl.when(pl.col("choice") == choice).then(f"{kinds[0]}_group").otherwise(group_id)
+    choices = {kind: choice for choice, kinds in enumerate(columns.values(), start=1) for kind in kinds}
+    chosen = pl.col("group_kind").cast(pl.String).replace_strict(choices, default=0, return_dtype=pl.UInt8)
     return (
         members.lazy()
-        .select("rank", *(f"{kind}_group" for kind in kinds))
-        .join(ops.lazy(), how="cross", maintain_order="left_right")
+        .select("rank", *(f"{kinds[0]}_group" for kinds in columns.values()))
+        .join(ops.with_columns(choice=chosen).lazy(), how="cross", maintain_order="left_right")
         .select("rank", *_SHARED, group_id=group_id)
     )
 
