@@ -63,32 +63,38 @@ def sensitivity(folded: pl.DataFrame, workloads: pl.DataFrame, ends: pl.DataFram
     return pl.concat(moved)
 
 
+def change() -> dict[str, pl.Expr]:
+    """Return the share by which an iteration changes with one constant moved, over its `own` seconds."""
+    return {"share": pl.col("iteration_seconds") / pl.col("own") - 1}
+
+
+def spread() -> dict[str, pl.Expr]:
+    """Return the square root of the sum of squared log changes, over the constants moved."""
+    return {"spread": (1 + pl.col("share")).log().pow(2).sum().sqrt()}
+
+
+def band() -> dict[str, pl.Expr]:
+    """Return the ends of the band: seconds · exp(± band_scale · spread)."""
+    factor = (pl.col("band_scale") * pl.col("spread")).exp()
+    return {
+        "iteration_seconds_low": pl.col("iteration_seconds") / factor,
+        "iteration_seconds_high": pl.col("iteration_seconds") * factor,
+    }
+
+
 def changes(costs: pl.DataFrame, moved: pl.DataFrame) -> pl.DataFrame:
     """Add to the moved iterations `share`, their change over the costs' own; the largest first."""
     own = costs.select("workload", own="iteration_seconds")
-    share = pl.col("iteration_seconds") / pl.col("own") - 1
     order = costs.select("workload").with_row_index("place")
     return (
         moved.join(own, on="workload", maintain_order="left")
-        .with_columns(share=share)
+        .with_columns(**change())
         .join(order, on="workload", maintain_order="left")
-        .sort("place", -share.abs(), "constant")
+        .sort("place", -pl.col("share").abs(), "constant")
     )
 
 
 def banded(costs: pl.DataFrame, moved: pl.DataFrame) -> pl.DataFrame:
-    """Add to the costs `iteration_seconds_low` and `_high`: seconds · exp(± band_scale · spread).
-
-    The spread is the square root of the sum of squared log changes.
-    """
-    spread = (1 + pl.col("share")).log().pow(2).sum().sqrt()
-    spreads = changes(costs, moved).group_by("workload", maintain_order=True).agg(spread=spread)
-    factor = (pl.col("band_scale") * pl.col("spread")).exp()
-    return (
-        costs.join(spreads, on="workload", maintain_order="left")
-        .with_columns(
-            iteration_seconds_low=pl.col("iteration_seconds") / factor,
-            iteration_seconds_high=pl.col("iteration_seconds") * factor,
-        )
-        .drop("spread")
-    )
+    """Add to the costs their `spread`, and `iteration_seconds_low` and `_high`."""
+    spreads = changes(costs, moved).group_by("workload", maintain_order=True).agg(**spread())
+    return costs.join(spreads, on="workload", maintain_order="left").with_columns(**band())
