@@ -124,7 +124,7 @@ def test_rings_inside_a_node() -> None:
 
 @pytest.mark.parametrize(
     ("tp", "world", "share"),
-    # One ring of 16 has the 80 GB/s of its nodes' eight NICs. Rings of 8, data parallel over two nodes, share them.
+    # One ring of 16 has the 80 GB/s of its nodes' eight NICs; data-parallel rings over two nodes share them.
     [(16, 16, 80e9), (8, 16, 10e9), (4, 16, 20e9)],
 )
 def test_rings_across_nodes_share_nics(tp: int, world: int, share: float) -> None:
@@ -149,7 +149,7 @@ def test_latency_of_a_ring_across_nodes() -> None:
 def test_all_to_all_over_four_nodes() -> None:
     changes = MOE | {"world_size": 64, "tp": 4, "etp": 4, "ep": 4, "num_experts": 4, "global_batch_size": 16}
     found = costs(changes, all_to_all_latency_seconds=1e-3, all_to_all_efficiency=0.5)
-    # ep ranks stand 4 apart, two a node. kT/t = 2 x 2 x 1024 x 1024/4 bytes: a quarter to the neighbour, half beyond
+    # ep ranks stand 4 apart, two a node. Of kT/t bytes a quarter goes to the neighbour, half beyond
     buffer = 2 * 2 * 1024 * 1024 // 4
     assert seconds(found, "moe_dispatch") == pytest.approx(2e-3 + buffer / 2 / (10e9 * 0.5))
 
@@ -223,7 +223,7 @@ def test_the_parts_add_up(name: str) -> None:
 
 @pytest.mark.parametrize("name", VARIED)
 def test_programs_fold_to_what_predictions_use(name: str) -> None:
-    """The sweep costs programs read from files, predictions cost them folded from the start: the same rows."""
+    """The sweep folds programs read from files, a prediction folds them from the start: the same rows."""
     workloads = small(**VARIED[name])
     ours, theirs = fold(programs(workloads)), folded(workloads)
     columns = [column for column in ours.columns if column in theirs.columns]

@@ -38,8 +38,8 @@ FAULTS = """\
   16, up to 1.6 times as slow as their neighbours. The others average 3%; hence the medians.
 - Before 25 February 2022 the nodes that trained BLOOM had a slower PCIe set-up, by 4 to 6%.
 - SimuMax's seconds are its predictions divided by its published errors.
-- Narayanan's micro-batches and chunks are inferred; the two interleaved runs are the ones predicted
-  too fast.
+- Narayanan's seconds follow from the TFLOP/s of the paper's Table 1 by the paper's formula. Its two
+  interleaved runs are the ones predicted too fast.
 """
 
 LIMITS = """\
