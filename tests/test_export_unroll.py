@@ -1,17 +1,24 @@
 """The unrolled trace: the folded one's sums, the schedule's order, the pipeline's waits."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import polars as pl
 import pytest
 from polars.testing import assert_frame_equal
 
-from export_workloads import MICROBATCHES, SMALL, SWEEP, traced_workload
+from export_workloads import CLUSTER, MICROBATCHES, SMALL, SWEEP, traced_workload
+from moesweep.catalog import load_cluster
 from moesweep.cli import main
-from moesweep.export.timeline import step_programs, steps
+from moesweep.cost.model import cost, with_constants
+from moesweep.export.source import traced
+from moesweep.export.timeline import optimizer_ops, step_programs, steps
 from moesweep.export.unroll import executed, unrolled
+from moesweep.layout import Results
 from moesweep.parallelism import ranks
+from moesweep.sweep import enumerate_sweep
 from moesweep.tablefile import read_table
+from moesweep.trace.programs import folded
 from moesweep.trace.schedule import schedules
 
 KEY = ["stage", "op_index"]
@@ -102,6 +109,28 @@ def test_a_step_starts_as_soon_as_its_waits_are_over() -> None:
             moved |= end != ends[stage, step]
             ends[stage, step] = end
     assert found["end"].to_list() == list(ends.values())
+
+
+def test_the_last_op_ends_when_the_costs_say_that_the_iteration_does(root: Path) -> None:
+    """Step by step or by the formula: equal where stages are alike, within 2% where layers do not divide."""
+    frame, cluster = enumerate_sweep(root, SWEEP).gather_every(5), load_cluster(root, CLUSTER)
+    costed = cost(folded(frame), with_constants(frame, cluster.values)).workloads
+    seconds = dict(costed.select("workload", "iteration_seconds").iter_rows())
+    for each in traced(frame, Results(Path("none")), cluster):
+        end = optimizer_ops(each, steps(each, step_programs(each)))["end"].max()
+        alike = each.workload["num_layers"] % each.workload["pp"] == 0
+        assert end == pytest.approx(seconds[each.workload["workload"]] * 1e9, rel=0.001 if alike else 0.02)
+
+
+def test_a_slow_host_leaves_a_gap_after_each_layer() -> None:
+    each = traced_workload("moe16")
+    waiting = each.program.with_columns(
+        wait_seconds=pl.when(pl.col("op") == "mlp_residual").then(1.0).otherwise(0.0)
+    )
+    ops = executed(replace(each, program=waiting)).filter((pl.col("stage") == 0) & (pl.col("step") == 0))
+    gaps = ops.with_columns(gap=pl.col("start_nanoseconds").shift(-1) - pl.col("end_nanoseconds"))
+    assert set(gaps.filter(pl.col("op") == "mlp_residual")["gap"]) == {1_000_000_000}
+    assert set(gaps.filter(pl.col("op") != "mlp_residual")["gap"].drop_nulls()) == {0}
 
 
 def test_a_collective_that_a_gemm_hides_starts_before_it_ends() -> None:

@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
+from moesweep.cost.stages import HIDES_BEHIND
 from moesweep.export.chakra_schema import COLLECTIVE, COMM_TYPES, COMPUTE, FIELD_NUMBERS, RECV, SEND
-from moesweep.export.timeline import RUNS_BESIDE
 from moesweep.export.wire import (
     ID_BASE,
     ID_BYTES,
@@ -113,7 +113,7 @@ class Builder:
                 self.send = me
             elif beside is not None:
                 self.frontier, beside = [beside, me], None
-            elif RUNS_BESIDE.get(row["op"]) == next_op:
+            elif HIDES_BEHIND.get(row["op"]) == next_op:
                 beside = me
             else:
                 self.frontier = [me]

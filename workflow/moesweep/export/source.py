@@ -7,8 +7,9 @@ from typing import Any
 import polars as pl
 
 from moesweep.catalog import Cluster
-from moesweep.cost.fold import fold, unfold
-from moesweep.cost.model import cost, with_constants
+from moesweep.cost.fold import fold, unfold, with_layer_kind
+from moesweep.cost.model import OF_THE_WORKLOAD, cost, with_constants
+from moesweep.cost.stages import PASS_KEY, passes
 from moesweep.layout import Results
 from moesweep.tablefile import conform, read_table
 from moesweep.trace.programs import programs
@@ -22,7 +23,8 @@ COMPUTED_TOGETHER = 32
 class Traced:
     """A workload: its catalogue row and its costed program (columns of cost_ops).
 
-    `tp_overlap` is the cluster's fraction of a tp collective that runs beside the GEMM after it.
+    The program's `wait_seconds` is how long a stage waits for its host after the last op of a layer's
+    pass, 0 elsewhere. `tp_overlap` is the fraction of a tp collective that runs beside the GEMM after it.
     """
 
     workload: dict[str, Any]
@@ -34,12 +36,13 @@ def traced(workloads: pl.DataFrame, results: Results, cluster: Cluster) -> Itera
     """Yield each workload in order, the missing ones computed a few at a time."""
     for part in workloads.iter_slices(COMPUTED_TOGETHER):
         rows = list(part.iter_rows(named=True))
+        described = with_constants(part, cluster.values).rename(OF_THE_WORKLOAD)
         missing = [row["workload"] for row in rows if not _stored(row, results, cluster)]
         computed = _costed(part.filter(pl.col("workload").is_in(missing)), cluster) if missing else {}
         for row in rows:
             id_ = row["workload"]
             program = computed[id_] if id_ in computed else read_table(results.cost_ops(id_), "cost_ops")
-            yield Traced(row, program, cluster.value("tp_overlap"))
+            yield Traced(row, _with_waits(id_, program, described), cluster.value("tp_overlap"))
 
 
 def _stored(row: dict[str, Any], results: Results, cluster: Cluster) -> bool:
@@ -54,8 +57,27 @@ def _stored(row: dict[str, Any], results: Results, cluster: Cluster) -> bool:
 
 def _costed(workloads: pl.DataFrame, cluster: Cluster) -> dict[str, pl.DataFrame]:
     """Return the costed program of each workload by its id."""
-    constants = {name: constant.value for name, constant in cluster.constants.items()}
     unfolded = programs(workloads)
-    costs = cost(fold(unfolded), with_constants(workloads, constants))
+    costs = cost(fold(unfolded), with_constants(workloads, cluster.values))
     by_workload = unfold(unfolded, costs.ops).partition_by("workload", as_dict=True, maintain_order=True)
     return {str(id_): conform(frame.lazy(), "cost_ops").collect() for (id_,), frame in by_workload.items()}
+
+
+def _with_waits(id_: str, program: pl.DataFrame, described: pl.DataFrame) -> pl.DataFrame:
+    """Add `wait_seconds`: what a layer's pass takes beyond its kernels, where its host is the slower one."""
+    named = program.select(pl.lit(id_).alias("workload"), pl.all())
+    costed = fold(named).join(
+        described.select("workload", "microbatches"), on="workload", maintain_order="left"
+    )
+    kernels = pl.col("compute") + pl.col("exposed")
+    waits = passes(costed, described.filter(pl.col("workload") == id_)).select(
+        *PASS_KEY, wait_seconds=(pl.col("seconds") - kernels).clip(lower_bound=0)
+    )
+    ends_layer = (pl.col("layer") != pl.col("layer").shift(-1).over("stage", "phase")) & (
+        pl.col("layer") >= 0
+    )
+    return (
+        with_layer_kind(named)
+        .join(waits, on=PASS_KEY, how="left", nulls_equal=True, maintain_order="left")
+        .select(*program.columns, pl.when(ends_layer).then("wait_seconds").otherwise(0.0).fill_null(0.0))
+    )

@@ -11,23 +11,11 @@ from typing import Any
 
 import polars as pl
 
+from moesweep.cost.stages import HIDES_BEHIND
 from moesweep.export.source import Traced
 from moesweep.trace.programs import layer_layout
 from moesweep.trace.schedule import schedules
 from moesweep.workload import SCHEMA
-
-RUNS_BESIDE = {
-    "attention_regather": "qkv_dgrad",
-    "attention_gather": "qkv_wgrad",
-    "attention_reduce_grad": "qkv_wgrad",
-    "mlp_regather": "fc1_dgrad",
-    "mlp_gather": "fc1_wgrad",
-    "mlp_reduce_grad": "fc1_wgrad",
-    "shared_regather": "shared_fc1_dgrad",
-    "shared_gather": "shared_fc1_wgrad",
-}
-"""A backward tp collective and the GEMM after it, which does not wait for it (Megatron's
-`linear_with_grad_accumulation_and_async_allreduce`)."""
 
 _STEP = ("stage", "phase", "chunk")
 
@@ -38,7 +26,9 @@ def nanoseconds(program: pl.DataFrame) -> pl.DataFrame:
 
 
 def step_programs(traced: Traced) -> pl.DataFrame:
-    """Return the ops of each kind of step: the program with `chunk`, `nanoseconds` and `offset` in the step.
+    """Return the ops of each kind of step: the program with `chunk`, `nanoseconds` and its `offset` there.
+
+    `advance` of all ops adds up to the step's length.
 
     A layer belongs to its chunk, the embedding to the first one and the head to the last; a stage
     exchanges messages for every chunk but the model's first input and last output.
@@ -62,17 +52,28 @@ def step_programs(traced: Traced) -> pl.DataFrame:
     each_chunk = pl.DataFrame({"chunk": range(chunks)}, schema={"chunk": pl.Int64})
     messages = repeated.filter(is_message).join(each_chunk, how="cross").filter(~first & ~last)
     both = pl.concat([computed, messages.select(computed.columns)])
-    return both.sort(*_STEP, "op_index").with_columns(_offset(traced.tp_overlap))
+    return (
+        both.sort(*_STEP, "op_index")
+        .with_columns(own=_own(), overlap=_overlap(traced.tp_overlap).over(_STEP))
+        .with_columns(advance=pl.col("own") - pl.col("overlap"))
+        .with_columns(offset=pl.col("advance").cum_sum().over(_STEP) - pl.col("own"))
+        .drop("own", "overlap")
+    )
 
 
-def _offset(tp_overlap: float) -> pl.Expr:
-    """Return when an op starts after its step: after the ops before it, less what runs beside one of them."""
-    length, before = pl.col("nanoseconds"), pl.col("nanoseconds").shift(1)
-    beside = pl.col("op").shift(1).replace_strict(RUNS_BESIDE, default=None) == pl.col("op")
-    shared = (pl.min_horizontal(length, before) * tp_overlap).round().cast(pl.Int64)
-    overlap = pl.when(beside).then(shared).otherwise(0)
-    blocking = pl.when(pl.col("collective").eq_missing(pl.lit("send"))).then(0).otherwise(length)
-    return ((blocking - overlap).cum_sum() - blocking).over(_STEP).alias("offset")
+def _own() -> pl.Expr:
+    """Return how long an op holds up the next one: its time and the wait for the host, nothing for a send."""
+    wait = (pl.col("wait_seconds") * 1e9).round().cast(pl.Int64)
+    is_send = pl.col("collective").eq_missing(pl.lit("send"))
+    return pl.when(is_send).then(0).otherwise(pl.col("nanoseconds") + wait)
+
+
+def _overlap(tp_overlap: float) -> pl.Expr:
+    """Return how much of an op runs beside the one before it."""
+    beside = pl.col("op").shift(1).replace_strict(HIDES_BEHIND, default=None) == pl.col("op")
+    shorter = pl.min_horizontal(pl.col("nanoseconds"), pl.col("nanoseconds").shift(1))
+    shared = (shorter * tp_overlap).round().cast(pl.Int64)
+    return pl.when(beside).then(shared).otherwise(0)
 
 
 def steps(traced: Traced, programs: pl.DataFrame, microbatches: int | None = None) -> pl.DataFrame:
@@ -84,11 +85,7 @@ def steps(traced: Traced, programs: pl.DataFrame, microbatches: int | None = Non
     if microbatches is not None:
         workload = workload.with_columns(num_microbatches=pl.lit(microbatches, pl.Int64))
     schedule = schedules(workload).drop("workload")
-    lengths = programs.group_by(_STEP, maintain_order=True).agg(
-        length=(pl.col("offset") + pl.col("nanoseconds"))
-        .filter(~pl.col("collective").eq_missing(pl.lit("send")))
-        .max()
-    )
+    lengths = programs.group_by(_STEP, maintain_order=True).agg(length=pl.col("advance").sum())
     described = schedule.join(
         lengths.with_columns(pl.col("phase").cast(pl.String)), on=_STEP, how="left", maintain_order="left"
     )
