@@ -1,4 +1,4 @@
-"""A pipeline run step by step: when each pass of each stage ends, given the order in which stages run them."""
+"""A pipeline run step by step: when each pass of each stage ends, given the order of its schedule."""
 
 from collections.abc import Sequence
 
