@@ -1,0 +1,273 @@
+"""Explanations cannot disagree with the costs: every root is the table's value, every node its formula's."""
+
+import json
+import math
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from moesweep.catalog import Cluster, load_cluster
+from moesweep.cli import main
+from moesweep.cost.model import Costs, cost, with_constants
+from moesweep.explain.formula import Call, Constant, Reference, evaluate, shown, text
+from moesweep.explain.ledger import QUANTITIES, Ledger
+from moesweep.explain.metrics import cost_metrics, metric
+from moesweep.explain.node import Node, Reading
+from moesweep.explain.origins import origins
+from moesweep.explain.text import TextTree, as_json
+from moesweep.explain.units import with_unit
+from moesweep.predict import predicted
+from moesweep.problems import BadInput
+from moesweep.sweep import enumerate_sweep
+from moesweep.trace.programs import folded
+from small import VARIED, small
+
+ROOT = Path(__file__).resolve().parents[1]
+SWEEP = "config/sweeps/moe-a100-123.yaml"
+CLUSTER = "dgx-a100-80gb-8xhdr200"
+BAND = ("iteration_seconds_low", "iteration_seconds_high")
+EXAMPLE = "gpt_13B-ws1024-tp16-pp2-ep16-gbs2048-mbs1-seq4096-moe"
+CLOSE = 1e-12
+
+
+@cache
+def cluster() -> Cluster:
+    return load_cluster(ROOT, CLUSTER)
+
+
+@cache
+def fifty() -> pl.DataFrame:
+    """Every variation of the small workload, then workloads of the default sweep, both kinds."""
+    varied = [small(**changes).with_columns(workload=pl.lit(name)) for name, changes in VARIED.items()]
+    swept = enumerate_sweep(ROOT, SWEEP)
+    step = swept.height // (50 - len(varied))
+    return pl.concat([*varied, swept.gather_every(step)[: 50 - len(varied)]])
+
+
+@cache
+def costs() -> Costs:
+    return cost(folded(fifty()), with_constants(fifty(), cluster().values))
+
+
+@cache
+def ledger(place: int) -> Ledger:
+    return Ledger(fifty()[place], cluster(), {})
+
+
+def everything_below(root: Node) -> Iterator[Node]:
+    """Yield every distinct node of a tree."""
+    seen, pending = set(), [root]
+    while pending:
+        node = pending.pop()
+        if node.key not in seen:
+            seen.add(node.key)
+            yield node
+            pending += node.children
+
+
+def agrees(node: Node) -> bool:
+    """Whether a node's value is what its formula comes to."""
+    if node.reading is None:
+        return node.origin is not None
+    if isinstance(node.value, str):
+        return True
+    assert node.value is not None
+    return math.isclose(evaluate(node.reading.formula), node.value, rel_tol=CLOSE, abs_tol=1e-18)
+
+
+def test_there_are_fifty_workloads_of_every_sort() -> None:
+    assert fifty().height == 50
+    assert set(fifty()["kind"]) == {"moe", "dense"}
+
+
+@pytest.mark.parametrize("place", range(50))
+def test_every_cost_metric_is_the_tables_value_and_its_formulas(place: int) -> None:
+    row = costs().workloads.row(place, named=True)
+    for name in cost_metrics():
+        if name in BAND:
+            continue
+        node = metric(ledger(place), name)
+        assert isinstance(node.value, float | bool)
+        assert abs(node.value - row[name]) <= math.ulp(row[name]), name
+        assert agrees(node), name
+
+
+@pytest.mark.parametrize("place", [0, 1, 12, 30, 49])
+def test_the_band_is_the_tables_value_and_its_formulas(place: int) -> None:
+    frame = fifty()[place].with_columns(cluster=pl.lit(CLUSTER))
+    row = predicted(frame, [cluster()]).row(0, named=True)
+    for name in BAND:
+        node = metric(ledger(place), name)
+        assert node.value == row[name]
+        assert all(agrees(below) for below in (node, *node.children))
+    spread = metric(ledger(place), BAND[0]).children[-1]
+    (total,) = spread.children
+    moved = total.children[0]
+    assert agrees(spread)
+    assert agrees(total)
+    assert agrees(moved)
+    assert all(agrees(node) for node in everything_below(moved.children[0]) if "moved" in node.where)
+
+
+@pytest.mark.parametrize("place", range(0, 50, 7))
+def test_every_number_down_to_the_catalogue_is_what_its_formula_comes_to(place: int) -> None:
+    for name in ("usd_per_billion_tokens", "peak_memory_bytes", "mfu", "bubble_fraction", "fits"):
+        wrong = [node for node in everything_below(metric(ledger(place), name)) if not agrees(node)]
+        assert wrong == []
+
+
+@pytest.mark.parametrize("place", range(0, 50, 3))
+def test_every_op_has_an_explanation_of_its_seconds_and_quantities(place: int) -> None:
+    table = ledger(place).ops
+    for number in range(0, table.frame.height, 5):
+        row = table.frame[number]
+        for name in ("seconds", *QUANTITIES):
+            node = table.column(row, name)
+            assert node.value == row[name][0]
+            assert agrees(node), (row["op"][0], name)
+
+
+def test_every_leaf_says_where_it_is_from() -> None:
+    workload = enumerate_sweep(ROOT, SWEEP).filter(pl.col("workload") == EXAMPLE)
+    from_sweep = origins(ROOT, SWEEP, workload.row(0, named=True))
+    tree = metric(Ledger(workload, cluster(), from_sweep), "iteration_seconds")
+    leaves = {node.name: node.origin for node in everything_below(tree) if node.origin}
+    peak, world, hidden = (leaves[name] for name in ("matrix_flops_per_second", "world_size", "hidden_size"))
+    assert (peak.file, peak.tag) == ("config/gpus/a100-sxm-80gb.yaml", "paper")
+    assert "data sheet" in peak.source
+    assert world.file.startswith(f"{SWEEP}: ")
+    assert world.file.endswith(".world_size")
+    assert hidden.file == "config/models/gpt_13B.yaml"
+    assert hidden.source
+    assert [name for name, origin in leaves.items() if not (origin.file or origin.source)] == []
+
+
+def test_a_sum_lists_its_largest_parts_and_what_remains() -> None:
+    parts = [Node(f"part {n}", f"part {n}", float(n), origin=None) for n in range(1, 11)]
+    total = Node(
+        "t", "total", 55.0, read=lambda: Reading(Call("sum", tuple(Reference(p) for p in reversed(parts))))
+    )
+    lines = list(TextTree(80, 3, 4).lines(total))
+    assert [line.split()[-3:] for line in lines[2:6]] == [[str(n), "=", str(n)] for n in (10, 9, 8, 7)]
+    assert lines[-1] == "└─ 6 more = 21 together"
+
+
+def test_a_formula_reads_as_it_is_computed() -> None:
+    a, b, c = (Reference(Node(name, name, value)) for name, value in (("a", 6.0), ("b", 4.0), ("c", 2.0)))
+    formula = Call("-", (a, Call("-", (b, Call("/", (a, Call("×", (b, c))))))))
+    assert text(formula, lambda node: node.name) == "a - (b - a / (b × c))"
+    assert evaluate(formula) == 2.75
+    whole = Call("//", (Call("+", (a, b)), Call("^", (c, Constant(2)))))
+    assert text(whole, lambda node: shown(node.value)) == "⌊(6 + 4) / 2 ^ 2⌋"
+    assert evaluate(whole) == 2
+
+
+@pytest.mark.parametrize(
+    ("value", "unit", "reads"),
+    [
+        (0.00215, "s", "0.00215 s (2.15 ms)"),
+        (12.5, "s", "12.5 s"),
+        (3 * 2**30, "byte", "3221225472 byte (3 GiB)"),
+        (312e12, "flop/s", "3.12e+14 flop/s"),
+        (True, "", "true"),
+    ],
+)
+def test_values_are_shown_in_base_units_first(value: float, unit: str, reads: str) -> None:
+    assert with_unit(value, unit) == reads
+
+
+def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
+    code = main(["explain", *arguments, "--results", "no-results"])
+    captured = capsys.readouterr()
+    return code, captured.out, captured.err
+
+
+@pytest.fixture
+def _in_the_checkout(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+
+
+@pytest.mark.usefixtures("_in_the_checkout")
+class TestCommand:
+    def test_prints_a_tree(self, capsys: pytest.CaptureFixture[str]) -> None:
+        code, out, err = run(capsys, EXAMPLE, "op:moe_dispatch:comm_bytes")
+        assert (code, err) == (0, "")
+        # 2 bytes × (top-k 2 × 4096 tokens / tp 16) copies × hidden 5120.
+        assert out.startswith(
+            "comm_bytes[stage 0, forward of a moe layer, moe_dispatch] = 5242880 byte (5 MiB)\n"
+        )
+        assert "= 2 × token_copies[stage 0] × hidden_size\n" in out
+        assert "= 2 × 512 × 5120\n" in out
+
+    def test_fits_the_terminal(
+        self, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("COLUMNS", "70")
+        _, out, _ = run(capsys, EXAMPLE, "op:expert_fc1:forward:seconds", "--depth", "3")
+        assert max(map(len, out.splitlines())) <= 70
+
+    def test_depth_0_is_the_number_alone(self, capsys: pytest.CaptureFixture[str]) -> None:
+        _, out, _ = run(capsys, EXAMPLE, "iteration_seconds", "--depth", "0")
+        assert len(out.splitlines()) == 1
+
+    def test_json_holds_the_same_tree(self, capsys: pytest.CaptureFixture[str]) -> None:
+        code, out, _ = run(capsys, EXAMPLE, "peak_memory_bytes", "--format", "json", "--depth", "3")
+        tree = json.loads(out)
+        assert code == 0
+        assert tree["name"] == "peak_memory_bytes"
+        assert tree["children"][0]["children"][0]["numbers"]
+        assert sum(part["value"] for part in tree["children"][0]["children"]) == tree["value"]
+
+    @pytest.mark.parametrize(
+        ("workload", "name", "message"),
+        [
+            (EXAMPLE, "iteration_second", "did you mean iteration_seconds"),
+            (EXAMPLE, "op:moe_dispach:comm_bytes", "did you mean moe_dispatch"),
+            (EXAMPLE, "op:moe_dispatch:com_bytes", "did you mean comm_bytes"),
+            (EXAMPLE, "op:moe_dispatch:forwards:comm_bytes", "did you mean forward"),
+            (EXAMPLE, "op:attention_norm:hbm_bytes", "op:attention_norm:backward:moe:hbm_bytes"),
+            (EXAMPLE, "op:moe_dispatch", "needed: a cost column"),
+            (EXAMPLE, "stage:7:seconds", "there is no stage 7"),
+            (EXAMPLE, "stage:0:second", "did you mean seconds"),
+            (EXAMPLE.replace("ws1024", "ws1025"), "mfu", f"did you mean {EXAMPLE}"),
+            ("nothing", "mfu", "there is no workload nothing in the sweep; "),
+        ],
+    )
+    def test_refuses_what_it_does_not_know(
+        self, capsys: pytest.CaptureFixture[str], workload: str, name: str, message: str
+    ) -> None:
+        code, out, err = run(capsys, workload, name)
+        assert (code, out) == (2, "")
+        assert message in err
+        assert "Traceback" not in err
+
+    def test_refuses_depths_below_0(self, capsys: pytest.CaptureFixture[str]) -> None:
+        code, _, err = run(capsys, EXAMPLE, "mfu", "--depth", "-1", "--top", "0")
+        assert code == 2
+        assert len(err.splitlines()) == 2
+
+
+def test_stages_and_workload_columns_have_explanations_too() -> None:
+    book = ledger(0)
+    row = book.memory.frame.row(1, named=True)
+    assert metric(book, "stage:1:activations_bytes").value == row["activations_bytes"]
+    assert agrees(metric(book, "stage:1:tp_comm"))
+    assert text(metric(book, "dp").reading.formula, lambda node: node.name) == (  # type: ignore[union-attr]
+        "max(⌊world_size / (tp × pp)⌋, 1)"
+    )
+
+
+def test_an_op_of_several_values_must_be_named_in_full() -> None:
+    with pytest.raises(BadInput) as raised:
+        metric(ledger(0), "op:core_attention:flops")
+    assert "op:core_attention:forward:moe:flops" in raised.value.problems[0].suggestion
+    forward = metric(ledger(0), "op:core_attention:forward:flops")
+    again = metric(ledger(0), "op:core_attention:forward:moe:stage=1:flops")
+    assert (forward.value, again.where) == (again.value, "stage 1, forward of a moe layer, core_attention")
+
+
+def test_json_ends_at_its_depth() -> None:
+    assert "children" not in as_json(metric(ledger(0), "mfu"), 0)

@@ -1,0 +1,123 @@
+"""`moesweep explain`: the formula of a number, the numbers put in, and their sources, as a tree."""
+
+import argparse
+import json
+import math
+import shutil
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from moesweep.layout import Results
+from moesweep.problems import BadInput, Problem, did_you_mean
+
+if TYPE_CHECKING:
+    import polars as pl
+
+    from moesweep.explain.node import Node
+
+_HELP = "say why a number is what it is: formula, numbers put in, results, sources, as a tree"
+_METRIC = (
+    "a cost column (iteration_seconds, peak_memory_bytes), a column of a stage (stage:0:seconds), "
+    "of an op (op:expert_fc1:forward:seconds, op:moe_dispatch:comm_bytes) or of the workload (dp)"
+)
+
+
+def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Add the parser of `moesweep explain`."""
+    command = commands.add_parser("explain", help=_HELP, description=_HELP)
+    command.add_argument("workload", metavar="WORKLOAD", help="id of a workload of the sweep")
+    command.add_argument("metric", metavar="METRIC", help=_METRIC)
+    command.add_argument("--depth", type=int, default=4, metavar="LEVELS", help="levels shown (%(default)s)")
+    command.add_argument(
+        "--top", type=int, default=4, metavar="N", help="parts shown of a long sum (%(default)s)"
+    )
+    command.add_argument("--format", choices=("text", "json"), default="text", help="(%(default)s)")
+    command.add_argument(
+        "--config", default="config/config.yaml", help="configuration of the workflow (%(default)s)"
+    )
+    command.add_argument(
+        "--results", type=Path, default=Path("results"), help="folder of the results (%(default)s)"
+    )
+    command.set_defaults(run=explain)
+
+
+def explain(arguments: argparse.Namespace) -> int:
+    """Print the explanation of one metric of one workload."""
+    from moesweep.catalog import load_cluster, load_config
+    from moesweep.explain.ledger import Ledger
+    from moesweep.explain.metrics import metric
+    from moesweep.explain.origins import origins
+    from moesweep.explain.text import TextTree, as_json
+
+    _check(arguments)
+    root, results = Path.cwd(), Results(arguments.results)
+    config = load_config(root, arguments.config)
+    cluster = load_cluster(root, config["cluster"])
+    workload = _workload(results, arguments)
+    ledger = Ledger(workload, cluster, origins(root, config["sweep"], workload.row(0, named=True)))
+    node = metric(ledger, arguments.metric)
+    if arguments.format == "json":
+        print(json.dumps(as_json(node, arguments.depth), indent=1, ensure_ascii=False))
+    else:
+        width = shutil.get_terminal_size((110, 24)).columns
+        print(*TextTree(width, arguments.depth, arguments.top).lines(node), sep="\n")
+    _compare(results, arguments.workload, node)
+    return 0
+
+
+def _check(arguments: argparse.Namespace) -> None:
+    """Raise BadInput with every option that makes no sense."""
+    problems = [
+        Problem("", name, "range", str(value), f"{value} is below {least}", f"nearest: {least}")
+        for name, value, least in (("--depth", arguments.depth, 0), ("--top", arguments.top, 1))
+        if value < least
+    ]
+    if problems:
+        raise BadInput(problems)
+
+
+def _workload(results: Results, arguments: argparse.Namespace) -> "pl.DataFrame":
+    """Return the workload's row, from the catalogue if there is one, else from the sweep."""
+    import polars as pl
+
+    from moesweep.plan import load_plan
+    from moesweep.tablefile import read_table
+
+    made = results.workloads.exists()
+    workloads = read_table(results.workloads, "workloads") if made else load_plan(arguments.config).workloads
+    row = workloads.filter(pl.col("workload") == arguments.workload)
+    if row.is_empty():
+        id_, known = arguments.workload, workloads["workload"].to_list()
+        message = f"there is no workload {id_} in the sweep"
+        raise BadInput([Problem("", "WORKLOAD", "known", id_, message, _nearest(id_, known))])
+    return row
+
+
+def _nearest(id_: str, known: list[str]) -> str:
+    """Return the nearest ids; a sweep has too many to list them all."""
+    advice = did_you_mean(id_, known)
+    return advice if advice.startswith("did") else f"{len(known)} workloads: see results/workloads.parquet"
+
+
+def _compare(results: Results, workload: str, node: "Node") -> None:
+    """Say on stderr if the results at hand were made with other inputs than this explanation."""
+    import polars as pl
+
+    from moesweep.tablefile import dtypes, read_table
+
+    if not results.costs.exists() or node.name not in dtypes("costs") or node.where:
+        return
+    try:
+        costs = read_table(results.costs, "costs").filter(pl.col("workload") == workload)
+    except BadInput:
+        print(f"{results.costs} is of another version: run make sweep to renew it", file=sys.stderr)
+        return
+    if costs.is_empty() or not isinstance(node.value, float | int):
+        return
+    found = costs[node.name][0]
+    if not math.isclose(found, node.value, rel_tol=1e-12, abs_tol=1e-300):
+        print(
+            f"{results.costs} holds {found!r}, made with other inputs: run make sweep to renew it",
+            file=sys.stderr,
+        )

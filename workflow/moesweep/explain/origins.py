@@ -1,0 +1,65 @@
+"""Where a workload's values are from: the sweep's entry, its model's file, or a default."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from moesweep.catalog import load_model
+from moesweep.explain.node import Origin
+from moesweep.problems import BadInput
+from moesweep.schema import load_schema
+from moesweep.sweep import load_sweep
+from moesweep.yaml_reader import read_yaml
+
+EXPERT_COLUMNS = (
+    *("ep", "etp", "num_experts", "moe_router_topk", "moe_ffn_hidden_size", "num_shared_experts"),
+    "first_k_dense",
+)
+
+
+def origins(root: Path, sweep_file: str, workload: Mapping[str, Any]) -> dict[str, Origin]:
+    """Return the origin of every column of a workload.
+
+    What an entry of the sweep gives comes from there, then from the model where it has that value,
+    then from the options of the sweep or their defaults.
+    """
+    entry = _entry(root, sweep_file, workload["workload"])
+    model = _model(root, workload["model"])
+    schema = load_schema("workload")["properties"]
+    defaults = load_schema("sweep")["$defs"]
+
+    def origin(name: str, value: object) -> Origin:
+        if workload["kind"] == "dense" and name in EXPERT_COLUMNS:
+            return Origin("", "what a workload without experts has")
+        if name in entry.get("own", ()):
+            return Origin(f"{entry['file']}: {entry['entry']}.{name}")
+        if name in model and model[name]["value"] == value:
+            return Origin(f"config/models/{workload['model']}.yaml", model[name]["source"])
+        if name in entry.get("options", ()):
+            return Origin(f"{entry['file']}: options.{name}")
+        if "default" in defaults.get(name, {}):
+            return Origin("schemas/sweep.schema.json", f"default: {schema[name]['description']}")
+        return Origin("", schema[name]["description"])
+
+    return {name: origin(name, value) for name, value in workload.items()}
+
+
+def _entry(root: Path, sweep_file: str, workload: str) -> dict[str, Any]:
+    """Return the place in the sweep that lists a workload; empty if it does not."""
+    try:
+        rows = load_sweep(root, sweep_file).origins.filter(pl.col("workload") == workload)
+    except BadInput:
+        return {}
+    return {} if rows.is_empty() else rows.row(0, named=True)
+
+
+def _model(root: Path, name: str) -> dict[str, Any]:
+    """Return a model's entries, each a value with its source; empty if the catalogue has no such model."""
+    try:
+        load_model(root, name)
+    except BadInput:
+        return {}
+    file = f"config/models/{name}.yaml"
+    return {key: entry for key, entry in read_yaml(root / file, file).items() if key != "description"}
