@@ -18,9 +18,9 @@ from matplotlib.figure import Figure
 from answers import make_answers
 from moesweep.cli import main
 from moesweep.layout import Results
-from moesweep.report.evidence import Evidence
+from moesweep.report.evidence import Evidence, parts_of_iteration
 from moesweep.report.figures import style
-from moesweep.report.figures.ep_scaling import parts_of_iteration
+from moesweep.report.figures.ink import MEMORY, PARTS
 from moesweep.report.figures.registry import FIGURES
 from moesweep.report.timeline import pass_seconds, tail_seconds
 from naive_pipeline import makespan
@@ -76,7 +76,7 @@ def test_nothing_is_drawn_outside_the_page(drawn: Figure) -> None:
 def test_parts_of_an_iteration_sum_to_it(evidence: Evidence) -> None:
     rows = evidence.workloads.select("iteration_seconds", total=pl.sum_horizontal(parts_of_iteration()))
     assert rows["total"].to_list() == pytest.approx(rows["iteration_seconds"].to_list())
-    assert evidence.workloads.select(parts_of_iteration()).columns == list(style.PARTS)
+    assert evidence.workloads.select(parts_of_iteration()).columns == list(PARTS)
 
 
 def test_stacks_are_as_high_as_the_iteration(evidence: Evidence) -> None:
@@ -104,7 +104,7 @@ def lightness(colour: str) -> float:
     return 116 * y ** (1 / 3) - 16 if y > 0.008856 else 903.3 * y
 
 
-@pytest.mark.parametrize("look", [style.PARTS, style.MEMORY], ids=["parts", "memory"])
+@pytest.mark.parametrize("look", [PARTS, MEMORY], ids=["parts", "memory"])
 def test_neighbours_in_a_stack_differ_in_grey(look: dict[str, str]) -> None:
     for (name, colour), (other, next_colour) in pairwise(look.items()):
         assert abs(lightness(colour) - lightness(next_colour)) > 15, (name, other)

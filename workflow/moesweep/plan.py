@@ -26,6 +26,7 @@ ENTRY = {
     "tables": "moesweep.tables.files",
     "traffic": "moesweep.traffic.files",
     "figures": "moesweep.report.figures.files",
+    "report": "moesweep.report.page",
     "manifest": "moesweep.archive.stage",
 }
 """The module behind each stage's command; all that it imports, directly or not, is the stage's code."""
@@ -38,9 +39,13 @@ DICTIONARIES = {
     "tables": list(TABLES),
     "traffic": ["traffic", "links"],
     "figures": [],
+    "report": [],
     "manifest": [],
 }
 """The column dictionaries that a stage writes by."""
+
+PAGE_FILES = ("moesweep/report/templates/*", "report/figures/*.rst")
+"""What the page is made from besides code, below workflow/."""
 
 
 @dataclass(frozen=True)
@@ -101,8 +106,10 @@ class Plan:
         if stage == "manifest":
             return sorted({*self.sources, *self._code(stage), *self.config_files})
         dictionaries = [f"schemas/tables/{name}.json" for name in DICTIONARIES[stage]]
-        priced = stage in ("cost", "tables", "figures")
-        return [*self._code(stage), *dictionaries, *(self._cluster_files if priced else [])]
+        priced = stage in ("cost", "tables", "figures", "report")
+        page = PAGE_FILES if stage == "report" else ()
+        written = sorted(str(file) for pattern in page for file in Path("workflow").glob(pattern))
+        return [*self._code(stage), *dictionaries, *(self._cluster_files if priced else []), *written]
 
     @cached_property
     def sources(self) -> list[str]:
@@ -136,6 +143,7 @@ class Plan:
             "enumerate": [results.workloads],
             "validate": [results.validation],
             "figures": [results.figure(name, suffix) for name in self.figures for suffix in ("svg", "png")],
+            "report": [results.report],
             "traffic": [results.links, *(results.traffic("node", id_) for id_ in self.ids)],
             "cost": [results.costs, results.sensitivity, *(results.cost_ops(id_) for id_ in self.ids)],
             "tables": [

@@ -19,3 +19,23 @@ rule figures:
         ],
     shell:
         "moesweep figures"
+
+
+rule report:
+    input:
+        PLAN.inputs("report"),
+        PLAN.outputs("enumerate"),
+        PLAN.outputs("validate"),
+        PLAN.outputs("cost"),
+        PLAN.outputs("traffic"),
+        PLAN.outputs("tables"),
+        PLAN.outputs("figures"),
+    output:
+        report(
+            PLAN.outputs("report"),
+            caption="../report/page.rst",
+            category="Report",
+            labels={"page": "the whole study"},
+        ),
+    shell:
+        "moesweep report"

@@ -1,4 +1,4 @@
-"""`moesweep figures`: results to look at."""
+"""`moesweep figures` and `moesweep report`: results to look at."""
 
 import argparse
 from pathlib import Path
@@ -10,6 +10,7 @@ def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
     """Add the parsers."""
     described = {
         "figures": (figures, "draw the figures: results/figures as SVG and PNG"),
+        "report": (report, "write the page that shows it all: results/report.html"),
     }
     for name, (run, help_) in described.items():
         command = commands.add_parser(name, help=help_, description=help_)
@@ -24,4 +25,12 @@ def figures(arguments: argparse.Namespace) -> int:
     from moesweep.report.figures.files import write_figures
 
     write_figures(Results(arguments.results))
+    return 0
+
+
+def report(arguments: argparse.Namespace) -> int:
+    """Write the page."""
+    from moesweep.report.page import write_report
+
+    write_report(Results(arguments.results))
     return 0

@@ -12,6 +12,27 @@ from moesweep.problems import BadInput, Problem
 from moesweep.tablefile import read_table
 
 COMM_KINDS = ("tp", "etp", "ep", "dp", "edp", "pp", "other")
+_TOGETHER = {
+    "exposed tp": ("tp",),
+    "exposed etp": ("etp",),
+    "exposed ep": ("ep",),
+    "exposed dp, edp": ("dp", "edp"),
+    "exposed pp, other": ("pp", "other"),
+}
+
+
+def parts_of_iteration() -> list[pl.Expr]:
+    """Return the parts of an iteration in stacking order, named as in `PARTS`; they sum to it."""
+    exposed = [
+        pl.sum_horizontal(f"{kind}_exposed_seconds" for kind in kinds).alias(name)
+        for name, kinds in _TOGETHER.items()
+    ]
+    return [
+        pl.col("compute_seconds").alias("compute"),
+        *exposed,
+        pl.col("optimizer_seconds").alias("optimizer"),
+        pl.col("bubble_seconds").alias("bubble"),
+    ]
 
 
 @dataclass(frozen=True)

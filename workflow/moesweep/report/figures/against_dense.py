@@ -6,6 +6,7 @@ from matplotlib.figure import Figure
 
 from moesweep.report.evidence import Evidence
 from moesweep.report.figures import style
+from moesweep.report.figures.ink import INK
 
 _MEASURES = (
     ("iteration_seconds_ratio", "seconds per iteration"),
@@ -45,7 +46,7 @@ def _panel(axes: Axes, pairs: pl.DataFrame, models: list[str], column: str) -> N
     placed = pairs.join(lines, on="model", maintain_order="left").with_columns(
         y=pl.col("line") + spread.over("model")
     )
-    axes.axvline(1, color=style.INK, linewidth=0.8)
+    axes.axvline(1, color=INK, linewidth=0.8)
     for number, (label, chosen) in enumerate(groups.items()):
         rows = placed.filter(chosen)
         colour = style.SERIES[number // 2]

@@ -4,34 +4,13 @@ import polars as pl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from moesweep.report.evidence import Evidence
+from moesweep.report.evidence import Evidence, parts_of_iteration
 from moesweep.report.figures import style
+from moesweep.report.figures.ink import PARTS
 
 MOST_MODELS = 6
 MOST_BARS = 24
 """Per model: more comparisons than fit beside one another are left out, the last first."""
-
-_TOGETHER = {
-    "exposed tp": ("tp",),
-    "exposed etp": ("etp",),
-    "exposed ep": ("ep",),
-    "exposed dp, edp": ("dp", "edp"),
-    "exposed pp, other": ("pp", "other"),
-}
-
-
-def parts_of_iteration() -> list[pl.Expr]:
-    """Return the parts of an iteration in stacking order, named as in `style.PARTS`; they sum to it."""
-    exposed = [
-        pl.sum_horizontal(f"{kind}_exposed_seconds" for kind in kinds).alias(name)
-        for name, kinds in _TOGETHER.items()
-    ]
-    return [
-        pl.col("compute_seconds").alias("compute"),
-        *exposed,
-        pl.col("optimizer_seconds").alias("optimizer"),
-        pl.col("bubble_seconds").alias("bubble"),
-    ]
 
 
 def ep_scaling(evidence: Evidence) -> Figure:
@@ -47,7 +26,7 @@ def ep_scaling(evidence: Evidence) -> Figure:
     panels = drawn.subplots(len(models), 1, squeeze=False)[:, 0]
     for axes, model in zip(panels, models, strict=True):
         _panel(axes, rows.filter(pl.col("model") == model).head(MOST_BARS), model)
-    drawn.legend(handles=style.swatches(style.PARTS, misfit=True), loc="outside upper center", ncols=5)
+    drawn.legend(handles=style.swatches(PARTS, misfit=True), loc="outside upper center", ncols=5)
     return drawn
 
 
@@ -56,7 +35,7 @@ def _panel(axes: Axes, rows: pl.DataFrame, model: str) -> None:
     at = (pl.int_range(pl.len()) + pl.col("comparison").rle_id()).cast(pl.Float64)
     rows = rows.with_columns(at=at)
     places = rows["at"].to_list()
-    tops = style.stack(axes, places, {name: rows[name].to_list() for name in style.PARTS}, style.PARTS, 0.86)
+    tops = style.stack(axes, places, {name: rows[name].to_list() for name in PARTS}, PARTS, 0.86)
     style.cross_out(axes, places, tops, (~rows["fits"]).to_list(), 0.86)
     axes.set_xticks(places, [f"{row['ep']}" for row in rows.iter_rows(named=True)])
     axes.set_ylabel("seconds per iteration")

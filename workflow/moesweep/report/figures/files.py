@@ -22,6 +22,8 @@ def write_figures(results: Results) -> None:
             drawn = draw(evidence)
             with whole(results.figure(name, "svg")) as partial:
                 drawn.savefig(partial, format="svg", metadata={"Date": None, "Creator": None, "Title": name})
+            # Placed once; finding places for all text takes longer than drawing.
+            drawn.set_layout_engine("none")
             with whole(results.figure(name, "png")) as partial:
                 # A page behind it: PNGs are pasted into all kinds of places.
                 drawn.savefig(

@@ -6,6 +6,7 @@ from matplotlib.figure import Figure
 
 from moesweep.report.evidence import Evidence
 from moesweep.report.figures import style
+from moesweep.report.figures.ink import INK, MEMORY
 
 GIB = 2.0**30
 MOST_MODELS = 6
@@ -27,9 +28,9 @@ def memory(evidence: Evidence) -> Figure:
         line[0].set_ylabel("GiB on the worst rank")
     for axes in panels[-1]:
         axes.set_xlabel("workloads by peak")
-    handles = style.swatches(style.MEMORY, misfit=True)
+    handles = style.swatches(MEMORY, misfit=True)
     (limit,) = panels[0][0].plot(
-        [], [], color=style.INK, linewidth=1, linestyle="--", label=f"GPU memory, {hbm:g} GiB"
+        [], [], color=INK, linewidth=1, linestyle="--", label=f"GPU memory, {hbm:g} GiB"
     )
     drawn.legend(handles=[*handles, limit], loc="outside upper center", ncols=min(6, 1 + len(models)))
     return drawn
@@ -37,9 +38,9 @@ def memory(evidence: Evidence) -> Figure:
 
 def _panel(axes: Axes, rows: pl.DataFrame, hbm: float) -> None:
     at = [float(place) for place in range(rows.height)]
-    parts = {name: (rows[f"{name}_bytes"] / GIB).to_list() for name in style.MEMORY}
-    tops = style.stack(axes, at, parts, style.MEMORY, 0.9)
+    parts = {name: (rows[f"{name}_bytes"] / GIB).to_list() for name in MEMORY}
+    tops = style.stack(axes, at, parts, MEMORY, 0.9)
     style.cross_out(axes, at, tops, (~rows["fits"]).to_list(), 0.9)
-    axes.axhline(hbm, color=style.INK, linewidth=1, linestyle="--")
+    axes.axhline(hbm, color=INK, linewidth=1, linestyle="--")
     axes.set_xticks([])
     axes.yaxis.grid(True)

@@ -6,9 +6,9 @@ from matplotlib.figure import Figure
 
 from moesweep.report.evidence import Evidence
 from moesweep.report.figures import style
+from moesweep.report.figures.ink import INK, PASSES
 from moesweep.report.timeline import pass_seconds
 
-LOOK = {"forward": "#26456e", "backward": "#f0a202", "closing": "#5b5b63"}
 SHOWN_PASSES = 10
 """How much of either end is shown, in passes of a stage besides one for every stage."""
 
@@ -31,7 +31,7 @@ def pipeline(evidence: Evidence) -> Figure:
             total - end,
             left=end,
             height=0.8,
-            color=LOOK["closing"],
+            color=PASSES["closing"],
             label="gradients, optimizer",
         )
         axes.set_xlim(low, high)
@@ -50,11 +50,11 @@ def _panel(axes: Axes, steps: pl.DataFrame, pp: int) -> None:
     for phase in ("forward", "backward"):
         rows = steps.filter(pl.col("phase") == phase)
         axes.barh(
-            rows["stage"], rows["end"] - rows["start"], left=rows["start"], height=0.8, color=LOOK[phase],
+            rows["stage"], rows["end"] - rows["start"], left=rows["start"], height=0.8, color=PASSES[phase],
             edgecolor="white", linewidth=0.4, label=phase,
         )  # fmt: skip
         for stage, microbatch, start, end in rows.select("stage", "microbatch", "start", "end").iter_rows():
             if pp <= 8:
-                colour = "white" if phase == "forward" else style.INK
+                colour = "white" if phase == "forward" else INK
                 axes.text((start + end) / 2, stage, str(microbatch), ha="center", va="center", fontsize=5.5,
                           color=colour, clip_on=True)  # fmt: skip

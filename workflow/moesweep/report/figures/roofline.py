@@ -6,6 +6,7 @@ from matplotlib.figure import Figure
 
 from moesweep.report.evidence import Evidence
 from moesweep.report.figures import style
+from moesweep.report.figures.ink import INK
 
 LEAST_BYTES = 64
 """Smallest collective shown."""
@@ -42,9 +43,7 @@ def _products(axes: Axes, ops: pl.DataFrame, evidence: Evidence) -> None:
     low, high = axes.get_xlim()
     ridge = peak / bandwidth
     corners = sorted({low, min(max(ridge, low), high), high})
-    axes.plot(
-        corners, [min(peak, bandwidth * x) for x in corners], color=style.INK, linewidth=1.2, label="roof"
-    )
+    axes.plot(corners, [min(peak, bandwidth * x) for x in corners], color=INK, linewidth=1.2, label="roof")
     axes.set_xlabel("flop per byte of device memory")
     axes.set_ylabel("Tflop/s")
     axes.set_title("Products")
@@ -54,7 +53,7 @@ def _memory(axes: Axes, ops: pl.DataFrame, evidence: Evidence) -> None:
     rate = pl.col("hbm_bytes") / pl.col("seconds") / 1e9
     _points(axes, ops.with_columns(x=pl.col("hbm_bytes") / 2**20, y=rate), "kind")
     roof = evidence.cluster.value("hbm_bytes_per_second") / 1e9
-    axes.axhline(roof, color=style.INK, linewidth=1.2, label="device memory")
+    axes.axhline(roof, color=INK, linewidth=1.2, label="device memory")
     axes.set_xlabel("device memory traffic (MiB)")
     axes.set_ylabel("GB/s")
     axes.set_title("Element by element")
@@ -64,7 +63,7 @@ def _links(axes: Axes, ops: pl.DataFrame, evidence: Evidence) -> None:
     rate = pl.col("wire_bytes") / pl.col("seconds") / 1e9
     _points(axes, ops.with_columns(x=pl.col("wire_bytes") / 2**20, y=rate), "collective")
     nic = evidence.cluster.value("nic_bytes_per_second") / 1e9
-    axes.axhline(nic, color=style.INK, linewidth=1.2, linestyle="--", label="one network card")
+    axes.axhline(nic, color=INK, linewidth=1.2, linestyle="--", label="one network card")
     axes.set_xlabel("bytes a GPU sends (MiB)")
     axes.set_ylabel("GB/s a GPU sends")
     axes.set_title("Collectives")

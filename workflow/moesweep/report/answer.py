@@ -1,0 +1,71 @@
+"""The answer in three sentences, computed from the tables."""
+
+import polars as pl
+
+from moesweep.report.evidence import Evidence
+from moesweep.report.words import count
+
+
+def sentences(evidence: Evidence) -> list[str]:
+    """Return what a MoE costs beside its twin, what a higher ep does, and what fits and is validated."""
+    return [_against_dense(evidence), _ep(evidence), _memory_and_trust(evidence)]
+
+
+def _median(values: pl.Series) -> str:
+    return f"{float(values.median()):.3g}"  # type: ignore[arg-type]
+
+
+def _against_dense(evidence: Evidence) -> str:
+    pairs = evidence.pairs.filter(pl.col("iteration_seconds_ratio").is_not_null())
+    if pairs.is_empty():
+        return "This sweep has no MoE workload with a dense twin."
+    seconds, flops = pairs["iteration_seconds_ratio"], _median(pairs["flops_per_token_ratio"])
+    memory, matched = _median(pairs["peak_memory_bytes_ratio"]), count(pairs.height, "matched pair")
+    return (
+        f"On {evidence.cluster.name}, an iteration of a MoE takes {_median(seconds)} times as long as its "
+        f"dense twin's (median of {matched}; {_range(seconds)}), for {flops} times the flops per token and "
+        f"{memory} times the memory."
+    )
+
+
+def _ep(evidence: Evidence) -> str:
+    scaling = evidence.ep_scaling
+    if scaling.is_empty():
+        return "No two of its workloads differ in ep alone, so it does not say what a higher ep does."
+    last = scaling.group_by("comparison", maintain_order=True).last()
+    seconds, exchange = last["iteration_seconds_ratio"], _median(last["all_to_all_seconds_ratio"])
+    shorter, comparisons = (seconds < 1).sum(), count(last.height, "comparison")
+    return (
+        f"All else equal, the highest ep takes {_median(seconds)} times as long as the lowest "
+        f"({_range(seconds)}; less in {shorter} of {comparisons}): the token exchange takes {exchange} times "
+        f"as long, while weights, gradients and optimizer state fill {_median(last['state_bytes_ratio'])} "
+        "times the memory."
+    )
+
+
+def _memory_and_trust(evidence: Evidence) -> str:
+    kinds = evidence.workloads.group_by("kind", maintain_order=True).agg(pl.col("fits").sum(), n=pl.len())
+    names = {"moe": "MoE", "dense": "dense"}
+    fit = " and ".join(f"{fits} of {n} {names[str(kind)]} workloads" for kind, fits, n in kinds.iter_rows())
+    gib = evidence.cluster.value("hbm_bytes") / 2**30
+    across, moe = experts_across_nodes(evidence)
+    trust = (
+        f"; seconds are predictions, and for the {across} of {count(moe, 'MoE workload')} whose experts lie "
+        "across nodes no published measurement exists to hold them against."
+        if across
+        else "; seconds are predictions, not measurements."
+    )
+    return f"{fit} fit the {gib:g} GiB of a GPU{trust}"
+
+
+def experts_across_nodes(evidence: Evidence) -> tuple[int, int]:
+    """Return how many MoE workloads have expert groups that span nodes, and how many there are."""
+    moe = evidence.workloads.filter(pl.col("kind") == "moe")
+    crossing = evidence.links.filter(
+        (pl.col("link") == "network") & (pl.col("group_kind") == "ep") & (pl.col("total_bytes") > 0)
+    )
+    return moe.join(crossing, on="workload", how="semi").height, moe.height
+
+
+def _range(values: pl.Series) -> str:
+    return f"{float(values.min()):.3g} to {float(values.max()):.3g}"  # type: ignore[arg-type]

@@ -1,0 +1,99 @@
+"""results/report.html: the whole study on one page that needs no network."""
+
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from moesweep import __version__
+from moesweep.layout import Results
+from moesweep.report import words
+from moesweep.report.answer import experts_across_nodes, sentences
+from moesweep.report.evidence import Evidence
+from moesweep.report.figures.ink import MEMORY, PARTS, PASSES
+from moesweep.report.inline import inline_figure
+from moesweep.report.overview import COLUMNS, overview
+from moesweep.report.sections import sections
+from moesweep.tablefile import whole
+
+TEMPLATES = Path(__file__).parent / "templates"
+CAPTIONS = Path(__file__).parents[2] / "report" / "figures"
+
+FIGURES = {
+    "ep_scaling": "What a higher ep does, all else equal",
+    "moe_against_dense": "MoE against dense",
+    "memory": "What fills the memory",
+    "traffic": "Who talks to whom",
+    "pipeline": "How the stages take turns",
+    "roofline": "How close ops come to what limits them",
+}
+"""The page's figures with their titles; the first one is the key figure."""
+
+
+def write_report(results: Results) -> None:
+    """Write the page; raise BadInput if a result or a figure is missing."""
+    text = _render(Evidence(results))
+    with whole(results.report) as partial:
+        partial.write_text(text, encoding="utf-8")
+
+
+def _render(evidence: Evidence) -> str:
+    environment = Environment(
+        loader=FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {
+        "rounded": words.rounded,
+        "size": words.size,
+        "seconds": words.seconds,
+        "percent": words.percent,
+    }
+    return environment.get_template("report.html.jinja").render(_context(evidence))
+
+
+def _context(evidence: Evidence) -> dict[str, Any]:
+    across, moe = experts_across_nodes(evidence)
+    # Ours, not a user's: they go into the page as they are.
+    own = {
+        name: Markup((TEMPLATES / name).read_text(encoding="utf-8")) for name in ("report.css", "report.js")
+    }
+    return {
+        "version": __version__,
+        "cluster": evidence.cluster,
+        "hbm_bytes": evidence.cluster.value("hbm_bytes"),
+        "style": own["report.css"],
+        "script": own["report.js"],
+        "sentences": sentences(evidence),
+        "figures": [_figure(evidence, name, title) for name, title in FIGURES.items()],
+        "columns": COLUMNS,
+        "overview": overview(evidence),
+        "models": evidence.workloads["model"].unique(maintain_order=True).to_list(),
+        "claims": evidence.table("seed_claims").to_dicts(),
+        "across": across,
+        "moe": moe,
+        "warnings": _warnings(evidence),
+        "tags": _tags(evidence),
+        "sections": sections(evidence),
+        "colours": {"part": PARTS, "memory": MEMORY, "pass": PASSES},
+    }
+
+
+def _figure(evidence: Evidence, name: str, title: str) -> dict[str, Any]:
+    caption = " ".join((CAPTIONS / f"{name}.rst").read_text(encoding="utf-8").split()).replace("*", "")
+    svg = Markup(inline_figure(evidence.results, name, title))
+    return {"name": name, "title": title, "caption": caption, "svg": svg}
+
+
+def _warnings(evidence: Evidence) -> list[dict[str, Any]]:
+    by_rule = evidence.validation.group_by("rule", maintain_order=True)
+    return by_rule.agg(pl.len().alias("workloads"), pl.col("message").first()).to_dicts()
+
+
+def _tags(evidence: Evidence) -> dict[str, int]:
+    tags = [constant.tag for constant in evidence.cluster.constants.values()]
+    return {tag: tags.count(tag) for tag in sorted(set(tags))}
