@@ -55,8 +55,8 @@ def runs() -> pl.Expr:
 def parts_of_a_pass() -> dict[str, pl.Expr]:
     """Return what the op rows of one layer's pass add up to: seconds by part, over the rows of the pass.
 
-    `compute`, `<kind>_comm`, `hidden` tp communication, `peers` in all tp and etp collectives, `repeats`
-    layers. Rows outside the layers are a pass of their own (layer_kind null, repeats 1).
+    `compute`, `<kind>_comm`, `hidden` tp communication, `peers` in all tp and etp collectives,
+    `dispatches` of tokens to experts, `repeats` layers. Rows outside the layers are a pass of their own (layer_kind null, repeats 1).
     """
     hidden = reduce(
         add,
@@ -70,6 +70,7 @@ def parts_of_a_pass() -> dict[str, pl.Expr]:
         "compute": (pl.col("seconds") * pl.col("collective").is_null()).sum(),
         "hidden": hidden,
         "peers": ((pl.col("group_size") - 1) * tensor.fill_null(False)).sum(),
+        "dispatches": pl.col("op").str.ends_with("token_counts").sum(),
         "recomputes": pl.col("op").str.starts_with("recompute_attention_norm").any(),
     }
 
@@ -77,7 +78,7 @@ def parts_of_a_pass() -> dict[str, pl.Expr]:
 def seconds_of_a_pass() -> dict[str, pl.Expr]:
     """Return `comm` in all, `exposed` communication and `seconds` of a pass, over its parts.
 
-    kernels = compute + comm - tp_overlap · hidden. A layer's host time is the framework's launch time
+    kernels = compute + comm - tp_overlap · hidden + dispatch_wait_seconds · dispatches. A layer's host time is the framework's launch time
     of the pass (of both passes where the forward is recomputed) plus `tp_skew_seconds` for every peer in
     every tp or etp collective: ranks wait for the slowest host. seconds = max(kernels, host), or their
     sum with blocking launches. Time beyond the exposed communication counts as compute.
@@ -92,7 +93,8 @@ def seconds_of_a_pass() -> dict[str, pl.Expr]:
     skew = constant("tp_skew_seconds") * pl.col("peers")
     in_layer = pl.col("layer_kind").is_not_null()
     host = pl.when(in_layer).then(launches + skew).otherwise(0.0).alias("launching_seconds")
-    kernels = (pl.col("compute") + exposed).alias("kernels_seconds")
+    waits = constant("dispatch_wait_seconds") * pl.col("dispatches")
+    kernels = (pl.col("compute") + exposed + waits).alias("kernels_seconds")
     seconds = (
         pl.when(pl.col("blocking_launches")).then(kernels + host).otherwise(pl.max_horizontal(kernels, host))
     )

@@ -29,6 +29,7 @@ UNCERTAIN = (
     "all_to_all_efficiency",
     "p2p_latency_seconds",
     "expert_load_variation",
+    "dispatch_wait_seconds",
 )
 """The constants fitted or assumed; all others are data sheets' or direct measurements."""
 
