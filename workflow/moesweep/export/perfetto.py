@@ -14,7 +14,7 @@ import polars as pl
 
 from moesweep.export.request import Request, chosen_ranks
 from moesweep.export.source import Traced
-from moesweep.export.unroll import executed
+from moesweep.export.unroll import by_stage
 from moesweep.parallelism import GROUP_KINDS, ranks
 from moesweep.tablefile import whole
 
@@ -43,18 +43,18 @@ def _write(
 ) -> None:
     everyone = ranks(traced.workload)
     wanted = pl.col("pp_group") == 0 if chosen is None else pl.col("rank").is_in(chosen)
-    events = executed(traced, microbatches).join(
-        _heads(traced.program), on=["stage", "op_index"], how="left", maintain_order="left"
-    )
     facts = json.dumps({"workload": traced.workload["workload"]})
     file.write(f'{{"displayTimeUnit":"ns","otherData":{facts},"traceEvents":[\n'.encode())
     members = everyone.filter(wanted)
     named = (pair for member in members.iter_rows(named=True) for pair in _names(member, traced.program))
     names = [name for pair in named for name in pair]
     file.write(",\n".join(json.dumps(name, separators=(",", ":")) for name in names).encode())
-    for rank, stage in members.select("rank", "stage").iter_rows():
-        for part in events.filter(pl.col("stage") == stage).iter_slices(EVENTS_AT_ONCE):
-            file.write(_events(part, rank).encode())
+    heads = _heads(traced.program).lazy()
+    for stage, ops in by_stage(traced, members["stage"].unique().sort(), microbatches):
+        events = ops.join(heads, on=["stage", "op_index"], how="left", maintain_order="left").collect()
+        for rank in members.filter(pl.col("stage") == stage)["rank"]:
+            for part in events.iter_slices(EVENTS_AT_ONCE):
+                file.write(_events(part, rank).encode())
     file.write(b"\n]}\n")
 
 

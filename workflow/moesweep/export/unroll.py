@@ -1,5 +1,7 @@
 """The linear order of an iteration: one row per executed op of every rank, streamed to Parquet."""
 
+from collections.abc import Iterable, Iterator
+
 import polars as pl
 
 from moesweep.export.request import UNROLLED, Request, chosen_ranks
@@ -12,29 +14,45 @@ from moesweep.workload import description
 _SHARED = [name for name in dtypes("unrolled") if name not in ("rank", "group_id")]
 
 
-def executed(traced: Traced, microbatches: int | None = None) -> pl.DataFrame:
-    """Return every executed op of each stage in schedule order: the table's columns but rank and group_id."""
+def by_stage(
+    traced: Traced, stages: Iterable[int], microbatches: int | None = None
+) -> Iterator[tuple[int, pl.LazyFrame]]:
+    """Yield some stages with every op that each executes, in schedule order.
+
+    The columns are the table's but rank and group_id; rows are made only when the frame is collected.
+    """
     programs = step_programs(traced)
     scheduled = steps(traced, programs, microbatches)
-    ops = (
-        scheduled.lazy()
-        .select(
-            "stage", "step", "microbatch", "chunk", pl.col("phase").cast(programs["phase"].dtype), "start"
-        )
-        .join(programs.lazy(), on=["stage", "phase", "chunk"], how="left", maintain_order="left_right")
-        .with_columns(start_nanoseconds=pl.col("start") + pl.col("offset"))
-        .with_columns(end_nanoseconds=pl.col("start_nanoseconds") + pl.col("nanoseconds"))
-        .select(_SHARED)
-    )
     final = (
         optimizer_ops(traced, scheduled)
-        .lazy()
         .rename({"start": "start_nanoseconds", "end": "end_nanoseconds"})
         .with_columns(pl.lit(-1, pl.Int64).alias(name) for name in ("step", "microbatch", "chunk"))
         .select(_SHARED)
     )
-    # A stable sort by stage keeps the steps in order and puts each stage's optimizer ops after them.
-    return pl.concat([ops, final]).sort("stage", maintain_order=True).collect()
+    placed = scheduled.select(
+        "stage", "step", "microbatch", "chunk", pl.col("phase").cast(programs["phase"].dtype), "start"
+    )
+    for stage in stages:
+        there = pl.col("stage") == stage
+        start = pl.col("start") + pl.col("offset")
+        ops = (
+            placed.lazy()
+            .filter(there)
+            .join(
+                programs.lazy().filter(there),
+                on=["stage", "phase", "chunk"],
+                how="left",
+                maintain_order="left_right",
+            )
+            .with_columns(start_nanoseconds=start, end_nanoseconds=start + pl.col("nanoseconds"))
+            .select(_SHARED)
+        )
+        yield stage, pl.concat([ops, final.lazy().filter(there)])
+
+
+def executed(traced: Traced, microbatches: int | None = None) -> pl.DataFrame:
+    """Return every op that each stage executes, stage after stage, in schedule order."""
+    return pl.concat(ops for _, ops in by_stage(traced, range(traced.workload["pp"]), microbatches)).collect()
 
 
 def unrolled(traced: Traced, chosen: list[int] | None, microbatches: int | None = None) -> pl.LazyFrame:
@@ -42,15 +60,16 @@ def unrolled(traced: Traced, chosen: list[int] | None, microbatches: int | None 
     everyone = ranks(traced.workload)
     if chosen is not None:
         everyone = everyone.filter(pl.col("rank").is_in(chosen))
-    ops = executed(traced, microbatches)
+    stages = everyone["stage"].unique().sort()
+    kinds = set(traced.program["group_kind"].drop_nulls().unique())
     return pl.concat(
-        _of_stage(everyone.filter(pl.col("stage") == stage), ops.filter(pl.col("stage") == stage))
-        for stage in everyone["stage"].unique().sort()
+        _of_ranks(everyone.filter(pl.col("stage") == stage), ops, kinds)
+        for stage, ops in by_stage(traced, stages, microbatches)
     )
 
 
-def _of_stage(members: pl.DataFrame, ops: pl.DataFrame) -> pl.LazyFrame:
-    """Return each member rank crossed with the ops of their stage.
+def _of_ranks(members: pl.DataFrame, ops: pl.LazyFrame, used: set[str]) -> pl.LazyFrame:
+    """Return each member rank crossed with the ops of their stage, running over the `used` kinds of groups.
 
     Every group id costs a choice per row, so kinds with the same ids (tp and etp, in the study) share
     one, and kinds with id 0 alone (world) need none.
@@ -58,7 +77,7 @@ def _of_stage(members: pl.DataFrame, ops: pl.DataFrame) -> pl.LazyFrame:
     columns: dict[tuple[int, ...], list[str]] = {}
     for kind in GROUP_KINDS:
         ids = members[f"{kind}_group"]
-        if (ops["group_kind"] == kind).any() and (ids != 0).any():
+        if kind in used and (ids != 0).any():
             columns.setdefault(tuple(ids), []).append(kind)
     group_id = pl.lit(0, dtype=pl.Int64)
     for choice, kinds in enumerate(columns.values(), start=1):
@@ -68,7 +87,7 @@ def _of_stage(members: pl.DataFrame, ops: pl.DataFrame) -> pl.LazyFrame:
     return (
         members.lazy()
         .select("rank", *(f"{kinds[0]}_group" for kinds in columns.values()))
-        .join(ops.with_columns(choice=chosen).lazy(), how="cross", maintain_order="left_right")
+        .join(ops.with_columns(choice=chosen), how="cross", maintain_order="left_right")
         .select("rank", *_SHARED, group_id=group_id)
     )
 
