@@ -73,11 +73,6 @@ class Results:
         """The page that shows it all."""
         return self.root / "report.html"
 
-    @property
-    def report(self) -> Path:
-        """The page that shows it all."""
-        return self.root / "report.html"
-
     def table(self, name: str, suffix: str) -> Path:
         """One of the small tables, as parquet, csv or md."""
         return self.root / "tables" / f"{name}.{suffix}"
