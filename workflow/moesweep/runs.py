@@ -11,6 +11,7 @@ from moesweep.tablefile import dictionary
 from moesweep.validation import findings
 from moesweep.workload import with_derived
 
+MAX_FILE_BYTES = 1 << 26
 TRUTH = {"0": False, "1": True, "false": False, "true": True, "False": False, "True": True}
 _MLA = {
     "q_lora_rank": "q_lora",
@@ -61,6 +62,9 @@ def read_runs(path: Path, clusters: list[str]) -> Runs:
 
 def _read(path: Path) -> pl.DataFrame:
     try:
+        if path.stat().st_size > MAX_FILE_BYTES:
+            message = f"larger than {MAX_FILE_BYTES} bytes, the limit for a list of runs"
+            raise BadInput([Problem(str(path), "", "file_size", "", message, "split the list")])
         frame = pl.read_csv(path, infer_schema=False)
     except (OSError, pl.exceptions.PolarsError) as error:
         raise BadInput([Problem(str(path), "", "readable", "", f"cannot be read as CSV: {error}")]) from error

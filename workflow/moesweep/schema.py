@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,8 @@ if TYPE_CHECKING:
     from jsonschema.protocols import Validator
 
 SCHEMA_DIRECTORY = Path(__file__).resolve().parents[2] / "schemas"
+
+MAX_PROBLEMS = 200
 
 _TYPE_WORDS = {
     "integer": "a whole number",
@@ -73,11 +76,14 @@ def _validator(name: str, key: str | None) -> "Validator":
 def check(data: Any, schema: str, file: str, *, key: str | None = None, prefix: str = "") -> list[Problem]:
     """Every violation of a schema (or of its `$defs/<key>`) in `data`, ordered by place; empty if none.
 
+    Of more than MAX_PROBLEMS only the first are looked for: that many have one cause.
+
     `file` and `prefix` say where the data stands; a problem's path is the prefix followed by the place in the
     data.
     """
     errors = _validator(schema, key).iter_errors(data)
-    problems = [problem for error in errors for problem in _problems(error, file, prefix)]
+    found = (problem for error in errors for problem in _problems(error, file, prefix))
+    problems = list(islice(found, MAX_PROBLEMS))
     # Of a value of the wrong type, its type is all there is to say.
     mistyped = {problem.path for problem in problems if problem.rule == "type"}
     kept = {problem for problem in problems if problem.rule == "type" or problem.path not in mistyped}

@@ -24,6 +24,8 @@ ROW_GROUP_ROWS = 1 << 19
 MAX_CELLS = 1 << 28
 """Most values of a table that is read as a whole: 2 GiB of numbers."""
 
+MAX_COLUMNS = 1000
+
 SAFE_ID = r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"
 """The form of workload ids; no path made from one can leave its folder."""
 
@@ -107,12 +109,13 @@ def read_table(path: Path, table: str) -> pl.DataFrame:
     try:
         with _without_panic_messages():
             _check_version(path, table)
-            _check_size(path)
+            _check_size(path, table)
             columns = dtypes(table)
             frame = pl.read_parquet(path, columns=list(columns), hive_partitioning=False, glob=False)
             frame = frame.select(pl.col(name).cast(dtype) for name, dtype in columns.items())
     except (OSError, pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
-        reason = str(error).partition("\n")[0]
+        panicked = isinstance(error, pl.exceptions.PanicException)
+        reason = "its content contradicts itself" if panicked else str(error).partition("\n")[0]
         raise BadInput(
             [Problem(str(path), "", "readable", "", f"cannot be read as Parquet: {reason}")]
         ) from error
@@ -136,12 +139,14 @@ def _check_version(path: Path, table: str) -> None:
         )
 
 
-def _check_size(path: Path) -> None:
+def _check_size(path: Path, table: str) -> None:
     scan = pl.scan_parquet(path, hive_partitioning=False, glob=False)
     rows, columns = scan.select(pl.len()).collect().item(), scan.collect_schema().len()
-    if rows * columns > MAX_CELLS:
-        message = f"{rows} rows of {columns} columns are more than the {MAX_CELLS} values a table may hold"
+    if rows * columns > MAX_CELLS or columns > MAX_COLUMNS:
+        message = f"{rows} rows of {columns} columns are more than a table may hold"
         raise BadInput([Problem(str(path), "", "table_size", str(rows * columns), message)])
+    if table == "workloads" and not rows:
+        raise BadInput([Problem(str(path), "", "table_size", "0", "holds no workload", "run make sweep")])
 
 
 @contextmanager

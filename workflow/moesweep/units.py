@@ -16,6 +16,9 @@ EXAMPLES = {
 }
 """The base units a quantity can be asked for in, each with an example of how a user writes one."""
 
+MAX_CHARACTERS = 60
+"""Longest quantity: Python refuses numbers of thousands of digits in words of its own."""
+
 # A registry of our own: in pint's default one a bit has no dimension, so "80" or "80 radian" would pass as
 # bytes.
 _DEFINITIONS = """
@@ -88,7 +91,7 @@ def _with_unit(value: object, unit: str) -> float:
     example = f'such as "{EXAMPLES[unit]}"'
     if not isinstance(value, str):
         raise QuantityError(f"{shown(value)} has no unit; write a quantity in {unit}, {example}")
-    match = _QUANTITY.fullmatch(value)
+    match = _QUANTITY.fullmatch(value) if len(value) <= MAX_CHARACTERS else None
     if match is None:
         raise QuantityError(
             f"{shown(value)} is not a number with a unit; write a quantity in {unit}, {example}"
