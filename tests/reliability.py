@@ -1,0 +1,50 @@
+"""Print the figures of docs/reliability.md: `python tests/reliability.py [archive] [untrusted]`."""
+
+import sys
+import tempfile
+import time
+from collections import Counter
+from pathlib import Path
+
+from archives import archived, finished, flips
+from test_untrusted import prepared, tried
+
+FLIPS = 1000
+MUTATIONS = 100
+
+
+def archive(folder: Path) -> bool:
+    """Flip bytes of an archive."""
+    made = archived(finished(folder / "project"), folder / "archive")
+    found, named = flips(made, FLIPS)
+    size = sum(file.stat().st_size for file in made.rglob("*") if file.is_file())
+    print(f"archive: of {FLIPS} flipped bytes in {size} bytes, {found} found, {named} named by their file")
+    return found == named == FLIPS
+
+
+def untrusted(folder: Path) -> bool:
+    """Hand malformed inputs to the command line."""
+    outcomes = tried(prepared(folder), MUTATIONS)
+    codes = Counter(outcome.code for outcome in outcomes)
+    faulty = [outcome for outcome in outcomes if outcome.faults]
+    for outcome in faulty:
+        print(f"untrusted: {outcome.name}: {outcome.faults}")
+    total, valid = len(outcomes), codes[0]
+    print(f"untrusted: {total} inputs, {total - valid} refused, {valid} still valid, {len(faulty)} faults")
+    return not faulty
+
+
+def main(names: list[str]) -> int:
+    """Print the named figures, or all; 1 if one is not reached."""
+    known = {"archive": archive, "untrusted": untrusted}
+    reached = True
+    for name in names or known:
+        start = time.perf_counter()
+        with tempfile.TemporaryDirectory() as folder:
+            reached &= known[name](Path(folder))
+        print(f"{name}: {time.perf_counter() - start:.0f} s")
+    return 0 if reached else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
