@@ -6,6 +6,7 @@ Every definition is the expression that the trace or the cost evaluates: nothing
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import cached_property
+from itertools import chain
 
 import polars as pl
 
@@ -175,14 +176,16 @@ class Ledger:
     def _entry(self, phase: str, kind: str | None, op: str, stage: int) -> Op:
         """Return the vocabulary's entry for an op: of entries with the same name, the one that applies."""
         here = self._stages.filter(pl.col("stage") == stage)
-        return next(
-            entry
-            for alternatives in sections()
-            for section in alternatives
-            if section.phase == phase and section.layer_kind == kind
-            for entry in section.ops
-            if entry.name == op and here.select(entry.when.alias("applies"))["applies"][0]
-        )
+        entries = self._entries[phase, kind, op]
+        return next(entry for entry in entries if here.select(entry.when.alias("applies"))["applies"][0])
+
+    @cached_property
+    def _entries(self) -> dict[tuple[str, str | None, str], list[Op]]:
+        entries: dict[tuple[str, str | None, str], list[Op]] = {}
+        for section in chain.from_iterable(sections()):
+            for op in section.ops:
+                entries.setdefault((section.phase, section.layer_kind, op.name), []).append(op)
+        return entries
 
 
 def _nowhere(_: pl.DataFrame) -> str:

@@ -7,6 +7,8 @@ taken is kept. Aliases inside an expression name its terms and become nodes of t
 
 import json
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Protocol
 
 import polars as pl
@@ -46,14 +48,21 @@ class UnreadableExpression(Exception):
     """An expression uses an operation that no formula has yet."""
 
 
-def tree_of(expression: pl.Expr) -> Any:
-    """Return polars' own tree of an expression."""
-    return json.loads(expression.meta.serialize(format="json"))
+@dataclass(frozen=True)
+class Parsed:
+    """An expression with its tree: to parse the larger ones takes as long as to read them."""
+
+    expression: pl.Expr
+
+    @cached_property
+    def tree(self) -> Any:
+        """Polars' own tree of the expression."""
+        return json.loads(self.expression.meta.serialize(format="json"))
 
 
-def read(expression: pl.Expr, rows: pl.DataFrame, place: Place) -> Reading:
+def read(parsed: Parsed, rows: pl.DataFrame, place: Place) -> Reading:
     """Return an expression's formula on one row, or on the rows that it aggregates."""
-    return _Reader(place).read(tree_of(expression), expression, rows)
+    return _Reader(place).read(parsed.tree, parsed.expression, rows)
 
 
 class _Reader:

@@ -1,13 +1,13 @@
 """A table of an explanation: its rows, and for each column the expression behind it."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, field
+from functools import cached_property, partial
 
 import polars as pl
 
 from moesweep.explain.node import Node, Reading
-from moesweep.explain.reader import read
+from moesweep.explain.reader import Parsed, read
 
 
 @dataclass(frozen=True)
@@ -42,11 +42,22 @@ class Table:
     of_a_row: Mapping[str, pl.Expr]
     of_rows: Mapping[str, Definition]
     other: Callable[[pl.DataFrame, str], Definition | Node]
+    _nodes: dict[tuple[str, str], Node] = field(default_factory=dict, repr=False)
+
+    @cached_property
+    def _parsed(self) -> dict[str, Parsed]:
+        return {name: Parsed(expression) for name, expression in self.of_a_row.items()}
 
     def column(self, row: pl.DataFrame, name: str) -> Node:
-        """Return the node of a column on a row."""
+        """Return the node of a column on a row, the same one however often it is asked for."""
+        key = self.label(row), name
+        if key not in self._nodes:
+            self._nodes[key] = self._column(row, name)
+        return self._nodes[key]
+
+    def _column(self, row: pl.DataFrame, name: str) -> Node:
         if name in self.of_a_row:
-            return self._node(row, name, partial(read, self.of_a_row[name], row, self))
+            return self._node(row, name, partial(read, self._parsed[name], row, self))
         definition = self.of_rows[name] if name in self.of_rows else self.other(row, name)
         if isinstance(definition, Node):
             return definition
@@ -54,7 +65,7 @@ class Table:
 
     @staticmethod
     def _read(definition: Definition, row: pl.DataFrame) -> Reading:
-        return read(definition.expression, definition.rows(row), definition.table)
+        return read(Parsed(definition.expression), definition.rows(row), definition.table)
 
     def _node(self, row: pl.DataFrame, name: str, reading: Callable[[], Reading]) -> Node:
         where = self.label(row)
