@@ -4,7 +4,10 @@ from typing import Any
 
 import polars as pl
 
+from moesweep.explain.formula import shown
+
 _COMPARED = {"Eq": "=", "NotEq": "≠", "Gt": ">", "GtEq": "≥", "Lt": "<", "LtEq": "≤"}
+_ARITHMETIC = {"Plus": "+", "Minus": "-", "Multiply": "×", "TrueDivide": "/", "FloorDivide": "/"}
 _OPPOSITE = {"=": "≠", "≠": "=", ">": "≤", "≥": "<", "<": "≥", "≤": ">"}
 _WORDS = {"StartsWith": "starts with", "EndsWith": "ends with", "IsIn": "is one of"}
 
@@ -62,15 +65,27 @@ def because(tree: Any, predicate: pl.Expr, rows: pl.DataFrame, holds: bool) -> l
 def _comparison(
     operation: str, parts: list[tuple[Any, pl.Expr]], rows: pl.DataFrame, holds: bool
 ) -> list[str]:
-    if not holds and operation == "=" and isinstance(_value(parts[1][1], rows), str):
+    (left, chosen), (_, other) = parts
+    word = isinstance(_value(other, rows), str)
+    if word and not holds and operation == "=":
         return []
-    if not holds:
-        operation = _OPPOSITE[operation]
-    named = [_named(*part, rows) for part in parts]
-    if all(isinstance(tree, dict) and "Column" in tree for tree, _ in parts):
-        values = [str(_value(expression, rows)) for _, expression in parts]
-        return [f"{named[0]} {operation} {named[1]} ({values[0]} {operation} {values[1]})"]
-    return [f"{named[0]} {operation} {named[1]}"]
+    if "Ternary" in left:
+        branch, taken, reasons = _taken(left, chosen, rows)
+        if word and "Literal" in branch:
+            return reasons
+        parts = [(branch, taken), parts[1]]
+    operation = operation if holds else _OPPOSITE[operation]
+    said = f" {operation} ".join(_named(*part, rows) for part in parts)
+    if word or operation == "=":
+        return [said]
+    return [f"{said} ({f' {operation} '.join(shown(_value(expression, rows)) for _, expression in parts)})"]
+
+
+def _taken(tree: Any, expression: pl.Expr, rows: pl.DataFrame) -> tuple[Any, pl.Expr, list[str]]:
+    """Return the alternative that a choice takes on one row, and why."""
+    truthy, falsy, (why, predicate) = arguments(tree, expression)
+    holds = bool(_value(predicate, rows))
+    return (*(truthy if holds else falsy), because(why, predicate, rows, holds))
 
 
 def _function(function: Any, parts: list[tuple[Any, pl.Expr]], rows: pl.DataFrame, holds: bool) -> list[str]:
@@ -94,21 +109,21 @@ def _function(function: Any, parts: list[tuple[Any, pl.Expr]], rows: pl.DataFram
 
 
 def _named(tree: Any, expression: pl.Expr, rows: pl.DataFrame) -> str:
+    """Return how a side of a comparison reads: names, where it has them."""
     ((kind, body),) = tree.items()
     if kind == "Column":
         return str(body)
     if kind == "Alias":
         return str(body[1])
-    if kind == "Cast":
-        return _named(body["expr"], expression.meta.pop()[0], rows)
-    if kind == "Function" and "StringExpr" in str(body["function"]):
-        return _named(body["input"][0], expression.meta.pop()[-1], rows)
     if kind == "Ternary":
-        truthy, falsy, predicate = reversed(expression.meta.pop())
-        taken = (body["truthy"], truthy) if _value(predicate, rows) else (body["falsy"], falsy)
-        return _named(*taken, rows)
-    value = _value(expression, rows)
-    return f"{value:.6g}" if isinstance(value, float) else str(value)
+        return _named(*_taken(tree, expression, rows)[:2], rows)
+    if kind == "BinaryExpr" and body["op"] in _ARITHMETIC:
+        return f" {_ARITHMETIC[body['op']]} ".join(
+            _named(*part, rows) for part in arguments(tree, expression)
+        )
+    if kind in ("Cast", "Function"):
+        return _named(*arguments(tree, expression)[0], rows)
+    return shown(_value(expression, rows))
 
 
 def _value(expression: pl.Expr, rows: pl.DataFrame) -> Any:

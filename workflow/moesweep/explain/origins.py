@@ -37,6 +37,8 @@ def origins(root: Path, sweep_file: str, workload: Mapping[str, Any]) -> dict[st
             return Origin(f"{entry['file']}: {entry['entry']}.{name}")
         if name in model and model[name]["value"] == value:
             return Origin(f"config/models/{workload['model']}.yaml", model[name]["source"])
+        if name == "moe_ffn_hidden_size" and value == workload["ffn_hidden_size"]:
+            return Origin(f"config/models/{workload['model']}.yaml", "experts as wide as ffn_hidden_size")
         if name in entry.get("options", ()):
             return Origin(f"{entry['file']}: options.{name}")
         if "default" in defaults.get(name, {}):
