@@ -153,7 +153,7 @@ def write_validation(
         'Mean absolute error (median). "Without": every run predicted by a fit that did not see its group.\n',
         accuracy(measured, inside, outside),
         "![predicted against measured seconds](validation.svg)\n",
-        f"`iteration_seconds_low` to `_high` holds {100 * share:.0f}% of the runs, every set counting alike.\n",
+        f"The band of `iteration_seconds` holds {100 * share:.0f}% of the runs, every set counting alike.\n",
         "## Fitted constants\n",
         constants_table(constants),
         "All others are data sheets', published or measured by others: see the files under `config/`.\n",

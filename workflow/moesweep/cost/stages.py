@@ -56,7 +56,8 @@ def parts_of_a_pass() -> dict[str, pl.Expr]:
     """Return what the op rows of one layer's pass add up to: seconds by part, over the rows of the pass.
 
     `compute`, `<kind>_comm`, `hidden` tp communication, `peers` in all tp and etp collectives,
-    `dispatches` of tokens to experts, `repeats` layers. Rows outside the layers are a pass of their own (layer_kind null, repeats 1).
+    `dispatches` of tokens to experts, `repeats` layers. Rows outside the layers are a pass of their
+    own (layer_kind null, repeats 1).
     """
     hidden = reduce(
         add,
@@ -78,10 +79,11 @@ def parts_of_a_pass() -> dict[str, pl.Expr]:
 def seconds_of_a_pass() -> dict[str, pl.Expr]:
     """Return `comm` in all, `exposed` communication and `seconds` of a pass, over its parts.
 
-    kernels = compute + comm - tp_overlap · hidden + dispatch_wait_seconds · dispatches. A layer's host time is the framework's launch time
-    of the pass (of both passes where the forward is recomputed) plus `tp_skew_seconds` for every peer in
-    every tp or etp collective: ranks wait for the slowest host. seconds = max(kernels, host), or their
-    sum with blocking launches. Time beyond the exposed communication counts as compute.
+    kernels = compute + comm - tp_overlap · hidden + dispatch_wait_seconds · dispatches. A layer's host
+    time is the framework's launch time of the pass (of both passes where the forward is recomputed)
+    plus `tp_skew_seconds` for every peer in every tp or etp collective: ranks wait for the slowest
+    host. seconds = max(kernels, host), or their sum with blocking launches. Time beyond the exposed
+    communication counts as compute.
     """
     comm = pl.sum_horizontal(f"{kind}_comm" for kind in COMM_KINDS)
     exposed = comm - constant("tp_overlap") * pl.col("hidden")
