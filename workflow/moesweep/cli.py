@@ -9,6 +9,7 @@ from importlib.metadata import version
 from moesweep.archive.command import add_commands as add_archive
 from moesweep.calibration.command import add_commands as add_calibration
 from moesweep.commands import add_commands
+from moesweep.diff.command import add_commands as add_diff
 from moesweep.explain.command import add_commands as add_explain
 from moesweep.export.command import add_commands as add_export
 from moesweep.problems import BadInput
@@ -29,6 +30,7 @@ def parser() -> argparse.ArgumentParser:
     add_archive(commands)
     add_traffic(commands)
     add_explain(commands)
+    add_diff(commands)
     add_report(commands)
     return top
 

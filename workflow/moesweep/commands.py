@@ -81,9 +81,10 @@ def cost(arguments: argparse.Namespace) -> int:
     """Cost every workload of the catalogue on the configured cluster."""
     from moesweep.catalog import load_cluster, load_config
     from moesweep.cost.files import write_costs
+    from moesweep.diff.inputs import facts
 
     cluster = load_cluster(Path.cwd(), load_config(Path.cwd(), arguments.config)["cluster"])
-    write_costs(Results(arguments.results), cluster, {"cluster": cluster.name})
+    write_costs(Results(arguments.results), cluster, facts(cluster))
     return 0
 
 

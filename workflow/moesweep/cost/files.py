@@ -13,7 +13,11 @@ from moesweep.tablefile import read_table, write_table
 
 
 def write_costs(results: Results, cluster: Cluster, facts: Mapping[str, str]) -> None:
-    """Cost every workload of the catalogue on one cluster; `facts` go into the files' metadata."""
+    """Cost every workload of the catalogue on one cluster.
+
+    Every file's metadata name the cluster; those of results/costs.parquet also hold `facts`.
+    """
+    named = {"cluster": cluster.name}
     workloads = with_constants(read_table(results.workloads, "workloads"), cluster.values)
     programs = pl.concat(
         read_table(results.trace("programs", id_), "programs").select(pl.lit(id_).alias("workload"), pl.all())
@@ -23,8 +27,8 @@ def write_costs(results: Results, cluster: Cluster, facts: Mapping[str, str]) ->
     costs = cost(folded, workloads)
     unfolded = unfold(programs, costs.ops).partition_by("workload", as_dict=True, maintain_order=True)
     for (id_,), frame in unfolded.items():
-        write_table(frame, results.cost_ops(str(id_)), "cost_ops", facts)
+        write_table(frame, results.cost_ops(str(id_)), "cost_ops", named)
     ends = with_constants(workloads.select("workload"), farther_ends(cluster.constants))
     moved = sensitivity(folded, workloads, ends)
-    write_table(changes(costs.workloads, moved), results.sensitivity, "sensitivity", facts)
-    write_table(banded(costs.workloads, moved), results.costs, "costs", facts)
+    write_table(changes(costs.workloads, moved), results.sensitivity, "sensitivity", named)
+    write_table(banded(costs.workloads, moved), results.costs, "costs", named | dict(facts))

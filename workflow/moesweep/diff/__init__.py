@@ -1,0 +1,1 @@
+"""What lies between two result folders: which workloads moved, through which terms, by which inputs."""

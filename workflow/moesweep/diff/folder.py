@@ -1,0 +1,59 @@
+"""One results folder, as far as a comparison needs it."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import polars as pl
+
+from moesweep.diff.inputs import Inputs, inputs
+from moesweep.layout import Results
+from moesweep.problems import BadInput, Problem, collect
+from moesweep.tablefile import read_table
+
+
+@dataclass(frozen=True)
+class Folder:
+    """The catalogue and the costs of a results folder, one row a workload in both, and what made them."""
+
+    path: Path
+    workloads: pl.DataFrame
+    costs: pl.DataFrame
+    inputs: Inputs
+
+    @property
+    def ids(self) -> list[str]:
+        """The workloads that have costs, in the order of the catalogue."""
+        costed = set(self.costs["workload"])
+        return [id_ for id_ in self.workloads["workload"] if id_ in costed]
+
+
+def read_folders(a: Path, b: Path) -> tuple[Folder, Folder]:
+    """Read two folders; raise BadInput with everything that keeps either from being compared."""
+    problems: list[Problem] = []
+    first, second = (collect(problems, read_folder, path) for path in (a, b))
+    if first is None or second is None:
+        raise BadInput(problems)
+    return first, second
+
+
+def read_folder(path: Path) -> Folder:
+    """Read one folder; raise BadInput if its tables are missing, broken, of another version or at odds."""
+    if not path.is_dir():
+        message = "is no folder of results"
+        raise BadInput([Problem(str(path), "", "folder", str(path), message, "make one with make sweep")])
+    problems: list[Problem] = []
+    results = Results(path)
+    workloads = collect(problems, read_table, results.workloads, "workloads")
+    costs = collect(problems, read_table, results.costs, "costs")
+    if workloads is None or costs is None:
+        raise BadInput(problems)
+    unknown = costs.filter(~pl.col("workload").is_in(workloads["workload"].implode()))["workload"]
+    twice = [
+        Problem(str(file), "", "duplicate", str(id_), f"{id_} has more than one row")
+        for file, frame in ((results.workloads, workloads), (results.costs, costs))
+        for id_ in frame.filter(pl.col("workload").is_duplicated())["workload"].unique()
+    ]
+    if twice or unknown.len():
+        message = "costs a workload that is not in workloads.parquet"
+        raise BadInput([*twice, *(Problem(str(results.costs), "", "known", id_, message) for id_ in unknown)])
+    return Folder(path, workloads, costs, inputs(pl.read_parquet_metadata(results.costs)))
