@@ -7,6 +7,7 @@ PLAN = plan_or_exit("config/config.yaml")
 include: "workflow/rules/enumerate.smk"
 include: "workflow/rules/validate.smk"
 include: "workflow/rules/trace.smk"
+include: "workflow/rules/traffic.smk"
 include: "workflow/rules/cost.smk"
 include: "workflow/rules/tables.smk"
 
@@ -21,5 +22,6 @@ rule all:
         PLAN.outputs("enumerate"),
         PLAN.outputs("validate"),
         PLAN.outputs("trace"),
+        PLAN.outputs("traffic"),
         PLAN.outputs("cost"),
         PLAN.outputs("tables"),

@@ -10,7 +10,7 @@ from project import Project, make_project
 
 pytestmark = pytest.mark.slow
 
-STAGES = ["enumerate", "validate", "trace", "cost", "tables"]
+STAGES = ["enumerate", "validate", "trace", "traffic", "cost", "tables"]
 ALL = set(STAGES)
 
 
@@ -97,7 +97,7 @@ def test_listing_a_workload_twice_traces_nothing(project: Project) -> None:
 @pytest.mark.parametrize(
     ("module", "stages"),
     [
-        ("trace/layers.py", {"trace", "cost", "tables"}),
+        ("trace/layers.py", {"trace", "traffic", "cost", "tables"}),
         ("cost/iteration.py", {"cost", "tables"}),
         ("tables/summary.py", {"tables"}),
         ("parallelism.py", ALL),

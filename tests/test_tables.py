@@ -30,6 +30,7 @@ from moesweep.tables.markdown import MOST_ROWS, markdown
 from moesweep.tables.numbers import quantity
 from moesweep.tables.registry import TABLES
 from moesweep.trace.files import write_traces
+from moesweep.traffic.files import write_traffic
 from moesweep.validation import validate
 from moesweep.validation.rules import RULES
 
@@ -86,11 +87,11 @@ def make(root: Path, folder: Path, sweep: str) -> Results:
     folder.joinpath("sweep.yaml").write_text(sweep, encoding="utf-8")
     results = Results(folder / "results")
     loaded = load_sweep(root, folder / "sweep.yaml")
-    constants = {name: constant.value for name, constant in load_cluster(root, CLUSTER).constants.items()}
     write_table(loaded.workloads, results.workloads, "workloads")
     write_table(validate(loaded), results.validation, "validation")
     write_traces(loaded.workloads, results)
-    write_costs(results, constants, {"cluster": CLUSTER})
+    write_costs(results, load_cluster(root, CLUSTER), {"cluster": CLUSTER})
+    write_traffic(results, 8)
     write_tables(results)
     return results
 
@@ -116,7 +117,7 @@ def dense_only(root: Path, in_root: None, tmp_path_factory: pytest.TempPathFacto
 def study(root: Path) -> Inputs:
     workloads = enumerate_sweep(root, "config/sweeps/moe-a100-123.yaml")
     empty = pl.DataFrame()
-    return Inputs(workloads, empty, empty, empty, load_cluster(root, CLUSTER))
+    return Inputs(workloads, empty, empty, empty, empty, load_cluster(root, CLUSTER))
 
 
 def table(results: Results, name: str) -> pl.DataFrame:
@@ -184,6 +185,24 @@ def test_groups_are_sums_of_ops(small: Results) -> None:
         assert groups[name].to_list() == pytest.approx(sums[name].to_list())
     shares = groups.group_by("workload").agg(pl.col("wire_share").sum())["wire_share"]
     assert shares.to_list() == pytest.approx([1.0] * shares.len())
+
+
+def test_links_carry_what_ops_send(small: Results) -> None:
+    """tp pairs share a node; an EP group of 4 with tp 2 fills one, so only edp and pp leave it."""
+    rows = table(small, "link_traffic").filter(pl.col("workload").str.contains("gpt_7B-ws32-tp2-pp2-ep4"))
+    kinds = {link: set(rows.filter(pl.col("link") == link)["group_kind"]) for link in ("node", "network")}
+    assert {"tp", "etp", "ep"} <= kinds["node"]
+    assert {"edp", "pp"} <= kinds["network"]
+    assert not {"tp", "etp", "ep"} & kinds["network"]
+    sent = rows.group_by("group_kind", "phase").agg(pl.col("total_bytes").sum())
+    by_group = table(small, "communication_by_group").join(rows, on="workload", how="semi")
+    traced = by_group.select("group_kind", "phase", "total_wire_bytes").filter(pl.col("total_wire_bytes") > 0)
+    assert {row[:2]: row[2] for row in sent.iter_rows()} == {row[:2]: row[2] for row in traced.iter_rows()}
+    assert rows.group_by("link").agg(pl.col("link_share").sum())["link_share"].to_list() == pytest.approx(
+        [1, 1]
+    )
+    nic = rows.filter(pl.col("link") == "network").row(0, named=True)
+    assert nic["line_seconds"] == nic["busiest_gpu_bytes"] / 25e9
 
 
 def test_a_message_is_waited_for_where_it_arrives(small: Results) -> None:

@@ -5,6 +5,7 @@ rule tables:
         PLAN.outputs("enumerate"),
         PLAN.outputs("validate"),
         PLAN.outputs("cost"),
+        PLAN.outputs("traffic"),
     output:
         PLAN.outputs("tables"),
     shell:

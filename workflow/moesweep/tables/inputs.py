@@ -27,6 +27,7 @@ class Inputs:
     validation  results/validation.parquet
     costs       results/costs.parquet
     ops         the costed programs, rows that differ only in their layer folded into one: `layers` of them
+    links       results/traffic/links.parquet
     cluster     the cluster that the costs are for
     """
 
@@ -34,6 +35,7 @@ class Inputs:
     validation: pl.DataFrame
     costs: pl.DataFrame
     ops: pl.DataFrame
+    links: pl.DataFrame
     cluster: Cluster
 
 
@@ -46,6 +48,7 @@ def read_inputs(results: Results) -> Inputs:
         read_table(results.validation, "validation"),
         costs,
         pl.concat(_folded_ops(results, id_) for id_ in workloads["workload"]),
+        read_table(results.links, "links"),
         load_cluster(Path.cwd(), _cluster_name(results)),
     )
 

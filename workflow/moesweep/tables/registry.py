@@ -16,6 +16,7 @@ from moesweep.tables.communication import communication, communication_by_group
 from moesweep.tables.comparison import ep_scaling, moe_against_dense
 from moesweep.tables.expense import cost_summary, memory
 from moesweep.tables.inputs import Inputs
+from moesweep.tables.links import link_traffic
 
 TABLES: dict[str, Callable[[Inputs], pl.DataFrame]] = {
     "workloads": workloads,
@@ -25,6 +26,7 @@ TABLES: dict[str, Callable[[Inputs], pl.DataFrame]] = {
     "memory": memory,
     "communication": communication,
     "communication_by_group": communication_by_group,
+    "link_traffic": link_traffic,
     "moe_against_dense": moe_against_dense,
     "ep_scaling": ep_scaling,
     "seed_claims": seed_claims,
