@@ -14,6 +14,8 @@ include: "workflow/rules/tables.smk"
 
 localrules:
     all,
+    enumerate,
+    validate,
 
 
 rule all:

@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -54,42 +55,80 @@ class Project:
     """A copy of what a sweep needs: Snakefile, workflow, schemas, config."""
 
     root: Path
+    bin: Path = Path(sys.executable).parent
 
     def run(self, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-        """Run Snakemake as `make sweep` does, on two cores."""
-        command = [
-            sys.executable,
-            "-m",
-            "snakemake",
-            "--profile",
-            "workflow/profiles/default",
-            "--cores",
-            "2",
-        ]
-        return self.call(*command, *arguments, **environment)
+        """Run Snakemake with the default profile on two cores."""
+        command = ["-m", "snakemake", "--profile", "workflow/profiles/default", "--cores", "2"]
+        return self.call(str(self.bin / "python"), *command, *arguments, **environment)
+
+    def make(self, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        """Run `make sweep` on two cores."""
+        return self.call(*self.make_sweep(*arguments), **environment)
+
+    def make_sweep(self, *arguments: str) -> list[str]:
+        """Return the command `make sweep`, with arguments for Snakemake."""
+        words = ["--cores 2", *arguments]
+        return [*self.make_with("default"), f"ARGS={' '.join(words)}"]
+
+    def make_with(self, profile: str) -> list[str]:
+        """Return the command `make sweep` with a profile, before its ARGS."""
+        folder = self.shims if self.shims.exists() else self.bin
+        return ["make", "sweep", f"BIN={folder}", "READY=", f"PROFILE={profile}"]
 
     def call(self, *command: str, **environment: str) -> subprocess.CompletedProcess[str]:
         """Run a command in the project, with the project's own copy of the library."""
-        path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+        with self.start(*command, **environment) as process:
+            out, err = process.communicate()
+        return subprocess.CompletedProcess(command, process.returncode, out, err)
+
+    def start(self, *command: str, **environment: str) -> subprocess.Popen[str]:
+        """Start a command in the project, as the head of a process group of its own."""
+        folders = [str(self.shims), str(self.bin), os.environ["PATH"]]
         own = {
             "PYTHONPATH": str(self.root / "workflow"),
-            "PATH": path,
+            "PATH": os.pathsep.join(folders),
             "XDG_CACHE_HOME": str(self.root / ".cache"),
         }
-        return subprocess.run(
-            command,
+        # A shell ignores interrupts for what it runs in the background, and that is inherited.
+        return subprocess.Popen(
+            ["env", "--default-signal=INT", *command],
             cwd=self.root,
-            env=os.environ | own | environment,
-            capture_output=True,
+            env={name: value for name, value in os.environ.items() if "MAKE" not in name} | own | environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
             text=True,
-            check=False,
+            start_new_session=True,
         )
 
-    def sweep(self) -> set[str]:
-        """Run the workflow, which must succeed; return the stages that had work to do."""
+    @property
+    def shims(self) -> Path:
+        """Folder of commands that stand in for the real ones under `make sweep`."""
+        return self.root / "shims"
+
+    def shim(self, script: str) -> None:
+        """Put a bash script before every `moesweep` that the workflow calls; empty: take it away."""
+        shutil.rmtree(self.shims, ignore_errors=True)
+        if script:
+            self.shims.mkdir()
+            real = self.bin / "moesweep"
+            (self.shims / "moesweep").write_text(f'#!/bin/bash\n{script}\nexec {real} "$@"\n')
+            (self.shims / "moesweep").chmod(0o755)
+
+    def sweep(self) -> Counter[str]:
+        """Run the workflow, which must succeed; return how many jobs of each stage ran."""
         done = self.run("--quiet", "host", "progress")
         assert done.returncode == 0, done.stderr
-        return {re.sub(r"_.*", "", name) for name in jobs(done.stderr)} - {"all"}
+        return Counter(re.sub(r"_.*", "", name) for name in jobs(done.stderr) if name != "all")
+
+    def stages(self) -> list[str]:
+        """Return the stages of the workflow, in order: a file of rules each."""
+        return re.findall(r"rules/(\w+)\.smk", (self.root / "Snakefile").read_text())
+
+    def forget(self) -> None:
+        """Remove all results and what Snakemake remembers of them."""
+        for folder in ("results", ".snakemake"):
+            shutil.rmtree(self.root / folder, ignore_errors=True)
 
     def edit(self, file: str, old: str, new: str) -> None:
         """Replace text in a file of the project; the old text must be there."""
@@ -115,7 +154,8 @@ def make_project(root: Path) -> Project:
     """Copy the checkout's workflow to `root` and give it the small sweep."""
     for name in ("workflow", "schemas", "config"):
         shutil.copytree(CHECKOUT / name, root / name, ignore=shutil.ignore_patterns("__pycache__"))
-    shutil.copy(CHECKOUT / "Snakefile", root / "Snakefile")
+    for name in ("Snakefile", "Makefile"):
+        shutil.copy(CHECKOUT / name, root / name)
     (root / "config/models/tiny.yaml").write_text(MODEL)
     (root / "config/sweeps/small.yaml").write_text(SWEEP)
     project = Project(root)

@@ -35,20 +35,23 @@ def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
             command.add_argument(
                 "--workload", nargs="+", metavar="ID", help="workloads to trace (default: all)"
             )
+            command.add_argument(
+                "--validated", action="store_true", help="skip the validation: the workflow has done it"
+            )
             add_unroll_options(command)
         command.set_defaults(run=run)
     _add_predict(commands)
 
 
 def enumerate_(arguments: argparse.Namespace) -> int:
-    """Write the catalogue."""
+    """Write the catalogue; results of workloads that it does not list are removed."""
+    from moesweep.clean import forget_others
     from moesweep.plan import load_plan
     from moesweep.tablefile import write_table
 
     plan = load_plan(arguments.config)
-    write_table(
-        plan.workloads, Results(arguments.results).workloads, "workloads", {"sweep": plan.config["sweep"]}
-    )
+    write_table(plan.workloads, Results(arguments.results).workloads, "workloads")
+    forget_others(arguments.results, plan.ids)
     return 0
 
 
@@ -58,22 +61,23 @@ def validate_(arguments: argparse.Namespace) -> int:
     from moesweep.tablefile import write_table
 
     plan = load_plan(arguments.config)
-    write_table(
-        plan.findings, Results(arguments.results).validation, "validation", {"sweep": plan.config["sweep"]}
-    )
+    write_table(plan.findings, Results(arguments.results).validation, "validation")
     if plan.findings.height:
         print(f"{plan.findings.height} warnings: see results/summary.txt", file=sys.stderr)
     return 0
 
 
 def trace(arguments: argparse.Namespace) -> int:
-    """Write the traces of the named workloads, from the catalogue if there is one; or unroll them."""
+    """Write the traces of the named workloads of the sweep; or unroll them.
+
+    They are resolved anew, not read from the catalogue: that may still be the one of another sweep.
+    """
     if arguments.unroll:
         return unroll(arguments)
     from moesweep.trace.files import write_traces
 
-    results = Results(arguments.results)
-    write_traces(_chosen(_catalogue(results, arguments.config), arguments.workload), results)
+    workloads = _resolved(arguments.config, arguments.validated)
+    write_traces(_chosen(workloads, arguments.workload), Results(arguments.results))
     return 0
 
 
@@ -127,15 +131,15 @@ def _add_predict(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
     command.set_defaults(run=predict)
 
 
-def _catalogue(results: Results, config: str) -> "pl.DataFrame":
-    from moesweep.plan import load_plan
-    from moesweep.tablefile import read_table
+def _resolved(config: str, validated: bool) -> "pl.DataFrame":
+    if not validated:
+        from moesweep.plan import load_plan
 
-    return (
-        read_table(results.workloads, "workloads")
-        if results.workloads.exists()
-        else load_plan(config).workloads
-    )
+        return load_plan(config).workloads
+    from moesweep.catalog import load_config
+    from moesweep.sweep import load_sweep
+
+    return load_sweep(Path.cwd(), load_config(Path.cwd(), config)["sweep"]).workloads
 
 
 def _chosen(workloads: "pl.DataFrame", ids: list[str] | None) -> "pl.DataFrame":

@@ -4,12 +4,14 @@ import hashlib
 import sys
 from dataclasses import dataclass
 from functools import cached_property
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
 from moesweep.catalog import CALIBRATION_FILE, load_cluster, load_config
+from moesweep.failures import alone, left_out, without
 from moesweep.layout import TRACE_TABLES, Results
 from moesweep.paths import folders_inside
 from moesweep.problems import BadInput, Problem, collect
@@ -47,6 +49,9 @@ DICTIONARIES = {
 PAGE_FILES = ("moesweep/report/templates/*", "report/figures/*.rst")
 """What the page is made from besides code, below workflow/."""
 
+LIBRARIES = ("numpy", "pint", "polars", "pyyaml")
+"""What every stage computes and writes with: another version may change a byte of any result."""
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -73,11 +78,16 @@ class Plan:
         """Job name to workload ids: a chunk ends at every id whose hash is a multiple of the job size.
 
         Membership follows from the hashes alone, so adding a workload changes only the chunk it falls
-        in (content-defined chunking); a size of 1 gives every workload its own job.
+        in (content-defined chunking); a size of 1 gives every workload its own job. Workloads of a job that
+        failed under --keep-going get jobs of their own too.
         """
+        apart = alone()
         jobs: dict[str, list[str]] = {}
         chunk: list[str] = []
         for number, id_ in sorted((_hash(id_), id_) for id_ in self.ids):
+            if id_ in apart:
+                jobs[f"{number:016x}_alone"] = [id_]
+                continue
             chunk.append(id_)
             if number % self.config["workloads_per_trace_job"] == 0:
                 jobs[f"{number:016x}"] = chunk
@@ -97,9 +107,19 @@ class Plan:
         return {row["workload"]: description(row) for row in self.workloads.iter_rows(named=True)}
 
     @property
-    def fingerprint(self) -> str:
+    def workloads_hash(self) -> str:
         """The whole catalogue as a hash: what the enumeration's result depends on besides the code."""
         return hashlib.sha256(self.workloads.write_json().encode()).hexdigest()
+
+    @property
+    def findings_hash(self) -> str:
+        """The findings as a hash: what the validation's result depends on besides the code."""
+        return hashlib.sha256(self.findings.write_json().encode()).hexdigest()
+
+    @cached_property
+    def libraries(self) -> list[str]:
+        """The versions of the libraries that make the results, as `polars 2.1.0`."""
+        return [f"{library} {version(library)}" for library in LIBRARIES]
 
     def inputs(self, stage: str) -> list[str]:
         """The code of a stage, its column dictionaries, and the configuration files that it alone reads."""
@@ -198,7 +218,8 @@ def load_plan(config_file: str) -> Plan:
     findings = None if sweep is None else collect(problems, validate, sweep, **nodes)
     if cluster is None or sweep is None or findings is None:
         raise BadInput(problems)
-    plan = Plan(config, sweep.workloads, findings, cluster.gpu, nodes["gpus_per_node"])
+    workloads, findings = without(sweep.workloads, findings, left_out())
+    plan = Plan(config, workloads, findings, cluster.gpu, nodes["gpus_per_node"])
     # Snakemake makes folders and removes old outputs before any command of ours could look.
     folders_inside(root, plan.recorded)
     return plan

@@ -6,6 +6,7 @@ Every file carries that dictionary, its schema version and the version of the co
 
 import json
 import os
+import re
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -16,6 +17,7 @@ from typing import Any
 import polars as pl
 
 from moesweep import __version__
+from moesweep.checksums import is_damaged, record
 from moesweep.paths import inside
 from moesweep.problems import BadInput, Problem, shown
 
@@ -81,7 +83,14 @@ def whole(path: Path) -> Iterator[Path]:
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         yield partial
+        record(path, partial)
         partial.replace(path)
+    except pl.exceptions.ComputeError as error:
+        # What polars says of a full disk: the operating system's error, in its own wrapping.
+        number = re.search(r"\(os error (\d+)\)", str(error))
+        if number is None:
+            raise
+        raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from error
     finally:
         partial.unlink(missing_ok=True)
 
@@ -101,12 +110,13 @@ def write_table(
 
 
 def read_table(path: Path, table: str) -> pl.DataFrame:
-    """Read one table file back; raise BadInput if it is missing, broken, too large or of another version.
+    """Read one table file back; raise BadInput if it is missing, damaged, too large or of another version.
 
     What the file says of itself is checked before any of its rows is read, and workload ids after, because
     paths are made from them.
     """
     try:
+        _check_whole(path)
         with _without_panic_messages():
             _check_version(path, table)
             _check_size(path, table)
@@ -125,6 +135,13 @@ def read_table(path: Path, table: str) -> pl.DataFrame:
             message = f"{shown(unsafe[0])} is not a workload id"
             raise BadInput([Problem(str(path), "", "workload_id", shown(unsafe[0]), message)])
     return frame
+
+
+def _check_whole(path: Path) -> None:
+    if is_damaged(path):
+        message = "is not what was written: its checksum differs"
+        advice = "moesweep clean --damaged removes it, and the next run makes it again; make sweep does both"
+        raise BadInput([Problem(str(path), "", "checksum", "", message, advice)])
 
 
 def _check_version(path: Path, table: str) -> None:

@@ -6,5 +6,7 @@ rule cost:
         PLAN.outputs("trace"),
     output:
         PLAN.outputs("cost"),
+    params:
+        libraries=PLAN.libraries,
     shell:
         "moesweep cost"

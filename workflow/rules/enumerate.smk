@@ -5,6 +5,7 @@ rule enumerate:
     output:
         PLAN.outputs("enumerate"),
     params:
-        workloads=PLAN.fingerprint,
+        workloads=PLAN.workloads_hash,
+        libraries=PLAN.libraries,
     shell:
         "moesweep enumerate"

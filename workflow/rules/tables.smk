@@ -8,5 +8,7 @@ rule tables:
         PLAN.outputs("traffic"),
     output:
         PLAN.outputs("tables"),
+    params:
+        libraries=PLAN.libraries,
     shell:
         "moesweep tables"

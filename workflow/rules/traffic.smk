@@ -8,5 +8,6 @@ rule traffic:
         PLAN.outputs("traffic"),
     params:
         node=PLAN.gpus_per_node,
+        libraries=PLAN.libraries,
     shell:
         "moesweep traffic"

@@ -5,6 +5,7 @@ rule validate:
     output:
         PLAN.outputs("validate"),
     params:
-        node=PLAN.gpus_per_node,
+        findings=PLAN.findings_hash,
+        libraries=PLAN.libraries,
     shell:
         "moesweep validate"
