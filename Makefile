@@ -6,12 +6,14 @@
 #
 # Needs python3 >= 3.11 with venv, make and git (from Python 3.14 on also a C compiler: one dependency has
 # no wheel for it yet). The first target you run creates .venv from uv.lock.
+# PROFILE=slurm runs the sweep on a cluster: docs/slurm.md.
 # ARGS go to the program behind the target: make sweep ARGS=--dry-run, make test ARGS="-k units -x"
 
 .PHONY: help sweep test check bench calibrate
 .SUFFIXES:
 
 PYTHON ?= python3
+PROFILE ?= default
 # Other environments (see pixi.toml) name their own BIN, and an empty READY: nothing to create.
 BIN   ?= $(CURDIR)/.venv/bin
 READY ?= .venv/ready
@@ -24,7 +26,7 @@ help:
 	@sed -n 's/^# make/make/p' Makefile
 
 sweep: $(READY)
-	@$(RUN) snakemake --profile workflow/profiles/default $(ARGS)
+	@$(RUN) moesweep run --profile workflow/profiles/$(PROFILE) -- $(ARGS)
 
 test: $(READY)
 	@$(RUN) pytest -n 2 --dist loadfile $(ARGS)

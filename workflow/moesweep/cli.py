@@ -8,12 +8,14 @@ from importlib.metadata import version
 
 from moesweep.archive.command import add_commands as add_archive
 from moesweep.calibration.command import add_commands as add_calibration
+from moesweep.clean import add_commands as add_clean
 from moesweep.commands import add_commands
 from moesweep.diff.command import add_commands as add_diff
 from moesweep.explain.command import add_commands as add_explain
 from moesweep.export.command import add_commands as add_export
 from moesweep.problems import BadInput
 from moesweep.report.command import add_commands as add_report
+from moesweep.runner import add_commands as add_run
 from moesweep.traffic.command import add_commands as add_traffic
 
 
@@ -28,6 +30,8 @@ def parser() -> argparse.ArgumentParser:
     add_calibration(commands)
     add_export(commands)
     add_archive(commands)
+    add_clean(commands)
+    add_run(commands)
     add_traffic(commands)
     add_explain(commands)
     add_diff(commands)

@@ -4,6 +4,7 @@ from typing import Any
 
 import polars as pl
 
+from moesweep.failures import FAILED
 from moesweep.tables.comparison import nodes_per_ep_group
 from moesweep.tables.inputs import Inputs
 from moesweep.tables.summary.text import Tables, bullet, columns, count, moe_rows, paragraph, spread, times
@@ -136,6 +137,10 @@ def validated(inputs: Inputs, tables: Tables) -> list[str]:
         "Op shapes, flops, bytes and group sizes follow from the parameters and are held to hand-worked "
         "numbers. Seconds, memory and USD are predictions of a cost model, not measurements."
     )
+    failed = inputs.validation.filter(pl.col("rule") == FAILED)["workload"].to_list()
+    if failed:
+        lines += ["", *paragraph("Left out of this summary and of all tables, because their traces failed:")]
+        lines += [line for id_ in failed for line in bullet(id_)]
     if moe.height and not across:
         return [*lines, "", "The members of every EP group lie on one node."]
     if across:

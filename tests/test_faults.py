@@ -1,0 +1,272 @@
+"""Kills, full disks, damage, interrupts, failures: `make sweep` again completes the sweep, byte by byte."""
+
+import os
+import random
+import re
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from project import SWEEP, Project, make_project
+from rerun_table import copied, finished_project
+
+pytestmark = pytest.mark.slow
+
+KILLS = int(os.environ.get("MOESWEEP_KILLS", "30"))
+SEED = int(os.environ.get("MOESWEEP_SEED", "5"))
+SLOW_TRACE = '[ "$1" = trace ] && sleep 20'
+SNAKEMAKE = ["snakemake", "--profile", "workflow/profiles/default", "--cores", "2"]
+ROWS = SWEEP[SWEEP.index("rows:") :]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """A project whose sweep has run."""
+    return finished_project(tmp_path_factory.mktemp("finished"))
+
+
+@pytest.fixture
+def new(finished: Project, tmp_path: Path) -> Project:
+    """The same project without results."""
+    project = copied(finished, tmp_path)
+    project.forget()
+    return project
+
+
+def completes(project: Project, reference: Project) -> str:
+    """Run `make sweep`, which must end with the very results of the reference; return what it said."""
+    project.shim("")
+    done = project.make()
+    assert done.returncode == 0, done.stderr
+    assert project.files() == reference.files()
+    return done.stderr
+
+
+def assert_whole(project: Project, reference: Project) -> None:
+    """Every result that is there must be the reference's."""
+    expected = reference.files()
+    assert all(content == expected[name] for name, content in project.files().items())
+
+
+def wait_until(condition: Callable[[], bool], seconds: float = 60) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.05)
+
+
+def kill(process: subprocess.Popen[str], number: int) -> tuple[str, float]:
+    """Send a signal to a whole process group; return what the process had said, and the seconds it took."""
+    start = time.monotonic()
+    os.killpg(process.pid, number)
+    return process.communicate()[1], time.monotonic() - start
+
+
+def test_kills_at_random_moments(new: Project, finished: Project) -> None:
+    moments = random.Random(SEED)
+    start = time.monotonic()
+    completes(new, finished)
+    seconds = time.monotonic() - start
+    stale = 0
+    for number in range(KILLS):
+        new.forget()
+        process = new.start(*new.make_sweep())
+        time.sleep(moments.uniform(0, seconds))
+        if process.poll() is None:
+            kill(process, signal.SIGKILL)
+        said = completes(new, finished)
+        stale += "removed the lock of a run that was killed" in said
+        assert not list(new.root.rglob("*.partial")), number
+    print(f"{KILLS}/{KILLS} kills recovered with the same bytes; {stale} left a lock (seed {SEED})")
+
+
+def test_a_killed_worker(new: Project, finished: Project) -> None:
+    new.shim('[ "$1" = trace ] && kill -9 $$')
+    done = new.make()
+    assert done.returncode != 0
+    assert re.search(r"moesweep trace --validated --workload tiny-\S+' died with <Signals.SIGKILL: 9>", done.stderr)
+    assert_whole(new, finished)
+    completes(new, finished)
+
+
+def test_a_killed_snakemake_leaves_a_lock_that_the_next_run_removes(new: Project, finished: Project) -> None:
+    new.shim(SLOW_TRACE)
+    process = new.start(*new.make_sweep())
+    wait_until((new.root / "results/workloads.parquet").exists)
+    os.kill(child(process.pid, "snakemake"), signal.SIGKILL)
+    os.killpg(process.pid, signal.SIGTERM)
+    process.communicate()
+    assert "removed the lock of a run that was killed" in completes(new, finished)
+
+
+def child(pid: int, program: str) -> int:
+    """The descendant of a process that runs a program."""
+    found = [pid]
+    while found:
+        pid = found.pop()
+        words = Path(f"/proc/{pid}/cmdline").read_bytes().decode().split("\0")[:3]
+        if program in words:
+            return pid
+        found += [int(each) for each in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    raise AssertionError(program)
+
+
+@pytest.mark.parametrize("program", ["make", "snakemake"])
+def test_the_second_of_two_runs_stands_back(program: str, new: Project, finished: Project) -> None:
+    new.shim(SLOW_TRACE.replace("20", "8"))
+    words = new.make_sweep() if program == "make" else SNAKEMAKE
+    first = new.start(*words)
+    wait_until((new.root / "results/workloads.parquet").exists)
+    second = new.make()
+    assert second.returncode != 0
+    assert re.search(r"(another run|Snakemake) is at work in this directory .*nothing was", second.stderr)
+    said = first.communicate()[1]
+    assert first.returncode == 0, said
+    assert new.files() == finished.files()
+
+
+def test_a_lock_of_unknown_origin_is_left_alone(new: Project) -> None:
+    lock = new.root / ".snakemake/locks/0.output.lock"
+    lock.parent.mkdir(parents=True)
+    lock.write_text("results/workloads.parquet\n")
+    done = new.make()
+    assert done.returncode != 0
+    assert "not by make sweep" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert lock.exists()
+    assert new.make().returncode != 0
+    assert new.make("--unlock").returncode == 0
+    assert not lock.exists()
+
+
+@pytest.mark.parametrize("program", ["make", "moesweep"])
+def test_an_interrupt(program: str, new: Project, finished: Project) -> None:
+    new.shim(SLOW_TRACE)
+    words = new.make_sweep() if program == "make" else ["moesweep", "run", "--", "--cores", "2"]
+    process = new.start("bash", "-c", '"$@"; exit $?', "bash", *words)
+    wait_until((new.root / "results/workloads.parquet").exists)
+    time.sleep(0.5)
+    said, seconds = kill(process, signal.SIGINT)
+    assert process.returncode in (130, -signal.SIGINT), said
+    assert seconds < 10
+    assert "Traceback" not in said
+    assert_whole(new, finished)
+    completes(new, finished)
+
+
+@contextmanager
+def mounted(folder: Path, *arguments: str) -> Iterator[None]:
+    """Mount something on a folder; skip the test where that is not allowed."""
+    folder.mkdir(exist_ok=True)
+    done = subprocess.run(["mount", *arguments, str(folder)], capture_output=True, text=True, check=False)
+    if done.returncode:
+        pytest.skip(f"cannot mount: {done.stderr.strip()}")
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", str(folder)], check=True)
+
+
+def test_a_full_disk(new: Project, finished: Project) -> None:
+    results = new.root / "results"
+    with mounted(results, "-t", "tmpfs", "-o", "size=200k", "tmpfs"):
+        done = new.make()
+        assert done.returncode != 0
+        assert "No space left on device" in done.stderr
+        assert "Traceback" not in done.stderr
+        assert not list(results.rglob("*.partial"))
+        assert_whole(new, finished)
+        subprocess.run(["mount", "-o", "remount,size=50m", str(results)], check=True)
+        completes(new, finished)
+
+
+def test_a_read_only_folder(new: Project, finished: Project) -> None:
+    results = new.root / "results"
+    results.mkdir()
+    with mounted(results, "--bind", str(results)):
+        subprocess.run(["mount", "-o", "remount,ro,bind", str(results)], check=True)
+        done = new.make()
+        assert done.returncode != 0
+        assert "Read-only file system" in done.stderr
+        assert "Traceback" not in done.stderr
+    completes(new, finished)
+
+
+def damage(path: Path, how: str) -> None:
+    """Flip a bit in the middle of a file, or cut the file in two; its time stays."""
+    times, content = path.stat(), bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content if how == "flip" else content[: len(content) // 2])
+    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+
+
+def test_damaged_files_are_found_before_use_and_made_again(finished: Project, tmp_path: Path) -> None:
+    project = copied(finished, tmp_path)
+    results = project.root / "results"
+    files = {
+        next(results.glob("traces/programs/*/programs.parquet")): "flip",
+        next(results.glob("traces/ops/*/ops.parquet")): "cut",
+        next(results.glob("costs/ops/*/ops.parquet")): "cut",
+        results / "validation.parquet": "flip",
+        results / "summary.txt": "flip",
+    }
+    for file, how in files.items():
+        damage(file, how)
+    cost = project.call("moesweep", "cost")
+    assert cost.returncode == 2
+    assert "programs.parquet: checksum: is not what was written" in cost.stderr
+    said = completes(project, finished)
+    for file in files:
+        assert f"{file.relative_to(project.root)}: checksum: is not what was written; removed" in said
+
+
+def test_one_failure_in_twenty_with_keep_going(tmp_path: Path) -> None:
+    project = make_project(tmp_path)
+    rows = "".join(
+        f"  - {{model: tiny, world_size: 16, tp: 2, pp: 2, ep: 4, global_batch_size: {32 * n}}}\n"
+        for n in range(1, 11)
+    )
+    project.edit("config/sweeps/small.yaml", ROWS, f"rows:\n{rows}")
+    project.edit("config/config.yaml", "workloads_per_trace_job: 1", "workloads_per_trace_job: 4")
+    failing = "tiny-ws16-tp2-pp2-ep4-gbs96-mbs1-seq128-moe"
+    project.shim(f'[[ "$1" = trace && "$*" = *{failing}* ]] && {{ echo out of luck >&2; exit 1; }}')
+    done = project.make("--keep-going")
+    assert done.returncode != 0
+    assert f"1 workloads failed; costs and tables are without:\n{failing}\n" in done.stderr
+    costs = pl.read_parquet(project.root / "results/costs.parquet")["workload"]
+    assert len(costs) == 19
+    assert failing not in costs
+    assert "traced" in (project.root / "results/summary.txt").read_text()
+    project.shim("")
+    again = project.make()
+    assert again.returncode == 0, again.stderr
+    assert len(pl.read_parquet(project.root / "results/costs.parquet")) == 20
+
+
+def test_clean_lists_and_removes_what_the_sweep_does_not_make(finished: Project, tmp_path: Path) -> None:
+    project = copied(finished, tmp_path)
+    before = project.files()
+    stale = [
+        "traces/ops/workload=gone/ops.parquet",
+        "costs/ops/workload=gone/ops.parquet",
+        "tables/gone.csv",
+        "traces/.half.parquet.1.partial",
+    ]
+    mine = ["notes.txt", "traces/notes.txt"]
+    for name in (*stale, *mine):
+        path = project.root / "results" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("left over")
+    listed = project.call("moesweep", "clean", "--stale", "--dry-run")
+    assert sorted(listed.stdout.split()) == sorted(f"results/{name}" for name in stale)
+    assert set(stale) < set(project.files())
+    removed = project.call("moesweep", "clean", "--stale")
+    assert removed.stdout == listed.stdout
+    assert project.files() == before | dict.fromkeys(mine, b"left over")
+    assert not (project.root / "results/traces/ops/workload=gone").exists()
