@@ -8,6 +8,7 @@ import polars as pl
 from moesweep.diff.changes import InputChange, changed_inputs, moved, only_in
 from moesweep.diff.effects import effects
 from moesweep.diff.folder import Folder
+from moesweep.diff.inputs import code_checksums
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,11 @@ class Comparison:
             .sort("by", descending=True, nulls_last=True, maintain_order=True)["workload"]
             .to_list()
         )
+
+    @property
+    def same_code(self) -> bool:
+        """Whether the code at hand made both folders, so that nothing but inputs can have moved a number."""
+        return self.a.inputs.code == self.b.inputs.code == code_checksums()
 
     @property
     def in_both(self) -> int:

@@ -12,7 +12,6 @@ _UNITS = {"_seconds": "s", "_bytes": "byte", "_per_billion_tokens": "USD", "mfu"
 _WORDS = {
     MODEL: "changed numbers of the model",
     PARAMETERS: "changed parameters of the workload",
-    REST: "other code, or inputs that act together",
 }
 
 
@@ -30,9 +29,11 @@ def lines(found: Comparison, top: int) -> Iterator[str]:
     yield f"{len(found.moved_ids)} of the {found.in_both} workloads that both have moved"
     moved = found.moved.partition_by("workload", as_dict=True)
     effects = found.effects.partition_by("workload", as_dict=True)
+    rest = "inputs that act together" if found.same_code else "other code, or inputs that act together"
     for id_ in found.moved_ids[:top]:
         columns = {row["column"]: row for row in moved[id_,].to_dicts()}
-        yield from _workload(id_, columns, effects[id_,].to_dicts() if (id_,) in effects else [])
+        caused = effects[id_,].to_dicts() if (id_,) in effects else []
+        yield from _workload(id_, columns, caused, _WORDS | {REST: rest})
     total = len(found.moved_ids)
     if total > top:
         yield f"{total - top} more workloads moved less: --top {total} shows all"
@@ -58,7 +59,9 @@ def _recorded(value: Any) -> str:
     return "not recorded" if value is None else plain(value)
 
 
-def _workload(id_: str, columns: dict[str, Any], effects: list[dict[str, Any]]) -> Iterator[str]:
+def _workload(
+    id_: str, columns: dict[str, Any], effects: list[dict[str, Any]], words: dict[str, str]
+) -> Iterator[str]:
     yield id_
     shown = [name for name in (*TERMS, "fits") if name in columns and name != "exposed_comm_seconds"]
     for name in shown:
@@ -70,18 +73,18 @@ def _workload(id_: str, columns: dict[str, Any], effects: list[dict[str, Any]]) 
                     f"      {_change(part, columns[part])}" for part in TERMS.get(term, ()) if part in columns
                 )
         if name in MEASURES:
-            yield from _causes(name, columns[name]["a"], effects)
+            yield from _causes(name, columns[name]["a"], effects, words)
     rest = [name for name in columns if not any(name in (top, *terms) for top, terms in TERMS.items())]
     other = [name for name in rest if name != "fits"]
     if other:
         yield f"  also: {', '.join(other)}"
 
 
-def _causes(name: str, before: float, effects: list[dict[str, Any]]) -> Iterator[str]:
+def _causes(name: str, before: float, effects: list[dict[str, Any]], words: dict[str, str]) -> Iterator[str]:
     caused = sorted((row for row in effects if row[name]), key=lambda row: -abs(row[name]))
     for row in caused:
         share = f" ({row[name] / before:+.2%})" if before else ""
-        yield f"    because of {_WORDS.get(row['input'], row['input'])}: {row[name]:+.6g}{_unit(name)}{share}"
+        yield f"    because of {words.get(row['input'], row['input'])}: {row[name]:+.6g}{_unit(name)}{share}"
 
 
 def _change(name: str, row: dict[str, Any]) -> str:
