@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -271,3 +272,15 @@ def test_an_op_of_several_values_must_be_named_in_full() -> None:
 
 def test_json_ends_at_its_depth() -> None:
     assert "children" not in as_json(metric(ledger(0), "mfu"), 0)
+
+
+@pytest.mark.usefixtures("_in_the_checkout")
+def test_the_examples_of_the_documentation_are_what_the_command_prints(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "100")
+    page = (ROOT / "docs/explain.md").read_text(encoding="utf-8")
+    examples = re.findall(r"```\n\$ moesweep explain (.+)\n([^`]+)```", page)
+    assert len(examples) == 2
+    for arguments, shown_there in examples:
+        assert run(capsys, *arguments.split()) == (0, shown_there, "")
