@@ -68,9 +68,6 @@ _FUNCTIONS: dict[str, Callable[..., float]] = {
     "negative": operator.neg,
     "clip": lambda x, low, high: min(max(x, low), high),
 }
-OPERATIONS = _BINARY.keys() | _FUNCTIONS.keys()
-"""Every operation that a formula may use."""
-
 _BINDING = {"^": 5, "×": 4, "/": 4, "mod": 4, "+": 3, "sum": 3, "-": 3}
 _ASSOCIATIVE = ("+", "sum", "×")
 _COMPARED = 2
