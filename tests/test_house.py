@@ -17,7 +17,7 @@ import moesweep
 
 ROOT = Path(__file__).resolve().parents[1]
 LIBRARY = ROOT / "workflow" / "moesweep"
-TASKS = {"sweep", "test", "check", "bench"}
+TASKS = {"sweep", "test", "check", "bench", "calibrate"}
 CONDA_NAMES = {
     "duckdb": "python-duckdb",
     "matplotlib": "matplotlib-base",
