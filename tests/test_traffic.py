@@ -207,22 +207,38 @@ def test_the_command_writes_every_node_matrix_and_the_links(results: Results) ->
         assert of_links["total_bytes"].sum() == on_links
 
 
-@pytest.mark.parametrize("level", ["rank", "node", "rail"])
-def test_one_workload_at_any_level(results: Results, tmp_path: Path, level: str) -> None:
-    id_ = read_table(results.workloads, "workloads")["workload"][0]
-    out = tmp_path / "out.parquet"
-    command = ["traffic", "--results", str(results.root), "--workload", id_, "--level", level]
-    assert main([*command, "--out", str(out)]) == 0
-    assert pl.read_parquet_metadata(out)["moesweep.level"] == level
+def written(results: Results, id_: str, level: str, out: Path) -> pl.DataFrame:
+    command = [
+        "traffic",
+        "--results",
+        str(results.root),
+        "--workload",
+        id_,
+        "--level",
+        level,
+        "--out",
+        str(out),
+    ]
     assert main(command) == 0
-    assert read_table(results.traffic(level, id_), "traffic").equals(read_table(out, "traffic"))
+    assert pl.read_parquet_metadata(out)["moesweep.level"] == level
+    return read_table(out, "traffic")
 
 
-def test_row_sums_are_the_trace_of_each_rank(results: Results) -> None:
+def test_one_workload_at_any_level(results: Results, tmp_path: Path) -> None:
+    id_ = read_table(results.workloads, "workloads")["workload"][0]
+    matrices = {
+        level: written(results, id_, level, tmp_path / "out.parquet") for level in ("rank", "node", "rail")
+    }
+    assert matrices["node"].equals(read_table(results.traffic("node", id_), "traffic"))
+    assert matrices["rank"]["bytes"].sum() == matrices["node"]["bytes"].sum()
+    leaving = matrices["node"].filter(pl.col("src") != pl.col("dst"))["bytes"].sum()
+    assert matrices["rail"]["bytes"].sum() == leaving
+
+
+def test_row_sums_are_the_trace_of_each_rank(results: Results, tmp_path: Path) -> None:
     for id_ in read_table(results.workloads, "workloads")["workload"]:
-        command = ["traffic", "--results", str(results.root), "--workload", id_, "--level", "rank"]
-        assert main(command) == 0
-        sent = read_table(results.traffic("rank", id_), "traffic").group_by("src").agg(pl.col("bytes").sum())
+        matrix = written(results, id_, "rank", tmp_path / "out.parquet")
+        sent = matrix.group_by("src").agg(pl.col("bytes").sum())
         wire = pl.col("wire_bytes") * pl.col("num_microbatches")
         traced = read_table(results.trace("ops", id_), "ops").group_by("rank").agg(wire.sum())
         assert dict(sent.rows()) == dict(traced.rows())
@@ -240,6 +256,7 @@ def test_row_sums_are_the_trace_of_each_rank(results: Results) -> None:
             "--workload: known: there is no workload {id}x in the sweep; did you mean {id}",
         ),
         (["--level", "rail"], "--level: needs_workload: is for one workload's matrix"),
+        (["--workload", "{id}"], "--out: missing: one workload's matrix needs a file; add --out OUT.parquet"),
         (["--out", "x.parquet"], "--out: needs_workload: is for one workload's matrix"),
     ],
 )
@@ -262,7 +279,8 @@ def test_a_missing_trace_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[
 MEASURE = """
 import json, resource, sys, time
 from moesweep.cli import main
-code = main(["traffic", "--results", sys.argv[1], "--workload", sys.argv[2], "--level", "rank"])
+where = ["--results", sys.argv[1], "--out", sys.argv[3]]
+code = main(["traffic", "--workload", sys.argv[2], "--level", "rank", *where])
 used = resource.getrusage(resource.RUSAGE_SELF)
 print(json.dumps([code, used.ru_utime + used.ru_stime, used.ru_maxrss * 1024]))
 """
@@ -275,12 +293,12 @@ def test_four_thousand_ranks_in_ten_cpu_seconds_and_a_gigabyte(tmp_path: Path) -
     write_table(workload, results.workloads, "workloads")
     for name, frame in {"programs": programs(workload), "groups": groups(row), "ranks": ranks(row)}.items():
         write_table(frame, results.trace(name, row["workload"]), name)
-    command = [sys.executable, "-c", MEASURE, str(tmp_path), row["workload"]]
+    command = [sys.executable, "-c", MEASURE, str(tmp_path), row["workload"], str(tmp_path / "out.parquet")]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     code, cpu_seconds, peak_bytes = json.loads(done.stdout)
     assert code == 0
     assert cpu_seconds < 10
     # ru_maxrss is in KiB on Linux and in bytes on macOS.
     assert peak_bytes < 2**30 or sys.platform == "darwin"
-    matrix = read_table(results.traffic("rank", row["workload"]), "traffic")
+    matrix = read_table(tmp_path / "out.parquet", "traffic")
     assert matrix.filter(pl.col("group_kind") == "ep").height == 2 * 4096 * 63

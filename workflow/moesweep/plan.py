@@ -52,6 +52,9 @@ PAGE_FILES = ("moesweep/report/templates/*", "report/figures/*.rst")
 LIBRARIES = ("numpy", "pint", "polars", "pyyaml")
 """What every stage computes and writes with: another version may change a byte of any result."""
 
+DRAWING = ("jinja2", "matplotlib")
+"""What figures and page are made with besides."""
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -120,6 +123,11 @@ class Plan:
     def libraries(self) -> list[str]:
         """The versions of the libraries that make the results, as `polars 2.1.0`."""
         return [f"{library} {version(library)}" for library in LIBRARIES]
+
+    @cached_property
+    def drawing_libraries(self) -> list[str]:
+        """The same of figures and page."""
+        return [*self.libraries, *(f"{library} {version(library)}" for library in DRAWING)]
 
     def inputs(self, stage: str) -> list[str]:
         """The code of a stage, its column dictionaries, and the configuration files that it alone reads."""

@@ -17,6 +17,8 @@ rule figures:
             for name in PLAN.figures
             for suffix in ("svg", "png")
         ],
+    params:
+        libraries=PLAN.drawing_libraries,
     shell:
         "moesweep figures"
 
@@ -37,5 +39,7 @@ rule report:
             category="Report",
             labels={"page": "the whole study"},
         ),
+    params:
+        libraries=PLAN.drawing_libraries,
     shell:
         "moesweep report"

@@ -26,7 +26,7 @@ def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
         "--out",
         type=Path,
         metavar="OUT.parquet",
-        help="file of the one matrix (results/traffic/LEVEL/workload=ID/traffic.parquet)",
+        help="where to write the one matrix",
     )
     command.set_defaults(run=traffic)
 
@@ -45,8 +45,7 @@ def traffic(arguments: argparse.Namespace) -> int:
         write_traffic(results, gpus_per_node)
     else:
         level, workload = arguments.level, arguments.workload
-        out = arguments.out or results.traffic(level, workload)
-        write_matrix(results, workload, level, gpus_per_node, out)
+        write_matrix(results, workload, level, gpus_per_node, arguments.out)
     return 0
 
 
@@ -73,5 +72,9 @@ def _check(arguments: argparse.Namespace, results: Results, levels: tuple[str, .
             message = f"there is no workload {workload} in the sweep"
             advice = did_you_mean(workload, known)
             problems.append(Problem("", "--workload", "known", workload, message, advice))
+        if arguments.out is None:
+            # Not among the results: those are what the workflow makes, and what it does not make is cleaned.
+            message, advice = "one workload's matrix needs a file", "add --out OUT.parquet"
+            problems.append(Problem("", "--out", "missing", "", message, advice))
     if problems:
         raise BadInput(problems)
