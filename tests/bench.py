@@ -14,6 +14,7 @@ from resource import RUSAGE_SELF, getrusage
 import bench_export
 
 ROOT = Path(__file__).resolve().parents[1]
+LARGEST = "gpt_175B-ws4096-tp8-pp32-ep16-gbs16384-mbs1-seq4096-moe"
 
 
 def stage(arguments: list[str]) -> tuple[float, float]:
@@ -56,6 +57,9 @@ def main() -> None:
             if name == "trace":
                 count = rows(results)
                 print(f"{'':<12}{count:,} rows of ops, {count / seconds / 1e6:.1f} M per CPU second")
+        matrix = ["traffic", "--workload", LARGEST, "--level", "rank", "--out", f"{scratch}/matrix.parquet"]
+        seconds, peak = apart([*matrix, "--results", str(results)])
+        print(f"{'':<12}{seconds:>8.2f}{peak:>9.0f}{'':>12}   rank by rank, 4,096 ranks")
         out = Path(scratch) / "out.csv"
         seconds, peak = apart(["predict", "tests/data/measured_runs.csv", "--out", str(out)])
         print(f"{'predict':<12}{seconds:>8.2f}{peak:>9.0f}{out.stat().st_size / 1e6:>12.2f}   1,201 runs")
