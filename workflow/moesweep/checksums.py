@@ -9,6 +9,8 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from moesweep.paths import inside
+
 RESULTS = "results"
 """Only the results of the project in the working directory are recorded."""
 
@@ -23,7 +25,7 @@ def record(path: Path, content: Path) -> None:
     """
     if path.is_absolute() or path.parts[0] != RESULTS:
         return
-    note = RECORDS / path
+    note = inside(Path(), RECORDS / path)
     note.parent.mkdir(parents=True, exist_ok=True)
     partial = note.with_name(f".{note.name}.{os.getpid()}.partial")
     try:
@@ -43,10 +45,13 @@ def is_damaged(path: Path) -> bool:
 
 
 def damaged() -> Iterator[Path]:
-    """Yield every result that differs from what was last written to it, in the order of the paths."""
-    for note in sorted(RECORDS.rglob("*")):
+    """Yield every result that differs from what was last written to it, in the order of the paths.
+
+    Raises BadInput if a symbolic link would have a file outside of the project looked at.
+    """
+    for note in sorted((RECORDS / RESULTS).rglob("*")):
         path = note.relative_to(RECORDS)
-        if path.is_file() and not path.is_symlink() and is_damaged(path):
+        if path.is_file() and is_damaged(inside(Path(), path)):
             yield path
 
 
