@@ -122,8 +122,10 @@ class Project:
         return Counter(re.sub(r"_.*", "", name) for name in jobs(done.stderr) if name != "all")
 
     def stages(self) -> list[str]:
-        """Return the stages of the workflow, in order: a file of rules each."""
-        return re.findall(r"rules/(\w+)\.smk", (self.root / "Snakefile").read_text())
+        """Return the stages of the workflow, in order: its rules, and `trace` for all trace jobs."""
+        files = re.findall(r"workflow/rules/\w+\.smk", (self.root / "Snakefile").read_text())
+        named = [re.findall(r"^rule (\w+):", (self.root / file).read_text(), re.MULTILINE) for file in files]
+        return [name for file, names in zip(files, named, strict=True) for name in names or [Path(file).stem]]
 
     def forget(self) -> None:
         """Remove all results and what Snakemake remembers of them."""

@@ -1,4 +1,4 @@
-"""Print the figures of docs/reliability.md: `python tests/reliability.py [archive] [untrusted]`."""
+"""Print the figures of docs/reliability.md: `python tests/reliability.py [archive] [untrusted] [kills]`."""
 
 import sys
 import tempfile
@@ -7,6 +7,8 @@ from collections import Counter
 from pathlib import Path
 
 from archives import archived, finished, flips
+from kills import killed
+from project import make_project
 from test_untrusted import prepared, tried
 
 FLIPS = 1000
@@ -34,9 +36,16 @@ def untrusted(folder: Path) -> bool:
     return not faulty
 
 
+def kills(folder: Path) -> bool:
+    """Kill the sweep again and again."""
+    tally = killed(make_project(folder))
+    print(f"kills: {tally.recovered} of {tally.kills} recovered byte by byte; {tally.locked} left a lock")
+    return tally.recovered == tally.kills
+
+
 def main(names: list[str]) -> int:
     """Print the named figures, or all; 1 if one is not reached."""
-    known = {"archive": archive, "untrusted": untrusted}
+    known = {"archive": archive, "untrusted": untrusted, "kills": kills}
     reached = True
     for name in names or known:
         start = time.perf_counter()

@@ -7,6 +7,7 @@ stale and is removed, with the temporary files that killed jobs left.
 """
 
 import argparse
+import errno
 import fcntl
 import os
 import shutil
@@ -72,13 +73,9 @@ def only_run() -> Iterator[tuple[int, bool]]:
         _write_something(folder)
     descriptor = os.open(STATE / "run.lock", os.O_RDWR | os.O_CREAT, 0o666)
     try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            holder = os.pread(descriptor, 1000, 0).decode().strip() or "unknown process"
-            message = f"another run is at work in this directory ({holder}); nothing was changed"
-            raise Refused(message) from None
+        _take(descriptor)
         killed = os.fstat(descriptor).st_size > 0
+        os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
         try:
             yield descriptor, killed
@@ -91,6 +88,20 @@ def only_run() -> Iterator[tuple[int, bool]]:
             os.ftruncate(descriptor, 0)
     finally:
         os.close(descriptor)
+
+
+def _take(descriptor: int) -> None:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        holder = os.pread(descriptor, 1000, 0).decode().strip() or "unknown process"
+        message = f"another run is at work in this directory ({holder}); nothing was changed"
+        raise Refused(message) from None
+    except OSError as error:
+        # Without such locks nothing can be known of other runs: Snakemake's lock alone must do.
+        if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):
+            raise
+        os.ftruncate(descriptor, 0)
 
 
 def _locked() -> bool:
