@@ -11,6 +11,7 @@ from typing import Any
 import polars as pl
 
 from moesweep.catalog import CALIBRATION_FILE, load_cluster, load_config
+from moesweep.checksums import RECORDS
 from moesweep.failures import alone, left_out, without
 from moesweep.layout import TRACE_TABLES, Results
 from moesweep.paths import folders_inside
@@ -229,7 +230,7 @@ def load_plan(config_file: str) -> Plan:
     workloads, findings = without(sweep.workloads, findings, left_out())
     plan = Plan(config, workloads, findings, cluster.gpu, nodes["gpus_per_node"])
     # Snakemake makes folders and removes old outputs before any command of ours could look.
-    folders_inside(root, plan.recorded)
+    folders_inside(root, [*plan.recorded, str(RECORDS / "records")])
     return plan
 
 
