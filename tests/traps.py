@@ -38,12 +38,15 @@ def traps() -> Iterator[Input]:
     for name, prepare in _manifests().items():
         yield Input(name, ("verify", "archive"), prepare)
     yield Input(
-        "runs of a gigabyte", ("predict", "runs.csv", "--out", "results/out.csv"), partial(_sparse, "runs.csv")
+        "runs of a gigabyte",
+        ("predict", "runs.csv", "--out", "results/out.csv"),
+        partial(_sparse, "runs.csv"),
     )
     yield Input("runs are a folder", ("predict", "config", "--out", "results/out.csv"), _nothing)
     yield Input("runs are binary", ("predict", "results/costs.parquet", "--out", "results/out.csv"), _nothing)
     yield Input("the output is outside", ("validate",), partial(_link, "results", "../outside"))
     yield Input("traces are outside", ("validate",), partial(_link, "results/traces", "../../outside"))
+    yield Input("records are outside", ("validate",), partial(_link, ".snakemake", "../outside"))
     yield Input("costs are outside", ("cost",), partial(_link, "results/costs", "../../outside"))
 
 
