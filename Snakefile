@@ -1,4 +1,5 @@
-# MoE Sweep: enumerate -> validate -> trace -> cost -> tables. Rules call the command line, nothing else.
+# MoE Sweep: enumerate -> validate -> trace -> cost -> tables -> (figures, report, manifest).
+# Rules call the command line, nothing else.
 from moesweep.plan import plan_or_exit
 
 PLAN = plan_or_exit("config/config.yaml")
@@ -10,6 +11,8 @@ include: "workflow/rules/trace.smk"
 include: "workflow/rules/traffic.smk"
 include: "workflow/rules/cost.smk"
 include: "workflow/rules/tables.smk"
+include: "workflow/rules/report.smk"
+include: "workflow/rules/manifest.smk"
 
 
 localrules:
@@ -21,9 +24,4 @@ localrules:
 rule all:
     default_target: True
     input:
-        PLAN.outputs("enumerate"),
-        PLAN.outputs("validate"),
-        PLAN.outputs("trace"),
-        PLAN.outputs("traffic"),
-        PLAN.outputs("cost"),
-        PLAN.outputs("tables"),
+        PLAN.wanted,

@@ -174,7 +174,7 @@ def test_faults_of_all_of_a_cluster_s_files_come_at_once(project: Path) -> None:
 def test_a_configuration_with_one_mistake(
     project: Path, changes: dict[str, Any], path: str, rule: str
 ) -> None:
-    sound = {"sweep": "config/sweeps/x.yaml", "cluster": CLUSTER, "workloads_per_trace_job": 8}
+    sound = {"sweep": "config/sweeps/x.yaml", "cluster": CLUSTER, "workloads_per_trace_job": 8, "outputs": []}
     (project / "config/config.yaml").write_text(json.dumps(sound | changes), encoding="utf-8")
     (problem,) = problems(lambda: load_config(project))
     assert (problem.path, problem.rule) == (path, rule)

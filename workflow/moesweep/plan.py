@@ -34,6 +34,9 @@ ENTRY = {
 }
 """The module behind each stage's command; all that it imports, directly or not, is the stage's code."""
 
+NEEDS = {"figures": ("traffic",), "report": ("traffic", "figures")}
+"""What an output is made from besides the stages that always run."""
+
 DICTIONARIES = {
     "enumerate": ["workloads"],
     "validate": ["validation"],
@@ -185,9 +188,20 @@ class Plan:
         return self.trace_outputs(self.ids) if stage == "trace" else [str(file) for file in files[stage]]
 
     @property
+    def stages(self) -> list[str]:
+        """The stages that this configuration runs: those it names under `outputs`, and all that they need."""
+        wanted = {"enumerate", "validate", "trace", "cost", "tables", *self.config["outputs"]}
+        return [stage for stage in ENTRY if stage in wanted.union(*(NEEDS.get(name, ()) for name in wanted))]
+
+    @property
+    def wanted(self) -> list[str]:
+        """Every file that this configuration makes."""
+        return [file for stage in self.stages for file in self.outputs(stage)]
+
+    @property
     def recorded(self) -> list[str]:
-        """Every file of the other stages: what the manifest records."""
-        return [file for stage in ENTRY if stage != "manifest" for file in self.outputs(stage)]
+        """Every file that the manifest records: all but itself."""
+        return [file for file in self.wanted if file not in self.outputs("manifest")]
 
     def trace_outputs(self, ids: list[str]) -> list[str]:
         """The trace files of some workloads."""
