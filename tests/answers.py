@@ -8,6 +8,7 @@ import polars as pl
 from moesweep.cli import main
 from moesweep.layout import Results
 from moesweep.tablefile import write_table
+from moesweep.trace.files import write_traces
 from moesweep.validation import findings
 from moesweep.workload import resolve
 from small import BASE
@@ -49,6 +50,8 @@ def make_answers(folder: Path, only_dense: bool = False) -> Results:
     results, sweep = Results(folder), workloads(only_dense)
     write_table(sweep, results.workloads, "workloads")
     write_table(findings(sweep), results.validation, "validation")
-    for stage in ("trace", "cost", "traffic", "tables"):
+    # The command would trace the configured sweep.
+    write_traces(sweep, results)
+    for stage in ("cost", "traffic", "tables"):
         assert main([stage, "--results", str(folder)]) == 0
     return results
