@@ -5,6 +5,9 @@ from moesweep.plan import plan_or_exit
 PLAN = plan_or_exit("config/config.yaml")
 
 
+report: "workflow/report/workflow.rst"
+
+
 include: "workflow/rules/enumerate.smk"
 include: "workflow/rules/validate.smk"
 include: "workflow/rules/trace.smk"

@@ -34,7 +34,7 @@ ENTRY = {
 }
 """The module behind each stage's command; all that it imports, directly or not, is the stage's code."""
 
-NEEDS = {"figures": ("traffic",), "report": ("traffic", "figures")}
+NEEDS = {"report": ("figures",)}
 """What an output is made from besides the stages that always run."""
 
 DICTIONARIES = {
@@ -190,7 +190,7 @@ class Plan:
     @property
     def stages(self) -> list[str]:
         """The stages that this configuration runs: those it names under `outputs`, and all that they need."""
-        wanted = {"enumerate", "validate", "trace", "cost", "tables", *self.config["outputs"]}
+        wanted = {"enumerate", "validate", "trace", "traffic", "cost", "tables", *self.config["outputs"]}
         return [stage for stage in ENTRY if stage in wanted.union(*(NEEDS.get(name, ()) for name in wanted))]
 
     @property

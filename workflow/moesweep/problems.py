@@ -49,6 +49,10 @@ class BadInput(Exception):
         super().__init__("\n".join(problem.line() for problem in self.problems))
 
 
+KNOWN_LISTED = 20
+"""How many known words are listed where none is close."""
+
+
 def collect(problems: list[Problem], step: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T | None:
     """The result of a step, or None with its problems added to the list: later steps can still be tried."""
     try:
@@ -82,4 +86,5 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     close = get_close_matches(word, choices, n=2, cutoff=0.6)
     if close:
         return f"did you mean {' or '.join(close)}?"
-    return f"known: {', '.join(choices)}" if choices else ""
+    listed = ", ".join(choices[:KNOWN_LISTED]) + (", ..." if len(choices) > KNOWN_LISTED else "")
+    return f"known: {listed}" if choices else ""
