@@ -170,22 +170,27 @@ class Plan:
 
     def outputs(self, stage: str) -> list[str]:
         """The files that a stage writes."""
-        results = self.results
+        return self._outputs[stage]
+
+    @cached_property
+    def _outputs(self) -> dict[str, list[str]]:
+        results, drawn, written = self.results, ("svg", "png"), ("parquet", "csv", "md")
         files = {
             "enumerate": [results.workloads],
             "validate": [results.validation],
-            "figures": [results.figure(name, suffix) for name in self.figures for suffix in ("svg", "png")],
+            "figures": [results.figure(name, suffix) for name in self.figures for suffix in drawn],
             "report": [results.report],
             "traffic": [results.links, *(results.traffic("node", id_) for id_ in self.ids)],
             "cost": [results.costs, results.sensitivity, *(results.cost_ops(id_) for id_ in self.ids)],
             "tables": [
                 results.summary,
                 results.dictionary,
-                *(results.table(name, suffix) for name in TABLES for suffix in ("parquet", "csv", "md")),
+                *(results.table(name, suffix) for name in TABLES for suffix in written),
             ],
             "manifest": [results.manifest],
         }
-        return self.trace_outputs(self.ids) if stage == "trace" else [str(file) for file in files[stage]]
+        names = {stage: [str(file) for file in found] for stage, found in files.items()}
+        return names | {"trace": self.trace_outputs(self.ids)}
 
     @property
     def stages(self) -> list[str]:
@@ -201,7 +206,7 @@ class Plan:
     @property
     def recorded(self) -> list[str]:
         """Every file that the manifest records: all but itself."""
-        return [file for file in self.wanted if file not in self.outputs("manifest")]
+        return [file for stage in self.stages if stage != "manifest" for file in self.outputs(stage)]
 
     def trace_outputs(self, ids: list[str]) -> list[str]:
         """The trace files of some workloads."""
