@@ -208,6 +208,11 @@ class Plan:
         """Every file that the manifest records: all but itself."""
         return [file for stage in self.stages if stage != "manifest" for file in self.outputs(stage)]
 
+    @property
+    def traced(self) -> list[str]:
+        """One file for each trace: a trace's six are written by one job, and every file named costs time."""
+        return [str(self.results.trace("programs", id_)) for id_ in self.ids]
+
     def trace_outputs(self, ids: list[str]) -> list[str]:
         """The trace files of some workloads."""
         return [str(self.results.trace(table, id_)) for id_ in ids for table in TRACE_TABLES]

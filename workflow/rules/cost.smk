@@ -3,7 +3,7 @@ rule cost:
     input:
         PLAN.inputs("cost"),
         PLAN.outputs("enumerate"),
-        PLAN.outputs("trace"),
+        PLAN.traced,
     output:
         PLAN.outputs("cost"),
     params:

@@ -3,7 +3,7 @@ rule traffic:
     input:
         PLAN.inputs("traffic"),
         PLAN.outputs("enumerate"),
-        PLAN.outputs("trace"),
+        PLAN.traced,
     output:
         PLAN.outputs("traffic"),
     params:
