@@ -115,20 +115,13 @@ def read_table(path: Path, table: str) -> pl.DataFrame:
     What the file says of itself is checked before any of its rows is read, and workload ids after, because
     paths are made from them.
     """
-    try:
+    with readable(path):
         _check_whole(path)
-        with _without_panic_messages():
-            _check_version(path, table)
-            _check_size(path, table)
-            columns = dtypes(table)
-            frame = pl.read_parquet(path, columns=list(columns), hive_partitioning=False, glob=False)
-            frame = frame.select(pl.col(name).cast(dtype) for name, dtype in columns.items())
-    except (OSError, pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
-        panicked = isinstance(error, pl.exceptions.PanicException)
-        reason = "its content contradicts itself" if panicked else str(error).partition("\n")[0]
-        raise BadInput(
-            [Problem(str(path), "", "readable", "", f"cannot be read as Parquet: {reason}")]
-        ) from error
+        _check_version(path, table)
+        _check_size(path, table)
+        columns = dtypes(table)
+        frame = pl.read_parquet(path, columns=list(columns), hive_partitioning=False, glob=False)
+        frame = frame.select(pl.col(name).cast(dtype) for name, dtype in columns.items())
     if "workload" in frame.columns:
         unsafe = frame.filter(~pl.col("workload").str.contains(SAFE_ID))["workload"]
         if unsafe.len():
@@ -142,6 +135,25 @@ def _check_whole(path: Path) -> None:
         message = "is not what was written: its checksum differs"
         advice = "moesweep clean --damaged removes it, and the next run makes it again; make sweep does both"
         raise BadInput([Problem(str(path), "", "checksum", "", message, advice)])
+
+
+def declaration(path: Path) -> str:
+    """Return the name of the declaration that a table file follows; raise BadInput if it is broken."""
+    with readable(path):
+        return pl.read_parquet_metadata(path).get("moesweep.table", "")
+
+
+@contextmanager
+def readable(path: Path) -> Iterator[None]:
+    """Raise BadInput where the block finds that the file cannot be read."""
+    try:
+        with _without_panic_messages():
+            yield
+    except (OSError, pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
+        panicked = isinstance(error, pl.exceptions.PanicException)
+        reason = "its content contradicts itself" if panicked else str(error).partition("\n")[0]
+        problem = Problem(str(path), "", "readable", "", f"cannot be read as Parquet: {reason}")
+        raise BadInput([problem]) from error
 
 
 def _check_version(path: Path, table: str) -> None:
