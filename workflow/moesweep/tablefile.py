@@ -96,15 +96,23 @@ def whole(path: Path) -> Iterator[Path]:
 
 
 def write_table(
-    frame: pl.DataFrame | pl.LazyFrame, path: Path, table: str, facts: Mapping[str, str] | None = None
+    frame: pl.DataFrame | pl.LazyFrame,
+    path: Path,
+    table: str,
+    facts: Mapping[str, str] | None = None,
+    page_bytes: int | None = None,
 ) -> None:
-    """Write a frame as the declared table: streamed, zstd 3, row groups of 2^19 rows, with statistics."""
+    """Write a frame as the declared table: streamed, zstd 3, row groups of 2^19 rows, with statistics.
+
+    A page is compressed by itself; `page_bytes`, if given, is how long it may be.
+    """
     with whole(path) as partial:
         conform(frame.lazy(), table).sink_parquet(
             partial,
             compression="zstd",
             compression_level=3,
             row_group_size=ROW_GROUP_ROWS,
+            data_page_size=page_bytes,
             metadata=metadata(table, facts),
         )
 

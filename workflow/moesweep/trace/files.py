@@ -21,6 +21,9 @@ from moesweep.workload import description
 GIVEN_ROUTING = "given_routing"
 """The declaration of a `routing` table whose counts are given: it has dropped copies, too."""
 
+REPEATING_PAGE_BYTES = 1 << 24
+"""Ranks that differ repeat after e·etp others: pages of the usual 1 MiB would be too short to see it."""
+
 
 def ops(program: pl.DataFrame, rank_frame: pl.DataFrame) -> pl.LazyFrame:
     """Return every op of every rank, rank-major: each rank with its program.
@@ -68,7 +71,9 @@ def write_traces(workloads: pl.DataFrame, results: Results, root: Path = Path())
     for row, tables in _traced(workloads, root):
         facts = {"workload": description(row)}
         for table, (declaration, frame) in tables.items():
-            write_table(frame, results.trace(table, row["workload"]), declaration, facts)
+            uneven = tables["routing"][0] == GIVEN_ROUTING
+            pages = REPEATING_PAGE_BYTES if table == "ops" and uneven else None
+            write_table(frame, results.trace(table, row["workload"]), declaration, facts, pages)
 
 
 def _traced(workloads: pl.DataFrame, root: Path) -> Iterator[tuple[dict[str, Any], Tables]]:
