@@ -152,7 +152,7 @@ def test_every_stage_takes_a_sweep_that_skews(
     project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     id_ = prepared(project, "{zipf: 1.2, seed: 7, capacity_factor: 1.5}", monkeypatch)
-    for stage in ("validate", "trace", "cost", "tables", "traffic"):
+    for stage in ("validate", "trace", "cost", "traffic", "tables"):
         assert main([stage]) == 0, stage
     costs = read_table(Path("results/costs.parquet"), "costs")
     assert costs.height == 5
