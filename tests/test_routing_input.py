@@ -1,4 +1,4 @@
-"""What a sweep may say of routing, what is said of it when it is wrong, and all stages on a sweep that skews."""
+"""What a sweep may say of routing, what is said of it when it is wrong, all stages on a sweep that skews."""
 
 import json
 import shutil
@@ -9,9 +9,11 @@ import polars as pl
 import pytest
 
 from moesweep.cli import main
+from moesweep.layout import Results
 from moesweep.problems import BadInput, Problem
 from moesweep.sweep import enumerate_sweep, load_sweep
 from moesweep.tablefile import read_table
+from moesweep.trace.files import write_traces
 from project import MODEL, SWEEP
 from test_routing import table_file
 
@@ -168,11 +170,12 @@ def test_every_stage_takes_a_sweep_that_skews(
         assert not Path(command[command.index("--out") + 1] if "--out" in command else "none").exists()
 
 
-def test_a_table_that_changed_after_enumeration_is_refused(
-    project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_table_that_changed_after_enumeration_is_refused(project: Path) -> None:
     table_file(project, EVEN)
-    prepared(project, "{table: mine.parquet}", monkeypatch)
+    write(project, {"table": "mine.parquet"})
+    workloads = enumerate_sweep(project, MINE)
     table_file(project, [[40, 30, 20, 10]] * 4)
-    assert main(["trace"]) == 2
-    assert "has changed since the sweep was enumerated" in capsys.readouterr().err
+    with pytest.raises(BadInput) as caught:
+        write_traces(workloads, Results(project / "results"), project)
+    assert "has changed since the sweep was enumerated" in caught.value.problems[0].line()
+    assert not list(project.glob("results/**/*.parquet"))
