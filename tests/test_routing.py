@@ -1,83 +1,25 @@
-"""Given routing: counts worked out by hand, against single copies dealt out, conserved, and costed."""
+"""Given routing: counts worked out by hand, against single copies dealt out, and conserved."""
 
 import json
-from collections import Counter
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 import polars as pl
-import polars.selectors as cs
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from costing import constants
 from moesweep.cost.files import write_costs
-from moesweep.cost.fold import fold
-from moesweep.cost.given import fullest_ranks
-from moesweep.cost.model import Costs, cost, with_constants
-from moesweep.layout import TRACE_TABLES, Results
+from moesweep.layout import Results
 from moesweep.routing import Routing, parsed, sent_between
 from moesweep.tablefile import read_table, write_table
 from moesweep.trace.files import write_traces
 from moesweep.trace.loads import given_routing, loads
-from moesweep.trace.programs import folded
-from moesweep.trace.uneven import busiest, rank_programs
-from moesweep.traffic.files import read_matrix
+from moesweep.trace.uneven import rank_programs
 from naive_routing import Exchange, popularities, uneven_ops
-from small import DENSE, VARIED, small
-
-SKEWED = "zipf(alpha=1.2,seed=7)"
-HERE = Path()
-
-
-def table_file(folder: Path, counts: list[list[int]], name: str = "mine.parquet") -> str:
-    """Write a measured table with one list of tokens a layer; return its path from the folder."""
-    rows = [
-        {"layer": layer, "expert": expert, "tokens": tokens}
-        for layer, row in enumerate(counts)
-        for expert, tokens in enumerate(row)
-    ]
-    pl.DataFrame(rows, schema=dict.fromkeys(("layer", "expert", "tokens"), pl.Int64)).write_parquet(
-        folder / name
-    )
-    return name
-
-
-def measured(folder: Path, counts: list[list[int]], capacity: str = "") -> str:
-    """Return the text of a routing measured so."""
-    name = table_file(folder, counts)
-    return Routing("table", file=name, capacity=Fraction(capacity) if capacity else None).text
-
-
-def costs_of(workload: pl.DataFrame, root: Path = HERE, **changes: float) -> Costs:
-    described = with_constants(workload, constants(**changes))
-    row = workload.row(0, named=True)
-    if row["routing"] == "balanced":
-        return cost(folded(workload), described)
-    programs = busiest(rank_programs(workload, root))
-    routing = given_routing(row, root).with_columns(workload=pl.lit(row["workload"]))
-    return cost(fold(programs), described, fullest_ranks(programs, routing))
-
-
-def seconds(workload: pl.DataFrame, **changes: float) -> float:
-    return float(costs_of(workload, **changes).workloads["iteration_seconds"][0])
-
-
-# --- by hand --------------------------------------------------------------------------------------------
-# 16 ranks, tp = etp = pp = ep = edp = 2, 4 experts, top-2, 64 tokens, hidden 64. A rank has 32 tokens, so 64
-# copies; the two members of an EP group 128. Tokens 50, 30, 15, 5 end at 64, 102, 121 (.6 dropped) and 128:
-# 64, 38, 19 and 7 copies. ep rank 0 has 102 of them, ep rank 1 has 26; etp doubles the rows.
-COUNTS = [[50, 30, 15, 5]] * 4
-COPY = 128  # bytes of a copy
-
-
-def trace_by_hand(tmp_path: Path, capacity: str = "") -> tuple[Results, str]:
-    workload = small(routing=measured(tmp_path, COUNTS, capacity))
-    results = Results(tmp_path / "results")
-    write_traces(workload, results, tmp_path)
-    return results, workload["workload"][0]
+from skewed import CHANGES, COPY, COUNTS, HERE, SKEWED, costs_of, measured, trace_by_hand
+from small import DENSE, small
 
 
 def of_layer(results: Results, id_: str, rank: int, phase: str = "forward") -> dict[str, dict[str, Any]]:
@@ -154,21 +96,7 @@ def test_memory_is_that_of_the_rank_with_most_rows_over_its_layers(tmp_path: Pat
     assert extra.to_list() == [2 * row_bytes * (52 + 206 - 2 * 128), row_bytes * 2 * (204 - 128)]
 
 
-# --- against the naive one ------------------------------------------------------------------------------
-CHANGES: dict[str, dict[str, Any]] = {
-    "base": {},
-    "no tp": VARIED["moe, no tp"],
-    "no ep": VARIED["moe, no ep"],
-    "etp 1": VARIED["moe, whole experts beside cut attention"],
-    "etp 4": VARIED["moe, etp wider than tp"],
-    "top-1 of 8": VARIED["moe, top-1 of 8"] | {"ep": 4},
-    "full": VARIED["moe, full"],
-    "interleaved": VARIED["moe, interleaved"],
-    "odd": {"ep": 3, "num_experts": 12, "world_size": 12, "global_batch_size": 24, "seq_length": 70, "pp": 1},
-    "gated": VARIED["moe, gated and grouped queries"],
-}
-
-
+# --- against the naive one -----------------------------------------------------------------------------
 @pytest.mark.parametrize("capacity", [None, "1.25", "0.3"])
 @pytest.mark.parametrize("name", CHANGES)
 def test_every_row_of_every_rank(tmp_path: Path, name: str, capacity: str | None) -> None:
@@ -250,102 +178,6 @@ def test_every_byte_sent_is_received(workload: pl.DataFrame) -> None:
     totals = program.group_by("layer", "phase", name, maintain_order=True).agg(wire)
     for (_,), part in totals.group_by("layer"):
         assert part["wire_bytes"].n_unique() == 1
-
-
-# --- balanced stays -------------------------------------------------------------------------------------
-def test_a_balanced_trace_is_the_same_beside_a_skewed_one(tmp_path: Path) -> None:
-    balanced, skewed = small(), small(ep=4, routing=SKEWED)
-    write_traces(balanced, Results(tmp_path / "alone"))
-    write_traces(pl.concat([skewed, balanced, small(**DENSE)]), Results(tmp_path / "both"))
-    for table in TRACE_TABLES:
-        alone, both = (
-            Results(tmp_path / name).trace(table, balanced["workload"][0]).read_bytes()
-            for name in ("alone", "both")
-        )
-        assert alone == both
-
-
-@pytest.mark.parametrize("name", [name for name in VARIED if name.startswith("moe")])
-def test_zipf_0_costs_what_balanced_does(name: str) -> None:
-    numbers = cs.numeric()
-    even = costs_of(small(**VARIED[name])).workloads.select(numbers)
-    flat = costs_of(small(**VARIED[name], routing="zipf(alpha=0,seed=5)")).workloads.select(numbers)
-    for column in even.columns:
-        assert flat[column].to_list() == pytest.approx(even[column].to_list(), rel=1e-12), column
-
-
-def test_a_skewed_trace_is_at_most_five_times_as_large(tmp_path: Path) -> None:
-    # 13B on 128 GPUs, as the sweep has it.
-    real = {
-        **{"world_size": 128, "tp": 2, "pp": 4, "ep": 16, "num_experts": 16, "num_layers": 40},
-        **{"hidden_size": 5120, "ffn_hidden_size": 20480, "num_attention_heads": 40, "num_query_groups": 40},
-        **{"seq_length": 2048, "micro_batch_size": 2, "global_batch_size": 4096, "vocab_size": 50257},
-    }
-
-    def size(name: str, **changes: Any) -> int:
-        write_traces(small(**real, **changes), Results(tmp_path / name))
-        return sum(file.stat().st_size for file in (tmp_path / name).rglob("*.parquet"))
-
-    assert size("skewed", routing=SKEWED) <= 5 * size("balanced")
-
-
-# --- costs ----------------------------------------------------------------------------------------------
-def test_costs_rise_with_skew() -> None:
-    wide = {"ep": 4, "hidden_size": 1024, "seq_length": 1024, "ffn_hidden_size": 4096}
-    found = [costs_of(small(**wide, routing=f"zipf(alpha={alpha},seed=1)")) for alpha in (0, 0.5, 1, 2)]
-    for column in ("iteration_seconds", "ep_comm_seconds", "etp_comm_seconds", "compute_seconds"):
-        values = [each.workloads[column][0] for each in found]
-        assert values == sorted(values)
-        assert values[-1] > 1.2 * values[0]
-    flops = [each.workloads["model_flops"][0] for each in found]
-    assert flops == pytest.approx([flops[0]] * 4)  # the model needs what it needs
-    limited = seconds(small(**wide, routing="zipf(alpha=2,seed=1,capacity=1)"))
-    assert limited < found[-1].workloads["iteration_seconds"][0]
-
-
-def test_expert_seconds_by_hand(tmp_path: Path) -> None:
-    """The busiest rank has 102/64 of the mean copies: its exchange takes as many times the seconds."""
-    changes = {"node_all_to_all_2_bytes_per_second": 1e9}
-    workload = small(routing=measured(tmp_path, COUNTS))
-    uneven, even = (costs_of(each, tmp_path, **changes).ops for each in (workload, small()))
-    for op, ratio in (("moe_dispatch", 102 / 64), ("expert_gather", 102 / 64), ("expert_sort", 102 / 64)):
-        mine, other = (each.filter(op=op, phase="forward", stage=0)["seconds"][0] for each in (uneven, even))
-        assert mine == pytest.approx(ratio * other)
-
-
-def test_layers_of_different_load_have_kinds_of_their_own() -> None:
-    ops = costs_of(small(routing=SKEWED)).ops
-    kinds = set(ops["layer_kind"].drop_nulls())
-    assert all(kind.startswith("moe ") for kind in kinds)
-    assert ops.filter(op="router", phase="forward")["repeats"].sum() == 4
-
-
-# --- traffic --------------------------------------------------------------------------------------------
-def test_traffic_by_hand(tmp_path: Path) -> None:
-    results, id_ = trace_by_hand(tmp_path)
-    matrix = read_matrix(results, id_).filter(group_kind="ep", phase="forward")
-    # Rank 0 dispatches 13 copies to rank 2 and gives 51 back, rank 2 dispatches 51 and gives 13 back: two
-    # layers, 8 micro-batches.
-    found = matrix.filter(pl.col("src").is_in([0, 2])).select("src", "dst", "bytes").rows()
-    assert found == [(0, 2, 8 * 2 * COPY * (13 + 51)), (2, 0, 8 * 2 * COPY * (51 + 13))]
-
-
-@pytest.mark.parametrize("capacity", ["", ",capacity=0.7"])
-@pytest.mark.parametrize("name", ["base", "top-1 of 8", "full", "etp 1", "odd"])
-def test_rows_of_the_matrix_sum_to_the_wire_bytes(tmp_path: Path, name: str, capacity: str) -> None:
-    workload = small(**CHANGES[name], routing=f"zipf(alpha=1.3,seed=2{capacity})")
-    results, id_ = Results(tmp_path), workload["workload"][0]
-    write_traces(workload, results)
-    matrix = read_matrix(results, id_)
-    key = ("rank", "group_kind", "phase")
-    sent = matrix.rename({"src": "rank"}).group_by(key).agg(pl.col("bytes").sum())
-    wire = (pl.col("wire_bytes") * pl.col("num_microbatches")).sum().alias("bytes")
-    ops = read_table(results.trace("ops", id_), "ops").group_by(key).agg(wire).filter(pl.col("bytes") > 0)
-    assert sent.select(*key, "bytes").sort(key).rows() == ops.sort(key).rows()
-    # What is dispatched comes back: forward, everybody sends to each what it gets from it.
-    cells = matrix.filter(group_kind="ep", phase="forward").select("src", "dst", "bytes").rows()
-    flows = Counter({(src, dst): size for src, dst, size in cells})
-    assert all(flows[dst, src] == size for (src, dst), size in flows.items())
 
 
 # --- texts and files ------------------------------------------------------------------------------------

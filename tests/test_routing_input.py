@@ -15,7 +15,7 @@ from moesweep.sweep import enumerate_sweep, load_sweep
 from moesweep.tablefile import read_table
 from moesweep.trace.files import write_traces
 from project import MODEL, SWEEP
-from test_routing import table_file
+from skewed import table_file
 
 MINE = "config/sweeps/mine.yaml"
 OPTIONS = {"num_experts": 4, "moe_router_topk": 2, "seq_length": 128, "global_batch_size": 32}
