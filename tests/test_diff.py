@@ -281,3 +281,13 @@ def test_checksums_cover_the_layers_that_decide_a_number() -> None:
     assert checksums.keys() == {"trace", "cost"}
     assert all(len(checksum) == 16 for checksum in checksums.values())
     assert checksums == code_checksums()
+
+
+def test_given_routing_moves_without_a_cause(tmp_path: Path) -> None:
+    """Its costs need counts that the catalogue alone does not have; the others keep their causes."""
+    skewed = {"moe": {"routing": "zipf(alpha=1,seed=1)"}, "dense": DENSE}
+    a = write(tmp_path / "a", {"moe": {}, "dense": DENSE}, cluster())
+    b = write(tmp_path / "b", skewed, cluster(FASTER))
+    found = Comparison(*read_folders(a, b), 1e-9)
+    assert "moe" in found.moved_ids
+    assert set(found.effects["workload"]) == {"dense"}

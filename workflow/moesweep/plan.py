@@ -40,7 +40,7 @@ NEEDS = {"report": ("figures",)}
 DICTIONARIES = {
     "enumerate": ["workloads"],
     "validate": ["validation"],
-    "trace": list(TRACE_TABLES),
+    "trace": [*TRACE_TABLES, "given_routing"],
     "cost": ["cost_ops", "costs", "sensitivity"],
     "tables": list(TABLES),
     "traffic": ["traffic", "links"],

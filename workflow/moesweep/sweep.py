@@ -16,6 +16,7 @@ import polars as pl
 from moesweep.catalog import load_model
 from moesweep.paths import inside
 from moesweep.problems import BadInput, Problem, shown
+from moesweep.routing import misfit, with_texts
 from moesweep.schema import check, load_schema
 from moesweep.workload import SCHEMA, dense_twins, resolve
 from moesweep.yaml_reader import read_yaml
@@ -71,11 +72,13 @@ def load_sweep(root: Path, path: Path | str) -> Sweep:
     models, unknown = _models(root, data, file)
     malformed = {problem.path for problem in problems}
     problems += [problem for problem in unknown if problem.path not in malformed]
+    if not problems:
+        data, problems = with_texts(data, root, file)
     if problems:
         raise BadInput(problems)
     entries = _entries(data, models, file)
     listed = resolve([entry.values for entry in entries])
-    problems = _duplicates(listed, entries, file)
+    problems = _duplicates(listed, entries, file) + _misfits(root, listed, entries, file)
     if problems:
         raise BadInput(problems)
     origins = pl.DataFrame(
@@ -224,6 +227,21 @@ def _duplicates(listed: pl.DataFrame, entries: list[Entry], file: str) -> list[P
         problems.append(
             Problem(file, entries[at].path, "duplicate", workload, message, advice, workload=workload)
         )
+    return problems
+
+
+def _misfits(root: Path, listed: pl.DataFrame, entries: list[Entry], file: str) -> list[Problem]:
+    """A problem for each workload whose measured routing counts other layers or experts than it has."""
+    problems = []
+    measured = listed.with_row_index("at").filter(pl.col("routing").str.starts_with("table("))
+    for row in measured.iter_rows(named=True):
+        entry = entries[row["at"]]
+        path = f"{entry.path if 'routing' in entry.own else 'options'}.routing.table"
+        message = misfit(row["routing"], root, row)
+        if message:
+            problems.append(
+                Problem(file, path, "routing_table", row["routing"], message, workload=row["workload"])
+            )
     return problems
 
 

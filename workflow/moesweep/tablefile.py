@@ -96,15 +96,23 @@ def whole(path: Path) -> Iterator[Path]:
 
 
 def write_table(
-    frame: pl.DataFrame | pl.LazyFrame, path: Path, table: str, facts: Mapping[str, str] | None = None
+    frame: pl.DataFrame | pl.LazyFrame,
+    path: Path,
+    table: str,
+    facts: Mapping[str, str] | None = None,
+    page_bytes: int | None = None,
 ) -> None:
-    """Write a frame as the declared table: streamed, zstd 3, row groups of 2^19 rows, with statistics."""
+    """Write a frame as the declared table: streamed, zstd 3, row groups of 2^19 rows, with statistics.
+
+    A page is compressed by itself; `page_bytes`, if given, is how long it may be.
+    """
     with whole(path) as partial:
         conform(frame.lazy(), table).sink_parquet(
             partial,
             compression="zstd",
             compression_level=3,
             row_group_size=ROW_GROUP_ROWS,
+            data_page_size=page_bytes,
             metadata=metadata(table, facts),
         )
 
@@ -115,20 +123,13 @@ def read_table(path: Path, table: str) -> pl.DataFrame:
     What the file says of itself is checked before any of its rows is read, and workload ids after, because
     paths are made from them.
     """
-    try:
+    with readable(path):
         _check_whole(path)
-        with _without_panic_messages():
-            _check_version(path, table)
-            _check_size(path, table)
-            columns = dtypes(table)
-            frame = pl.read_parquet(path, columns=list(columns), hive_partitioning=False, glob=False)
-            frame = frame.select(pl.col(name).cast(dtype) for name, dtype in columns.items())
-    except (OSError, pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
-        panicked = isinstance(error, pl.exceptions.PanicException)
-        reason = "its content contradicts itself" if panicked else str(error).partition("\n")[0]
-        raise BadInput(
-            [Problem(str(path), "", "readable", "", f"cannot be read as Parquet: {reason}")]
-        ) from error
+        _check_version(path, table)
+        _check_size(path, table)
+        columns = dtypes(table)
+        frame = pl.read_parquet(path, columns=list(columns), hive_partitioning=False, glob=False)
+        frame = frame.select(pl.col(name).cast(dtype) for name, dtype in columns.items())
     if "workload" in frame.columns:
         unsafe = frame.filter(~pl.col("workload").str.contains(SAFE_ID))["workload"]
         if unsafe.len():
@@ -142,6 +143,25 @@ def _check_whole(path: Path) -> None:
         message = "is not what was written: its checksum differs"
         advice = "moesweep clean --damaged removes it, and the next run makes it again; make sweep does both"
         raise BadInput([Problem(str(path), "", "checksum", "", message, advice)])
+
+
+def declaration(path: Path) -> str:
+    """Return the name of the declaration that a table file follows; raise BadInput if it is broken."""
+    with readable(path):
+        return pl.read_parquet_metadata(path).get("moesweep.table", "")
+
+
+@contextmanager
+def readable(path: Path) -> Iterator[None]:
+    """Raise BadInput where the block finds that the file cannot be read."""
+    try:
+        with _without_panic_messages():
+            yield
+    except (OSError, pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
+        panicked = isinstance(error, pl.exceptions.PanicException)
+        reason = "its content contradicts itself" if panicked else str(error).partition("\n")[0]
+        problem = Problem(str(path), "", "readable", "", f"cannot be read as Parquet: {reason}")
+        raise BadInput([problem]) from error
 
 
 def _check_version(path: Path, table: str) -> None:

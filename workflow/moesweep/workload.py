@@ -90,8 +90,8 @@ def derivations() -> dict[str, pl.Expr]:
 def with_derived(frame: pl.DataFrame) -> pl.DataFrame:
     """A frame of GIVEN columns with the DERIVED ones computed, in the order of SCHEMA.
 
-    A dense workload's MoE columns become 0 and its etp tp; an expert's FFN width of 0 becomes
-    ffn_hidden_size.
+    A dense workload's MoE columns become 0, its etp tp and its routing, if it was given, balanced; an
+    expert's FFN width of 0 becomes ffn_hidden_size.
     """
     derived = derivations()
     moe = pl.col("num_experts") > 0
@@ -102,6 +102,11 @@ def with_derived(frame: pl.DataFrame) -> pl.DataFrame:
         pl.lit(None, pl.String).alias("twin"),
         pl.when(moe).then("etp").otherwise("tp").alias("etp"),
         expert_width.alias("moe_ffn_hidden_size"),
+        # Without experts there is nothing to give: so twins of differently routed workloads are one.
+        pl.when(moe | (pl.col("routing") == "uncontrolled"))
+        .then("routing")
+        .otherwise(pl.lit("balanced"))
+        .alias("routing"),
         derived["dp"].alias("dp"),
         derived["padded_vocab_size"].alias("padded_vocab_size"),
     )

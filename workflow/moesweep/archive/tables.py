@@ -52,9 +52,14 @@ def parquet_tables(files: Iterable[Entry]) -> list[Table]:
         if entry.table:
             by_pattern[_pattern(entry.path)].append(entry)
     return [
-        Table(_key(pattern), found, dictionary(str(found[0].table)))
+        Table(_key(pattern), found, _shared([dictionary(str(entry.table)) for entry in found]))
         for pattern, found in sorted(by_pattern.items())
     ]
+
+
+def _shared(declared: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return the declaration that all files of a table meet: that with the fewest columns."""
+    return min(declared, key=lambda each: len(each["columns"]))
 
 
 def _pattern(path: str) -> str:

@@ -7,7 +7,7 @@ communicators that cross at the same time. Ranks fill nodes in order.
 
 import polars as pl
 
-from moesweep.cost.load import balanced, busiest_share
+from moesweep.cost.load import busiest_share, known
 from moesweep.cost.timing import Timing, constant
 from moesweep.expressions import by_word
 from moesweep.parallelism import GROUP_KINDS, placement
@@ -109,7 +109,7 @@ def ring() -> Timing:
     inside_latency = _by_size("node_latency_{}_seconds") * pl.when(all_reduce).then(1.0).otherwise(0.5)
     inside = (pl.col("wire_bytes") / _inside_bandwidth()).alias("transfer_seconds")
     outside_latency, outside = _outside_seconds()
-    uneven = (pl.col("group_kind") == "etp") & ~balanced
+    uneven = (pl.col("group_kind") == "etp") & ~known
     return Timing.link(
         pl.when(crosses).then(outside_latency).otherwise(inside_latency),
         pl.when(crosses).then(outside).otherwise(inside)

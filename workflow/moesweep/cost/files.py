@@ -6,9 +6,11 @@ import polars as pl
 
 from moesweep.catalog import Cluster
 from moesweep.cost.fold import fold, unfold
+from moesweep.cost.given import fullest_ranks
 from moesweep.cost.model import cost, with_constants
 from moesweep.cost.uncertainty import banded, changes, farther_ends, sensitivity
 from moesweep.layout import Results
+from moesweep.routing import given
 from moesweep.tablefile import read_table, write_table
 
 
@@ -24,7 +26,7 @@ def write_costs(results: Results, cluster: Cluster, facts: Mapping[str, str]) ->
         for id_ in workloads["workload"]
     )
     folded = fold(programs)
-    costs = cost(folded, workloads)
+    costs = cost(folded, workloads, _fullest(results, workloads, programs))
     unfolded = unfold(programs, costs.ops).partition_by("workload", as_dict=True, maintain_order=True)
     for (id_,), frame in unfolded.items():
         write_table(frame, results.cost_ops(str(id_)), "cost_ops", named)
@@ -32,3 +34,17 @@ def write_costs(results: Results, cluster: Cluster, facts: Mapping[str, str]) ->
     moved = sensitivity(folded, workloads, ends)
     write_table(changes(costs.workloads, moved), results.sensitivity, "sensitivity", named)
     write_table(banded(costs.workloads, moved), results.costs, "costs", named | dict(facts))
+
+
+def _fullest(results: Results, workloads: pl.DataFrame, programs: pl.DataFrame) -> pl.DataFrame | None:
+    """Return the expert rows of the fullest ranks of workloads with a given routing, if there are any."""
+    ids = workloads.filter(given)["workload"]
+    if ids.is_empty():
+        return None
+    routed = pl.concat(
+        read_table(results.trace("routing", id_), "given_routing").select(
+            pl.lit(id_).alias("workload"), pl.all()
+        )
+        for id_ in ids
+    )
+    return fullest_ranks(programs, routed)

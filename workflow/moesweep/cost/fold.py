@@ -7,13 +7,17 @@ KEY = ["workload", "stage", "phase", "op", "layer_kind"]
 
 
 def with_layer_kind(programs: pl.DataFrame) -> pl.DataFrame:
-    """Add `layer_kind`: moe for layers that have a router, dense for others, null outside the layers."""
-    routed = (
-        programs.lazy().filter(pl.col("op") == "router").select("workload", "layer", routed=True).unique()
-    )
+    """Add `layer_kind`: moe for layers that have a router, dense for others, null outside the layers.
+
+    Where a workload's MoE layers are loaded differently, those of each load have a kind of their own:
+    `moe 1`, `moe 2`, ...
+    """
+    routed = _loads(programs).select("workload", "layer", routed=True, load="load")
     kind = (
         pl.when(pl.col("layer") < 0)
         .then(None)
+        .when(pl.col("load") > 0)
+        .then(pl.format("moe {}", "load"))
         .when(pl.col("routed"))
         .then(pl.lit("moe"))
         .otherwise(pl.lit("dense"))
@@ -22,8 +26,24 @@ def with_layer_kind(programs: pl.DataFrame) -> pl.DataFrame:
         programs.lazy()
         .join(routed, on=["workload", "layer"], how="left", maintain_order="left")
         .with_columns(layer_kind=kind)
-        .drop("routed")
+        .drop("routed", "load")
         .collect()
+    )
+
+
+def _loads(programs: pl.DataFrame) -> pl.LazyFrame:
+    """Return workload, layer and load of every MoE layer: 0 where all are alike, else a number from 1.
+
+    Layers with the same rows in the experts and the same routed copies have the same load.
+    """
+    forward = programs.lazy().filter(pl.col("phase") == "forward")
+    differs = pl.col("rows", "bytes").n_unique().over("workload")
+    load = pl.struct("rows", "bytes").rank("dense").over("workload").cast(pl.Int64)
+    return (
+        forward.filter(pl.col("op").is_in(["expert_fc1", "permute"]))
+        .group_by("workload", "layer", maintain_order=True)
+        .agg(rows=pl.col("m").max(), bytes=pl.col("hbm_bytes").max())
+        .with_columns(load=pl.when(pl.max_horizontal(differs) > 1).then(load).otherwise(0))
     )
 
 

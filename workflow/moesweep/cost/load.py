@@ -4,11 +4,12 @@ import polars as pl
 
 from moesweep.cost.timing import constant
 
-balanced = pl.col("routing") == "balanced"
+known = pl.col("routing") != "uncontrolled"
+"""Whether the op rows say all of the load: they are even, or those of the busiest rank where it is given."""
 
 
 def busiest_share() -> pl.Expr:
-    """Return the busiest ep rank's load over the mean: 1 with balanced routing.
+    """Return the busiest ep rank's load over that of the op rows: 1 with balanced or given routing.
 
     Otherwise the expected greatest of ep means of E/ep experts whose loads scatter with a coefficient
     of variation cv: 1 + cv · 0.564 · log2(ep)^0.8 / sqrt(E/ep); 0.564 is the expected greater of two
@@ -17,4 +18,4 @@ def busiest_share() -> pl.Expr:
     ep = pl.col("ep").cast(pl.Float64)
     local = pl.max_horizontal(pl.col("num_experts") / ep, 1.0)
     excess = constant("expert_load_variation") * 0.564 * ep.log(2).pow(0.8) / local.sqrt()
-    return pl.when(balanced).then(1.0).otherwise(1.0 + excess).alias("busiest_share")
+    return pl.when(known).then(1.0).otherwise(1.0 + excess).alias("busiest_share")

@@ -43,12 +43,15 @@ def _mlp_bytes(width: pl.Expr) -> pl.Expr:
     return (_tokens * (2 * _hidden / _split + per_width * width / _tp)).alias("mlp_bytes")
 
 
-def _expert_bytes() -> pl.Expr:
+_even_rows = pl.col("moe_router_topk") * _tokens / _split * pl.col("etp")
+"""The routed rows R of a rank, where all ranks have as many."""
+
+
+def _expert_bytes(rows: pl.Expr) -> pl.Expr:
     """Return the routed rows R of a rank: as gathered input, fc1 output and activation; 2R·h + 2R·(f/etp)·c.
 
     c = 2, or 3 gated. The gathered rows are not divided by tp.
     """
-    rows = pl.col("moe_router_topk") * _tokens / _split * pl.col("etp")
     factor = pl.when(pl.col("gated_mlp")).then(6).otherwise(4)
     shared = pl.col("num_shared_experts") * pl.col("moe_ffn_hidden_size")
     expert_bytes = (
@@ -59,9 +62,9 @@ def _expert_bytes() -> pl.Expr:
     return expert_bytes.alias("expert_bytes")
 
 
-def _layer_bytes(moe: bool) -> tuple[pl.Expr, pl.Expr]:
+def _layer_bytes(moe: bool, rows: pl.Expr = _even_rows) -> tuple[pl.Expr, pl.Expr]:
     """Return what a layer keeps for its backward pass, and the most it holds while it runs."""
-    working = _attention_bytes() + (_expert_bytes() if moe else _mlp_bytes(pl.col("ffn_hidden_size")))
+    working = _attention_bytes() + (_expert_bytes(rows) if moe else _mlp_bytes(pl.col("ffn_hidden_size")))
     input_only = 2 * _tokens * _hidden / _split
     kept = pl.when(pl.col("recompute") == "full").then(input_only).otherwise(working)
     kind = "moe" if moe else "dense"
@@ -80,10 +83,16 @@ def _in_flight() -> pl.Expr:
     return in_flight.alias("microbatches_in_flight")
 
 
-def _activation_bytes() -> pl.Expr:
-    """Return a stage's activations at the peak: layers in flight, embedding mask, head, recomputed layer."""
+def _activation_bytes(mean_rows: pl.Expr = _even_rows, most_rows: pl.Expr = _even_rows) -> pl.Expr:
+    """Return a stage's activations at the peak: layers in flight, embedding mask, head, recomputed layer.
+
+    `mean_rows` and `most_rows` are the expert rows of a rank, over its MoE layers.
+    """
     dense_kept, dense_working = _layer_bytes(moe=False)
-    moe_kept, moe_working = _layer_bytes(moe=True)
+    moe_kept, moe_working = (
+        _layer_bytes(moe=True, rows=mean_rows)[0],
+        _layer_bytes(moe=True, rows=most_rows)[1],
+    )
     layers = pl.col("dense_layers") * dense_kept + pl.col("moe_layers") * moe_kept
     working = pl.max_horizontal(
         pl.when(pl.col("dense_layers") > 0).then(dense_working).otherwise(0),
@@ -110,7 +119,7 @@ def contents_of_a_stage() -> dict[str, pl.Expr]:
         "parameters": pl.col("m").filter(adam).sum(),
         "owned": pl.col("n").filter(adam).sum(),
         "dense_layers": pl.col("repeats").filter(layer & (pl.col("layer_kind") == "dense")).sum(),
-        "moe_layers": pl.col("repeats").filter(layer & (pl.col("layer_kind") == "moe")).sum(),
+        "moe_layers": pl.col("repeats").filter(layer & (pl.col("layer_kind") != "dense")).sum(),
     }
 
 
@@ -130,15 +139,27 @@ def peak_bytes() -> dict[str, pl.Expr]:
     return {"peak_memory_bytes": pl.sum_horizontal(*bytes_of_a_stage())}
 
 
-def stage_memory(folded: pl.DataFrame, workloads: pl.DataFrame) -> pl.DataFrame:
-    """Return one row per stage: its contents, its workload's columns, and the bytes of its rank."""
-    return (
+def stage_memory(
+    folded: pl.DataFrame, workloads: pl.DataFrame, fullest: pl.DataFrame | None = None
+) -> pl.DataFrame:
+    """Return one row per stage: its contents, its workload's columns, and the bytes of its rank.
+
+    `fullest` are the expert rows of the stages' fullest ranks (moesweep.cost.given), where they differ.
+    """
+    stages = (
         folded.group_by(KEY[:2], maintain_order=True)
         .agg(**contents_of_a_stage())
         .join(workloads, on="workload", maintain_order="left")
         .with_columns(**bytes_of_a_stage())
-        .with_columns(**peak_bytes())
     )
+    if fullest is not None:
+        uneven = _activation_bytes(pl.col("mean_rows"), pl.col("most_rows")).cast(pl.Float64)
+        stages = (
+            stages.join(fullest, on=KEY[:2], how="left", maintain_order="left")
+            .with_columns(activations_bytes=pl.coalesce(uneven, "activations_bytes"))
+            .drop("mean_rows", "most_rows")
+        )
+    return stages.with_columns(**peak_bytes())
 
 
 def bytes_of_the_fullest() -> dict[str, pl.Expr]:

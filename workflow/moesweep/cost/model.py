@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import polars as pl
 
+from moesweep.cost.given import at_mean_load
 from moesweep.cost.iteration import iterations, stage_seconds
 from moesweep.cost.memory import stage_memory, worst_rank
 from moesweep.cost.ops import timed
@@ -39,8 +40,11 @@ def with_constants(workloads: pl.DataFrame, constants: Mapping[str, float]) -> p
     )
 
 
-def cost(folded: pl.DataFrame, workloads: pl.DataFrame) -> Costs:
-    """Cost folded programs of workloads that carry their cluster's constants."""
+def cost(folded: pl.DataFrame, workloads: pl.DataFrame, fullest: pl.DataFrame | None = None) -> Costs:
+    """Cost folded programs of workloads that carry their cluster's constants.
+
+    Where routing is given, `fullest` are the expert rows of each stage's fullest rank (`fullest_ranks`).
+    """
     described = workloads.rename(OF_THE_WORKLOAD)
     rows = folded.lazy().join(described.lazy(), on="workload", maintain_order="left")
     ops = timed(rows).collect()
@@ -51,11 +55,11 @@ def cost(folded: pl.DataFrame, workloads: pl.DataFrame) -> Costs:
         maintain_order="left",
     )
     seconds = iterations(stages)
-    memory = stage_memory(folded, workloads)
+    memory = stage_memory(folded, workloads, fullest)
     frame = (
         workloads.join(seconds, on="workload", maintain_order="left")
         .join(worst_rank(memory), on="workload", maintain_order="left")
-        .join(_model_flops(folded, workloads), on="workload", maintain_order="left")
+        .join(_model_flops(at_mean_load(folded, workloads), workloads), on="workload", maintain_order="left")
     )
     rated = frame.with_columns(**throughput()).with_columns(**price())
     return Costs(ops, per_pass, stages, memory, rated)

@@ -10,6 +10,7 @@ import polars as pl
 from moesweep.cost.model import cost, with_constants
 from moesweep.diff.changes import InputChange
 from moesweep.diff.folder import Folder
+from moesweep.routing import given
 from moesweep.schema import definition
 from moesweep.trace.programs import folded
 
@@ -22,8 +23,12 @@ def effects(a: Folder, b: Folder, changes: list[InputChange], ids: list[str]) ->
     """Return workload, input and the change of each measure by that input alone, from A's side.
 
     `model` and `parameters` stand for all changed numbers of a workload's model or of its own; the
-    input `interaction` is what remains of the whole change. Empty if a constant is not known.
+    input `interaction` is what remains of the whole change. Empty if a constant is not known. Workloads
+    whose routing is given on either side are left out: their costs need measured counts, too.
     """
+    routed = (folder.workloads.filter(given)["workload"] for folder in (a, b))
+    skewed = {id_ for found in routed for id_ in found}
+    ids = [id_ for id_ in ids if id_ not in skewed]
     schema = {"workload": pl.String, "input": pl.String} | dict.fromkeys(MEASURES, pl.Float64)
     names = [change.name for change in changes if change.kind == "constant"]
     old, new = _values(a, b), _values(b, a)

@@ -82,6 +82,7 @@ def _workload(results: Results, arguments: argparse.Namespace) -> "pl.DataFrame"
     import polars as pl
 
     from moesweep.plan import load_plan
+    from moesweep.routing import given
     from moesweep.tablefile import read_table
 
     made = results.workloads.exists()
@@ -91,6 +92,10 @@ def _workload(results: Results, arguments: argparse.Namespace) -> "pl.DataFrame"
         id_, known = arguments.workload, workloads["workload"].to_list()
         message = f"there is no workload {id_} in the sweep"
         raise BadInput([Problem("", "WORKLOAD", "known", id_, message, _nearest(id_, known))])
+    if row.select(given).item():
+        routing = row["routing"][0]
+        message = f"explanations know layers that are alike, and with {routing} they differ"
+        raise BadInput([Problem("", "WORKLOAD", "balanced", routing, message, "see results/costs/ops")])
     return row
 
 

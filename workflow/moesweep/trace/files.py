@@ -1,20 +1,34 @@
-"""The trace of one workload as files: its normal form, and the per-rank ops made from it."""
+"""The trace of workloads as files: its normal form, and the per-rank ops made from it."""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
 
 import polars as pl
 
 from moesweep.expressions import by_word
 from moesweep.layout import Results
 from moesweep.parallelism import GROUP_KINDS, groups, ranks
+from moesweep.routing import given
 from moesweep.tablefile import write_table
+from moesweep.trace.loads import given_routing
 from moesweep.trace.programs import programs
 from moesweep.trace.routing import routing
 from moesweep.trace.schedule import schedules
+from moesweep.trace.uneven import busiest, rank_programs
 from moesweep.workload import description
+
+GIVEN_ROUTING = "given_routing"
+"""The declaration of a `routing` table whose counts are given: it has dropped copies, too."""
+
+REPEATING_PAGE_BYTES = 1 << 24
+"""Ranks that differ repeat after e·etp others: pages of the usual 1 MiB would be too short to see it."""
 
 
 def ops(program: pl.DataFrame, rank_frame: pl.DataFrame) -> pl.LazyFrame:
-    """Return every op of every rank, rank-major: each rank crossed with the program of its stage.
+    """Return every op of every rank, rank-major: each rank with its program.
 
+    `program` has one program a stage, or with a column `ep_rank` one for every stage and ep rank.
     `group_id` is the rank's communicator of the op's kind, 0 for ops without one.
     """
     ids = {kind: pl.col(f"{kind}_group") for kind in GROUP_KINDS}
@@ -22,34 +36,71 @@ def ops(program: pl.DataFrame, rank_frame: pl.DataFrame) -> pl.LazyFrame:
     programmed = program.with_columns(pl.col("group_kind").cast(pl.Enum(GROUP_KINDS)))
     # Ranks are numbered stage by stage, so stage after stage is rank after rank.
     return pl.concat(
-        rank_frame.lazy()
-        .filter(pl.col("stage") == stage)
-        .drop("stage")
-        .join(programmed.lazy().filter(pl.col("stage") == stage), how="cross", maintain_order="left_right")
-        .with_columns(group_id=group_id)
+        _crossed(
+            rank_frame.filter(pl.col("stage") == stage).drop("stage"),
+            programmed.filter(pl.col("stage") == stage),
+        ).with_columns(group_id=group_id)
         for stage in program["stage"].unique().sort()
     )
 
 
-def write_traces(workloads: pl.DataFrame, results: Results) -> None:
-    """Write the six trace tables of each workload below `results/traces`."""
+def _crossed(members: pl.DataFrame, program: pl.DataFrame) -> pl.LazyFrame:
+    """Return each rank of a stage with each op of its program, rank after rank."""
+    if "ep_rank" not in program.columns:
+        return members.lazy().join(program.lazy(), how="cross", maintain_order="left_right")
+    # Ranks with the same ep rank that follow one another are crossed with one program: etp of them.
+    runs = members.with_columns(run=pl.col("ep_rank").rle_id()).partition_by("run", include_key=False)
+    own = {
+        ep: part.drop("ep_rank").lazy()
+        for (ep,), part in program.partition_by("ep_rank", as_dict=True).items()
+    }
+    return pl.concat(
+        run.lazy().join(own[run["ep_rank"][0]], how="cross", maintain_order="left_right") for run in runs
+    )
+
+
+Tables = Mapping[str, tuple[str, pl.DataFrame | pl.LazyFrame]]
+"""The frame of each table, after the name of the declaration that it follows."""
+
+
+def write_traces(workloads: pl.DataFrame, results: Results, root: Path = Path()) -> None:
+    """Write the six trace tables of each workload below `results/traces`.
+
+    Measured routing tables are read from `root`. Raises BadInput if one cannot be, or has changed.
+    """
+    for row, tables in _traced(workloads, root):
+        facts = {"workload": description(row)}
+        for table, (declaration, frame) in tables.items():
+            uneven = tables["routing"][0] == GIVEN_ROUTING
+            pages = REPEATING_PAGE_BYTES if table == "ops" and uneven else None
+            write_table(frame, results.trace(table, row["workload"]), declaration, facts, pages)
+
+
+def _traced(workloads: pl.DataFrame, root: Path) -> Iterator[tuple[dict[str, Any], Tables]]:
+    """Yield each workload with its tables."""
     # The expressions of the vocabulary cost the same for one workload as for a hundred.
-    together = [programs(workloads), schedules(workloads), routing(workloads)]
+    alike = workloads.filter(~given)
+    together = [programs(alike), schedules(workloads), routing(alike)]
     by_workload = [frame.partition_by("workload", as_dict=True, maintain_order=True) for frame in together]
-    for row in workloads.iter_rows(named=True):
+    for part in workloads.iter_slices(1):
+        row = part.row(0, named=True)
         program, schedule, routed = (
             frames.get((row["workload"],), frame.clear())
             for frames, frame in zip(by_workload, together, strict=True)
         )
+        uneven, each = bool(part.select(given).item()), program
+        if uneven:
+            each, routed = rank_programs(part, root), given_routing(row, root)
+            program = busiest(each)
         rank_frame = ranks(row)
-        tables: dict[str, pl.DataFrame | pl.LazyFrame] = {
-            "programs": program,
-            "schedules": schedule,
-            "ranks": rank_frame,
-            "groups": groups(row),
-            "routing": routed,
-            "ops": ops(program, rank_frame),
-        }
-        facts = {"workload": description(row)}
-        for table, frame in tables.items():
-            write_table(frame, results.trace(table, row["workload"]), table, facts)
+        yield (
+            row,
+            {
+                "programs": ("programs", program),
+                "schedules": ("schedules", schedule),
+                "ranks": ("ranks", rank_frame),
+                "groups": ("groups", groups(row)),
+                "routing": (GIVEN_ROUTING if uneven else "routing", routed),
+                "ops": ("ops", ops(each, rank_frame)),
+            },
+        )

@@ -166,25 +166,33 @@ def _router_topk() -> Op:
     return elementwise("router_topk", ROUTER_LOGIT * s.local_tokens * s.experts)
 
 
-def _permute(name: str) -> Op:
+def _permute(name: str, rows: s.Rows) -> Op:
     """Return the move of b·s/t tokens from or to their k copies each: every copy is read and written."""
-    return elementwise(name, 2 * s.ELEMENT_BYTES * s.hidden * s.copies)
+    return elementwise(name, 2 * s.ELEMENT_BYTES * s.hidden * rows.sent)
 
 
-def _sort(name: str) -> Op:
+def _sort(name: str, rows: s.Rows) -> Op:
     """Return the reordering of the R expert rows by local expert: read and write."""
-    return elementwise(name, 2 * s.ELEMENT_BYTES * s.expert_rows * s.hidden).only(s.sorts_experts)
+    return elementwise(name, 2 * s.ELEMENT_BYTES * rows.expert * s.hidden).only(s.sorts_experts)
 
 
-def _expert_linears() -> tuple[Op, Op]:
+def _expert_linears(rows: s.Rows) -> tuple[Op, Op]:
     width = s.expert_ffn // s.etp
-    fc1 = gemm("expert_fc1", s.expert_rows, s.gate * width, s.hidden, "grouped_gemm", s.local_experts)
-    return fc1, gemm("expert_fc2", s.expert_rows, s.hidden, width, "grouped_gemm", s.local_experts)
+    fc1 = gemm("expert_fc1", rows.expert, s.gate * width, s.hidden, "grouped_gemm", s.local_experts)
+    return fc1, gemm("expert_fc2", rows.expert, s.hidden, width, "grouped_gemm", s.local_experts)
 
 
-# Each rank's k·b·s/t routed copies travel over ep, then the etp ranks that share an expert exchange theirs.
-_DISPATCH_BYTES = s.ELEMENT_BYTES * s.copies * s.hidden
-_EXPERT_BYTES = s.ELEMENT_BYTES * s.expert_rows * s.hidden
+def _exchange(name: str, copies: pl.Expr, rows: s.Rows) -> Op:
+    """Return the all_to_all over ep that sends `copies`: routed ones to their experts, or results back.
+
+    Around it, the etp ranks that share an expert exchange theirs.
+    """
+    op = all_to_all(name, "ep", s.ELEMENT_BYTES * copies * s.hidden)
+    return op if rows.own is None else replace(op, own_bytes=s.ELEMENT_BYTES * rows.own * s.hidden)
+
+
+def _expert_bytes(rows: s.Rows) -> pl.Expr:
+    return s.ELEMENT_BYTES * rows.expert * s.hidden
 
 
 def _shared_expert_forward() -> list[Op]:
@@ -215,60 +223,60 @@ def _shared_expert_backward() -> list[Op]:
     return [op.only(s.shared_ffn > 0) for op in ops]
 
 
-def moe_mlp_forward() -> list[Op]:
+def moe_mlp_forward(rows: s.Rows = s.BALANCED) -> list[Op]:
     """Return router, dispatch, experts and combine (Megatron `MoEAlltoAllTokenDispatcher`)."""
-    fc1, fc2 = _expert_linears()
+    fc1, fc2 = _expert_linears(rows)
     counts_bytes = 8 * s.experts * s.ep * s.etp  # int64 tokens per expert, from every rank of the group
     return [
         _norm("mlp_norm", NORM_FORWARD),
         _router(),
         _router_topk(),
         all_gather("token_counts", "tp_ep", counts_bytes),
-        _permute("permute"),
-        all_to_all("moe_dispatch", "ep", _DISPATCH_BYTES),
-        all_gather("expert_gather", "etp", _EXPERT_BYTES),
-        _sort("expert_sort"),
+        _permute("permute", rows),
+        _exchange("moe_dispatch", rows.sent, rows),
+        all_gather("expert_gather", "etp", _expert_bytes(rows)),
+        _sort("expert_sort", rows),
         fc1,
-        _activation("expert_activation", s.expert_rows, s.expert_ffn // s.etp, backward=False),
+        _activation("expert_activation", rows.expert, s.expert_ffn // s.etp, backward=False),
         fc2,
-        _sort("expert_unsort"),
-        reduce_scatter("expert_scatter", "etp", _EXPERT_BYTES),
-        all_to_all("moe_combine", "ep", _DISPATCH_BYTES),
-        _permute("unpermute"),
+        _sort("expert_unsort", rows),
+        reduce_scatter("expert_scatter", "etp", _expert_bytes(rows)),
+        _exchange("moe_combine", rows.received, rows),
+        _permute("unpermute", rows),
         *_shared_expert_forward(),
         _residual("mlp_residual", RESIDUAL_FORWARD),
     ]
 
 
-def moe_mlp_backward() -> list[Op]:
+def moe_mlp_backward(rows: s.Rows = s.BALANCED) -> list[Op]:
     """Return the exact mirror of `moe_mlp_forward`: permuted tokens are saved, nothing is gathered again."""
-    fc1, fc2 = _expert_linears()
+    fc1, fc2 = _expert_linears(rows)
     return [
         _residual("mlp_residual", RESIDUAL_BACKWARD),
         *_shared_expert_backward(),
-        _permute("unpermute"),
-        all_to_all("moe_combine", "ep", _DISPATCH_BYTES),
-        all_gather("expert_scatter", "etp", _EXPERT_BYTES),
-        _sort("expert_unsort"),
+        _permute("unpermute", rows),
+        _exchange("moe_combine", rows.sent, rows),
+        all_gather("expert_scatter", "etp", _expert_bytes(rows)),
+        _sort("expert_unsort", rows),
         *linear_backward(fc2),
-        _activation("expert_activation", s.expert_rows, s.expert_ffn // s.etp, backward=True),
+        _activation("expert_activation", rows.expert, s.expert_ffn // s.etp, backward=True),
         *linear_backward(fc1),
-        _sort("expert_sort"),
-        reduce_scatter("expert_gather", "etp", _EXPERT_BYTES),
-        all_to_all("moe_dispatch", "ep", _DISPATCH_BYTES),
-        _permute("permute"),
+        _sort("expert_sort", rows),
+        reduce_scatter("expert_gather", "etp", _expert_bytes(rows)),
+        _exchange("moe_dispatch", rows.received, rows),
+        _permute("permute", rows),
         _router_topk(),
         *linear_backward(_router()),
         _norm("mlp_norm", NORM_BACKWARD),
     ]
 
 
-def layer_forward(kind: str) -> list[Op]:
+def layer_forward(kind: str, rows: s.Rows = s.BALANCED) -> list[Op]:
     """Return the forward ops of a `dense` or `moe` layer."""
-    return attention_forward() + (moe_mlp_forward() if kind == "moe" else dense_mlp_forward())
+    return attention_forward() + (moe_mlp_forward(rows) if kind == "moe" else dense_mlp_forward())
 
 
-def layer_backward(kind: str) -> list[Op]:
+def layer_backward(kind: str, rows: s.Rows = s.BALANCED) -> list[Op]:
     """Return the backward ops of a layer, after the whole forward again under full recomputation."""
-    again = [op.recomputed().only(pl.col("recompute") == "full") for op in layer_forward(kind)]
-    return again + (moe_mlp_backward() if kind == "moe" else dense_mlp_backward()) + attention_backward()
+    again = [op.recomputed().only(pl.col("recompute") == "full") for op in layer_forward(kind, rows)]
+    return again + (moe_mlp_backward(rows) if kind == "moe" else dense_mlp_backward()) + attention_backward()

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 
 import polars as pl
 
+from moesweep.routing import given
 from moesweep.trace import ends, layers
 from moesweep.trace.optimizer import optimizer_ops
-from moesweep.trace.shapes import GROUP_SIZE
+from moesweep.trace.shapes import BALANCED, GROUP_SIZE, Rows
 from moesweep.trace.vocabulary import Op, wire_bytes
 
 
@@ -28,18 +29,21 @@ class Section:
         return self.scope if self.scope in ("dense", "moe") else None
 
 
-def sections() -> list[list[Section]]:
-    """Return the sections in program order; those of one inner list alternate layer by layer."""
+def sections(rows: Rows = BALANCED) -> list[list[Section]]:
+    """Return the sections in program order; those of one inner list alternate layer by layer.
+
+    `rows` are what a rank's experts have to do.
+    """
     message = ends.pipeline_messages()
     return [
         [Section("stage", "forward", message["recv_forward"])],
         [Section("first", "forward", ends.embedding_forward())],
-        [Section(kind, "forward", layers.layer_forward(kind)) for kind in ("dense", "moe")],
+        [Section(kind, "forward", layers.layer_forward(kind, rows)) for kind in ("dense", "moe")],
         [Section("last", "forward", ends.head_forward())],
         [Section("stage", "forward", message["send_forward"])],
         [Section("stage", "backward", message["recv_backward"])],
         [Section("last", "backward", ends.head_backward())],
-        [Section(kind, "backward", layers.layer_backward(kind)) for kind in ("dense", "moe")],
+        [Section(kind, "backward", layers.layer_backward(kind, rows)) for kind in ("dense", "moe")],
         [Section("first", "backward", ends.embedding_backward())],
         [Section("stage", "backward", message["send_backward"])],
         [Section("stage", "optimizer", optimizer_ops())],
@@ -125,7 +129,7 @@ def _row(op: Op, position: int) -> list[pl.Expr]:
     ]
 
 
-_SCOPES = {
+SCOPES = {
     "stage": (pl.lit(True), pl.lit(1)),
     "first": (pl.col("is_first"), pl.lit(1)),
     "last": (pl.col("is_last"), pl.lit(1)),
@@ -134,10 +138,13 @@ _SCOPES = {
 }
 
 
-def _evaluate(stage_frame: pl.DataFrame, place: int, section: Section) -> list[pl.LazyFrame]:
-    present, repeats = _SCOPES[section.scope]
+def evaluate(
+    stage_frame: pl.DataFrame, place: int, section: Section, also: tuple[str, ...] = ()
+) -> list[pl.LazyFrame]:
+    """Return one frame an op of a section that stands at `place`, with the columns `also` of the stages."""
+    present, repeats = SCOPES[section.scope]
     where = [
-        pl.col("workload"),
+        pl.col("workload", *also),
         pl.col("stage"),
         pl.lit(place, dtype=pl.Int64).alias("section"),
         pl.lit(section.phase).alias("phase"),
@@ -151,13 +158,18 @@ def _evaluate(stage_frame: pl.DataFrame, place: int, section: Section) -> list[p
 
 
 def folded(workloads: pl.DataFrame) -> pl.DataFrame:
-    """Return every distinct op of every stage; `repeats` layers of the stage run it."""
+    """Return every distinct op of every stage; `repeats` layers of the stage run it.
+
+    Raises ValueError for a given routing, whose layers are not alike (moesweep.trace.uneven).
+    """
+    if workloads.select(given.any()).item():
+        raise ValueError("programs of a given routing are made by moesweep.trace.uneven")
     stage_frame = stages(workloads)
     frames = [
         frame
         for place, alternatives in enumerate(sections())
         for section in alternatives
-        for frame in _evaluate(stage_frame, place, section)
+        for frame in evaluate(stage_frame, place, section)
     ]
     return pl.concat(pl.collect_all(frames))
 
@@ -185,13 +197,18 @@ PROGRAM_COLUMNS = [
 def programs(workloads: pl.DataFrame) -> pl.DataFrame:
     """Return the program of every stage in execution order; backward runs the layers from last to first."""
     layout = layer_layout(workloads).select("workload", "stage", "layer_kind", "layer")
-    ordinal = pl.when(pl.col("phase") == "backward").then(-pl.col("layer")).otherwise(pl.col("layer"))
-    order = {id_: place for place, id_ in enumerate(workloads["workload"])}
-    return (
+    rows = (
         folded(workloads)
         .join(layout, on=["workload", "stage", "layer_kind"], how="left")
         .with_columns(pl.col("layer").fill_null(-1))
-        .sort(pl.col("workload").replace_strict(order), "stage", "section", ordinal, "position")
-        .with_columns(op_index=pl.int_range(pl.len(), dtype=pl.Int64).over("workload", "stage"))
-        .select(PROGRAM_COLUMNS)
     )
+    return in_order(rows, workloads, ("stage",)).select(PROGRAM_COLUMNS)
+
+
+def in_order(rows: pl.DataFrame, workloads: pl.DataFrame, program: tuple[str, ...]) -> pl.DataFrame:
+    """Return op rows with their layers in execution order, and `op_index`; `program` tells programs apart."""
+    ordinal = pl.when(pl.col("phase") == "backward").then(-pl.col("layer")).otherwise(pl.col("layer"))
+    order = {id_: place for place, id_ in enumerate(workloads["workload"])}
+    return rows.sort(
+        pl.col("workload").replace_strict(order), *program, "section", ordinal, "position"
+    ).with_columns(op_index=pl.int_range(pl.len(), dtype=pl.Int64).over("workload", *program))

@@ -4,6 +4,8 @@ Symbols in comments: b micro-batch, s sequence, h hidden, a heads, V padded voca
 E experts, k top-k. A bf16 or fp16 element is 2 bytes.
 """
 
+from dataclasses import dataclass
+
 import polars as pl
 
 from moesweep.parallelism import GROUP_KINDS
@@ -62,6 +64,27 @@ local_experts = (experts // ep).alias("local_experts")  # E/e
 sorts_experts = local_experts > 1
 copies = (topk * local_tokens).alias("token_copies")  # k·b·s/t token copies that this rank routes
 expert_rows = (copies * etp).alias("expert_rows")  # R: rows in this rank's experts, balanced, all together
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Token copies of one rank in one MoE layer.
+
+    sent      those it routes and sends to the members of its EP group, itself among them
+    received  those that they send to it
+    expert    rows in its experts, with those of the other etp ranks
+    own       those it sends to itself, where that is not just 1/e of them
+    """
+
+    sent: pl.Expr
+    received: pl.Expr
+    expert: pl.Expr
+    own: pl.Expr | None = None
+
+
+BALANCED = Rows(copies, copies, expert_rows)
+GIVEN = Rows(pl.col("sent"), pl.col("received"), pl.col("received") * etp, pl.col("own"))
+"""Rows over the columns that moesweep.trace.loads gives a layer and an ep rank."""
 
 expert_in_dense_buffer = (ep == 1) & (etp == tp)
 

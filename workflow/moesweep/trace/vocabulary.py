@@ -17,8 +17,8 @@ class Op:
     """An op and its quantities over the columns of a workload (or of one of its stages).
 
     `m n k groups` give the shape, `flops` the executed floating-point operations, `hbm_bytes` the
-    bytes read and written in device memory, `comm_bytes` the logical message, `count` how often
-    the op runs in one iteration; all for one rank.
+    bytes read and written in device memory, `comm_bytes` the logical message, `own_bytes` the part of
+    an uneven all_to_all that stays, `count` how often the op runs in one iteration; all for one rank.
     """
 
     name: str
@@ -33,6 +33,7 @@ class Op:
     collective: str | None = None
     group_kind: str | None = None
     comm_bytes: pl.Expr = ZERO
+    own_bytes: pl.Expr | None = None
     count: pl.Expr = pl.col("num_microbatches")
 
     def only(self, when: pl.Expr) -> "Op":
@@ -121,8 +122,11 @@ _PER_RANK_SHARE = {"all_gather": 1, "reduce_scatter": 1, "all_to_all": 1, "all_r
 def wire_bytes(op: Op) -> pl.Expr:
     """Return the bytes that the rank puts on links: f·(n-1)/n of `comm_bytes`, f = 2 for all_reduce.
 
-    The message itself for a send, 0 for a recv (nccl-tests, doc/PERFORMANCE.md).
+    The message itself for a send, 0 for a recv (nccl-tests, doc/PERFORMANCE.md). Of an uneven
+    all_to_all, all but what stays.
     """
+    if op.own_bytes is not None:
+        return op.comm_bytes - op.own_bytes
     if op.collective in _PER_RANK_SHARE and op.group_kind is not None:
         size = GROUP_SIZE[op.group_kind]
         return _PER_RANK_SHARE[op.collective] * (size - 1) * op.comm_bytes // size

@@ -5,15 +5,30 @@ from pathlib import Path
 import polars as pl
 
 from moesweep.layout import Results
-from moesweep.tablefile import read_table, write_table
+from moesweep.tablefile import declaration, read_table, readable, write_table
 from moesweep.traffic.links import links
-from moesweep.traffic.matrices import Level, aggregated, rank_matrix
+from moesweep.traffic.matrices import Level, aggregated, rank_matrix, uneven_rank_matrix
 
 
 def read_matrix(results: Results, workload: str) -> pl.DataFrame:
     """Return the rank matrix of a traced workload; raise BadInput if a trace table cannot be read."""
-    tables = (read_table(results.trace(name, workload), name) for name in ("programs", "groups", "ranks"))
-    return rank_matrix(*tables)
+    program, groups, ranks = (
+        read_table(results.trace(name, workload), name) for name in ("programs", "groups", "ranks")
+    )
+    path = results.trace("routing", workload)
+    if not path.exists() or declaration(path) != "given_routing":
+        return rank_matrix(program, groups, ranks)
+    each = _rank_programs(results.trace("ops", workload), ranks)
+    return uneven_rank_matrix(each, groups, ranks, read_table(path, "given_routing"))
+
+
+def _rank_programs(ops: Path, ranks: pl.DataFrame) -> pl.DataFrame:
+    """Return the program of every stage and ep rank, as its first rank runs it."""
+    first = ranks.group_by("stage", "ep_rank", maintain_order=True).agg(pl.col("rank").first())
+    with readable(ops):
+        rows = pl.scan_parquet(ops, hive_partitioning=False, glob=False)
+        each = rows.filter(pl.col("rank").is_in(first["rank"].implode())).collect()
+    return each.join(first.select("rank", "ep_rank"), on="rank", maintain_order="left")
 
 
 def write_matrix(results: Results, workload: str, level: Level, gpus_per_node: int, out: Path) -> None:

@@ -4,7 +4,8 @@ from typing import Literal, get_args
 
 import polars as pl
 
-from moesweep.traffic.shares import shares
+from moesweep.routing import sent_between
+from moesweep.traffic.shares import shares, uneven_shares
 
 Level = Literal["rank", "node", "rail"]
 LEVELS: tuple[Level, ...] = get_args(Level)
@@ -19,13 +20,27 @@ def rank_matrix(program: pl.DataFrame, groups: pl.DataFrame, ranks: pl.DataFrame
     From the tables `programs`, `groups` and `ranks` of one workload; ordered by src, dst, kind and phase.
     The rows of a src sum to the wire bytes of that rank's trace, exactly.
     """
+    return _between(shares(program), groups, ranks)
+
+
+def uneven_rank_matrix(
+    program: pl.DataFrame, groups: pl.DataFrame, ranks: pl.DataFrame, routing: pl.DataFrame
+) -> pl.DataFrame:
+    """Return the same where routing is given; `program` has a column `ep_rank` and one program for each."""
+    ep, etp = (1 + int(ranks[f"{kind}_rank"].max()) for kind in ("ep", "etp"))  # type: ignore[arg-type]
+    return _between(uneven_shares(program, sent_between(routing, ep, etp)), groups, ranks)
+
+
+def _between(sent: pl.DataFrame, groups: pl.DataFrame, ranks: pl.DataFrame) -> pl.DataFrame:
+    """Return the matrix of ranks that send `sent`: by stage, or by stage and ep rank."""
+    who = [name for name in ("stage", "ep_rank") if name in sent.columns]
     # A group's members stand one after the other in `groups`, so a peer is found by its distance.
     row = pl.int_range(pl.len(), dtype=pl.Int64)
     members = groups.with_columns(first=row - pl.col("position"))
     peer = pl.col("first") + (pl.col("position") + pl.col("offset")) % pl.col("group_size")
     sends = (
-        members.join(ranks.select("rank", "stage"), on="rank")
-        .join(shares(program), on=["stage", "group_kind"])
+        members.join(ranks.select("rank", *who), on="rank")
+        .join(sent, on=[*who, "group_kind"])
         .select("rank", "group_kind", "phase", "bytes", peer=peer)
     )
     return (

@@ -36,6 +36,42 @@ def shares(program: pl.DataFrame) -> pl.DataFrame:
     )
 
 
+def uneven_shares(program: pl.DataFrame, routed: pl.DataFrame) -> pl.DataFrame:
+    """Return the columns of `shares` and ep_rank, for ranks whose routing is given.
+
+    `program` has one program for every stage and ep rank; `routed` are the copies between members of an
+    EP group (`sent_between`). An all_to_all sends each member its copies: the dispatched ones to their
+    expert, forward, and the combined ones back; the other way round backward.
+    """
+    exchanged = pl.col("collective") == "all_to_all"
+    rings = [
+        shares(each.filter(~exchanged.fill_null(False))).with_columns(ep_rank=pl.lit(ep_rank, dtype=pl.Int64))
+        for (ep_rank,), each in program.partition_by("ep_rank", as_dict=True).items()
+    ]
+    return pl.concat([*rings, _exchanges(program.filter(exchanged), routed).select(rings[0].columns)])
+
+
+def _exchanges(exchanges: pl.DataFrame, routed: pl.DataFrame) -> pl.DataFrame:
+    """Return each exchange's wire bytes by destination: they are in proportion to the copies, exactly."""
+    sends = ["layer", "ep_rank", "out"]
+    there = routed.select("layer", "copies", out=pl.lit(True), ep_rank="source", peer="ep_rank")
+    back = routed.select("layer", "copies", "ep_rank", out=pl.lit(False), peer="source")
+    peers = (
+        pl.concat([there, back.select(there.columns)])
+        .filter((pl.col("peer") != pl.col("ep_rank")) & (pl.col("copies") > 0))
+        .with_columns(part=pl.col("copies").cast(pl.Int128), whole=pl.col("copies").sum().over(sends))
+    )
+    forward = (pl.col("phase") == "forward") | pl.col("op").str.starts_with("recompute_")
+    once = pl.col("wire_bytes") * pl.col("part") // pl.col("whole")
+    return (
+        exchanges.with_columns(out=pl.col("op").str.ends_with("moe_dispatch") == forward)
+        .join(peers, on=sends)
+        .with_columns(offset=(pl.col("peer") - pl.col("ep_rank")) % pl.col("group_size"))
+        .group_by(*_KEY, "ep_rank", "offset", maintain_order=True)
+        .agg(bytes=(once * pl.col("num_microbatches")).sum().cast(pl.Int64))
+    )
+
+
 def _sent(program: pl.DataFrame) -> pl.DataFrame:
     """Return the wire bytes of a stage's rank in one iteration by group kind, phase and collective."""
     once = pl.col("wire_bytes").cast(pl.Int128) * pl.col("num_microbatches")
