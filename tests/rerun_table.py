@@ -17,6 +17,7 @@ from project import Project, make_project
 CLUSTER = "config/clusters/dgx-a100-80gb-8xhdr200.yaml"
 SWEEP = "config/sweeps/small.yaml"
 MODEL = "config/models/tiny.yaml"
+ALL_OUTPUTS = "[traffic, figures, report, manifest]"
 LIBRARY = "workflow/moesweep"
 
 HEADER = """\
@@ -155,9 +156,10 @@ EDITS = [
 ]
 
 
-def finished_project(root: Path) -> Project:
-    """Return a project whose sweep has run."""
+def finished_project(root: Path, outputs: str = "[]") -> Project:
+    """Return a project whose sweep has run; `outputs` is what to make besides traces, costs and tables."""
     project = make_project(root)
+    project.edit("config/config.yaml", "outputs: []", f"outputs: {outputs}")
     project.sweep()
     return project
 
@@ -191,7 +193,7 @@ def measure(edit: Edit, project: Project) -> str:
 def main() -> None:
     """Print docs/reruns.md."""
     with tempfile.TemporaryDirectory() as folder:
-        finished = finished_project(Path(folder) / "finished")
+        finished = finished_project(Path(folder) / "finished", ALL_OUTPUTS)
         stages = finished.stages()
         print(HEADER + f"| edit | {' | '.join(stages)} |\n|---|{'---|' * len(stages)}")
         for number, edit in enumerate(EDITS):

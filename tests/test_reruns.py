@@ -5,7 +5,19 @@ from pathlib import Path
 import pytest
 
 from project import CHECKOUT, Project
-from rerun_table import CLUSTER, EDITS, HEADER, MODEL, REMOVED, SWEEP, Edit, copied, finished_project, measure
+from rerun_table import (
+    ALL_OUTPUTS,
+    CLUSTER,
+    EDITS,
+    HEADER,
+    MODEL,
+    REMOVED,
+    SWEEP,
+    Edit,
+    copied,
+    finished_project,
+    measure,
+)
 
 pytestmark = pytest.mark.slow
 
@@ -15,7 +27,7 @@ LINES = (CHECKOUT / "docs/reruns.md").read_text(encoding="utf-8").removeprefix(H
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Project:
     """A project whose sweep has run."""
-    return finished_project(tmp_path_factory.mktemp("finished"))
+    return finished_project(tmp_path_factory.mktemp("finished"), ALL_OUTPUTS)
 
 
 @pytest.fixture

@@ -44,7 +44,7 @@ def stale(config: str) -> Iterator[Path]:
     from moesweep.plan import load_plan
 
     plan = load_plan(config)
-    wanted = {Path(file) for file in (*plan.recorded, *plan.outputs("manifest"))}
+    wanted = {Path(file) for file in plan.wanted}
     root = Path(RESULTS)
     own = [*root.glob("*/*/workload=*/*.parquet"), *root.glob("tables/*.*"), *half_written()]
     yield from sorted({path for path in own if path not in wanted and not path.is_symlink()})
