@@ -32,8 +32,8 @@ jobs that Snakemake started are counted. `tests/test_reruns.py` repeats every li
   of the libraries they compute with. All but the versions are compared by content, so a touch reruns nothing.
 - A trace job depends on its own workloads, resolved to numbers, and not on the files that these came from.
   With more workloads a job (`workloads_per_trace_job`), the other workloads of the job are traced again too.
-- Edits of what the workflow reads but no result is made from rerun nothing: comments in a sweep or a
-  model, schemas of the configuration, the command line.
+- Edits of what the workflow reads but no number is made from rerun nothing, but for the manifest, which
+  quotes the configuration: comments in a sweep or a model, schemas, the command line.
 - When the catalogue is written, the files of workloads that it no longer lists are removed, so no table holds
   rows of a workload that is not in the sweep. `moesweep clean --stale` does the same, and more, by hand.
 
