@@ -17,7 +17,7 @@ from project import Project, make_project
 CLUSTER = "config/clusters/dgx-a100-80gb-8xhdr200.yaml"
 SWEEP = "config/sweeps/small.yaml"
 MODEL = "config/models/tiny.yaml"
-ALL_OUTPUTS = "[traffic, figures, report, manifest]"
+ALL_OUTPUTS = "[figures, report, manifest]"
 LIBRARY = "workflow/moesweep"
 
 HEADER = """\
