@@ -16,7 +16,7 @@ from kills import KILLS, kill, killed
 from project import SWEEP, Project, make_project
 from rerun_table import copied, finished_project
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.long]
 
 SLOW_TRACE = '[ "$1" = trace ] && mkdir "$PWD/tracing" 2>/dev/null && sleep 20'
 """The first trace job takes its time."""

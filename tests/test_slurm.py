@@ -36,7 +36,7 @@ def pytest_skip() -> None:
         pytest.skip(reason)
 
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.long]
 
 
 @pytest.fixture(scope="module")
