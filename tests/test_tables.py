@@ -10,6 +10,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from moesweep.sweep import enumerate_sweep, load_sweep
 from moesweep.tablefile import TABLES as DECLARED
 from moesweep.tablefile import dictionary, dtypes, read_table, write_table
 from moesweep.tables.catalogue import REFUSED, distribution_examples, ep_breakdown
+from moesweep.tables.exposed import COMM_KINDS, exposed_communication
 from moesweep.tables.files import write_tables
 from moesweep.tables.inputs import Inputs, per_iteration
 from moesweep.tables.markdown import MOST_ROWS, markdown
@@ -254,6 +256,28 @@ def test_twins_are_joined_with_their_costs(small: Results) -> None:
         pl.sum_horizontal(f"dense_{kind}_wire_bytes" for kind in ("tp", "dp", "pp", "other"))
     )
     assert dense.to_series().to_list() == pytest.approx(pairs["dense_wire_bytes"].to_list())
+
+
+def test_what_is_hidden_comes_off_tp(study: Inputs) -> None:
+    """Kinds of 10 (tp), 4 (ep) and 2 (pp) seconds, 13 of them exposed: 3 of tp's are hidden, 7 are left."""
+    seconds = dict.fromkeys((f"{kind}_comm_seconds" for kind in COMM_KINDS), 0.0)
+    seconds |= {"tp_comm_seconds": 10.0, "ep_comm_seconds": 4.0, "pp_comm_seconds": 2.0}
+    seconds |= {"exposed_comm_seconds": 13.0, "iteration_seconds": 26.0}
+    rates = {"model_flops_per_second_per_gpu": 1.0, "tokens_per_second_per_gpu": 1.0}
+    costs = pl.DataFrame([{"workload": study.workloads["workload"][0]} | seconds | rates])
+    found = exposed_communication(replace(study, costs=costs)).row(0, named=True)
+    parts = {
+        kind: found[f"{kind}_exposed_seconds"] for kind in COMM_KINDS if found[f"{kind}_exposed_seconds"]
+    }
+    assert parts == {"tp": 7, "ep": 4, "pp": 2}
+    assert (found["hidden_seconds"], found["exposed_share"], found["largest_kind"]) == (3, 0.5, "tp")
+
+
+def test_exposed_kinds_add_up(small: Results) -> None:
+    exposed = table(small, "exposed_communication")
+    parts = exposed.select(pl.sum_horizontal(f"{kind}_exposed_seconds" for kind in COMM_KINDS)).to_series()
+    assert parts.to_list() == pytest.approx(exposed["exposed_comm_seconds"].to_list())
+    assert (exposed["hidden_seconds"] > 0).all()
 
 
 def test_memory_adds_up(small: Results) -> None:

@@ -43,18 +43,14 @@ class Evidence:
 
     @cached_property
     def workloads(self) -> pl.DataFrame:
-        """The catalogue with its costs, and the exposed seconds of communication by kind.
-
-        What compute hides is tensor-parallel (docs/costs.md): exposed_tp = tp - (sum of kinds - exposed).
-        """
+        """The catalogue with its costs, and the exposed seconds of communication by kind."""
         catalogue = read_table(self.results.workloads, "workloads")
         costs = read_table(self.results.costs, "costs")
-        comm = pl.sum_horizontal(f"{kind}_comm_seconds" for kind in COMM_KINDS)
-        hidden = comm - pl.col("exposed_comm_seconds")
-        exposed = {f"{kind}_exposed_seconds": pl.col(f"{kind}_comm_seconds") for kind in COMM_KINDS}
-        exposed["tp_exposed_seconds"] = (pl.col("tp_comm_seconds") - hidden).clip(0)
+        exposed = self.table("exposed_communication").select(
+            "workload", *(f"{kind}_exposed_seconds" for kind in COMM_KINDS)
+        )
         joined = catalogue.join(costs, on="workload", how="inner", maintain_order="left")
-        return joined.with_columns(**exposed)
+        return joined.join(exposed, on="workload", maintain_order="left")
 
     @cached_property
     def cluster(self) -> Cluster:

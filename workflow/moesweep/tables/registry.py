@@ -15,6 +15,7 @@ from moesweep.tables.claims import seed_claims
 from moesweep.tables.communication import communication, communication_by_group
 from moesweep.tables.comparison import ep_scaling, moe_against_dense
 from moesweep.tables.expense import cost_summary, memory
+from moesweep.tables.exposed import exposed_communication
 from moesweep.tables.inputs import Inputs
 from moesweep.tables.links import link_traffic
 
@@ -26,6 +27,7 @@ TABLES: dict[str, Callable[[Inputs], pl.DataFrame]] = {
     "memory": memory,
     "communication": communication,
     "communication_by_group": communication_by_group,
+    "exposed_communication": exposed_communication,
     "link_traffic": link_traffic,
     "moe_against_dense": moe_against_dense,
     "ep_scaling": ep_scaling,

@@ -1,0 +1,39 @@
+"""Communication that nothing hides, by kind of communicator."""
+
+from functools import reduce
+from operator import add
+
+import polars as pl
+
+from moesweep.tables.expense import costed
+from moesweep.tables.inputs import LAYOUT, Inputs
+
+COMM_KINDS = ("tp", "etp", "ep", "dp", "edp", "pp", "other")
+
+
+def exposed_communication(inputs: Inputs) -> pl.DataFrame:
+    """Return the seconds of communication on the slowest stage's rank that compute does not hide, by kind.
+
+    The costs hide nothing but backward tp collectives (docs/costs.md, "A layer"), so what is hidden, the
+    sum of kinds - exposed, comes off tp alone. `largest_kind` is null where nothing is exposed.
+    """
+    # Not sum_horizontal: the order in which it adds, and so the last digit, depends on the number of threads.
+    comm = reduce(add, (pl.col(f"{kind}_comm_seconds") for kind in COMM_KINDS))
+    hidden = comm - pl.col("exposed_comm_seconds")
+    exposed = {f"{kind}_exposed_seconds": pl.col(f"{kind}_comm_seconds") for kind in COMM_KINDS}
+    # What is left of the two sums where all of tp is hidden may be a rounding error below 0.
+    exposed["tp_exposed_seconds"] = (pl.col("tp_comm_seconds") - hidden).clip(0)
+    parts = costed(inputs).with_columns(**exposed, hidden_seconds=hidden.clip(0))
+    names = pl.lit(pl.Series(COMM_KINDS).implode())
+    largest = names.list.get(pl.concat_list(list(exposed)).list.arg_max())
+    return parts.select(
+        "workload",
+        "kind",
+        *LAYOUT,
+        "iteration_seconds",
+        "exposed_comm_seconds",
+        (pl.col("exposed_comm_seconds") / pl.col("iteration_seconds")).alias("exposed_share"),
+        *exposed,
+        "hidden_seconds",
+        pl.when(pl.col("exposed_comm_seconds") > 0).then(largest).alias("largest_kind"),
+    )
