@@ -90,7 +90,7 @@ def test_the_configuration_names_the_study(root: Path) -> None:
     config = load_config(root)
     assert config["sweep"] == "config/sweeps/moe-a100-123.yaml"
     assert config["cluster"] == CLUSTER
-    assert config["workloads_per_trace_job"] == 8
+    assert config["workloads_per_trace_job"] == 4
 
 
 @pytest.mark.parametrize("path", sorted((Path(__file__).parents[1] / "schemas").glob("*.schema.json")))

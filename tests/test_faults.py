@@ -207,6 +207,15 @@ def test_damaged_files_are_found_before_use_and_made_again(finished: Project, tm
         assert f"{file.relative_to(project.root)}: checksum: is not what was written; removed" in said
 
 
+@pytest.mark.parametrize("part", ["costs/ops/*/ops.parquet", "traffic/node/*/traffic.parquet"])
+def test_a_file_that_no_rule_declares_is_missed(finished: Project, tmp_path: Path, part: str) -> None:
+    project = copied(finished, tmp_path)
+    file = next((project.root / "results").glob(part))
+    file.unlink()
+    assert f"{file.relative_to(project.root)}: is gone; removed" in completes(project, finished)
+    assert "is gone" not in completes(project, finished)
+
+
 def test_one_failure_in_twenty_with_keep_going(tmp_path: Path) -> None:
     project = make_project(tmp_path)
     rows = "".join(

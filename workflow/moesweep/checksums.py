@@ -6,7 +6,7 @@ beside Snakemake's own records of the results, not among the results: an archive
 
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from moesweep.paths import inside
@@ -49,10 +49,25 @@ def damaged() -> Iterator[Path]:
 
     Raises BadInput if a symbolic link would have a file outside of the project looked at.
     """
-    for note in sorted((RECORDS / RESULTS).rglob("*")):
-        path = note.relative_to(RECORDS)
+    for path in _recorded():
         if path.is_file() and is_damaged(inside(Path(), path)):
             yield path
+
+
+def lost(pattern: str) -> Iterator[Path]:
+    """Yield the results of a pattern that were written and are no longer there."""
+    for path in _recorded():
+        if path.match(pattern) and not path.exists():
+            yield path
+
+
+def digest(files: Iterable[Path]) -> str:
+    """Return the sha256 of the files' own, in the order given: it changes when any of them does."""
+    return hashlib.sha256("".join(map(_sha256, files)).encode("ascii")).hexdigest()
+
+
+def _recorded() -> list[Path]:
+    return [note.relative_to(RECORDS) for note in sorted((RECORDS / RESULTS).rglob("*")) if note.is_file()]
 
 
 def _sha256(path: Path) -> str:

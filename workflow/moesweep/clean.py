@@ -6,7 +6,8 @@ import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from moesweep.checksums import RECORDS, RESULTS, damaged
+from moesweep.checksums import RECORDS, RESULTS, damaged, lost
+from moesweep.layout import Results
 
 
 def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -28,7 +29,10 @@ def clean(arguments: argparse.Namespace) -> int:
     """List the files on stdout and remove them; no other file of results/ is touched."""
     if not (arguments.stale or arguments.damaged):
         arguments.parser.error("say what to clean: --stale, --damaged or both")
-    found = [*(stale(arguments.config) if arguments.stale else []), *(damaged() if arguments.damaged else [])]
+    found = [
+        *(stale(arguments.config) if arguments.stale else []),
+        *(unusable() if arguments.damaged else {}),
+    ]
     for path in sorted(set(found)):
         print(path)
         if not arguments.dry_run:
@@ -44,10 +48,27 @@ def stale(config: str) -> Iterator[Path]:
     from moesweep.plan import load_plan
 
     plan = load_plan(config)
-    wanted = {Path(file) for file in plan.wanted}
+    wanted = {Path(file) for file in [*plan.recorded, *plan.wanted]}
     root = Path(RESULTS)
     own = [*root.glob("*/*/workload=*/*.parquet"), *root.glob("tables/*.*"), *half_written()]
     yield from sorted({path for path in own if path not in wanted and not path.is_symlink()})
+
+
+def unusable() -> dict[Path, str]:
+    """Return the results that are to be made again, and why.
+
+    Parts are files that a job writes besides those that its rule declares. Snakemake knows nothing of
+    them, so the table that is made with them goes with a part that is damaged or lost.
+    """
+    found = dict.fromkeys(damaged(), "checksum: is not what was written")
+    for table, pattern in Results(Path(RESULTS)).in_parts.items():
+        broken = [path for path in found if path.match(pattern)]
+        gone = dict.fromkeys(lost(pattern), "is gone")
+        if broken or gone:
+            found |= gone
+            if table.exists():
+                found.setdefault(table, f"is made with {next(iter([*broken, *gone]))}")
+    return found
 
 
 def half_written() -> Iterator[Path]:
@@ -60,7 +81,7 @@ def remove(path: Path) -> None:
     path.unlink(missing_ok=True)
     (RECORDS / path).unlink(missing_ok=True)
     folder = path.parent
-    if folder.name.startswith("workload=") and not any(folder.iterdir()):
+    if folder.name.startswith("workload=") and folder.is_dir() and not any(folder.iterdir()):
         folder.rmdir()
 
 

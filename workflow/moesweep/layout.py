@@ -60,6 +60,12 @@ class Results:
         return self.root / "traffic" / level / f"workload={workload}" / "traffic.parquet"
 
     @property
+    def in_parts(self) -> dict[Path, str]:
+        """The tables whose stage also writes a file a workload, and the pattern of those: its parts."""
+        parts = {self.costs: "costs/ops/*/*.parquet", self.links: "traffic/node/*/*.parquet"}
+        return {table: str(self.root / pattern) for table, pattern in parts.items()}
+
+    @property
     def links(self) -> Path:
         """The bytes of every workload by link, group kind and phase."""
         return self.root / "traffic" / "links.parquet"

@@ -169,8 +169,17 @@ class Plan:
         ]
 
     def outputs(self, stage: str) -> list[str]:
-        """The files that a stage writes."""
+        """The files of a stage that its rule declares.
+
+        Costs and traffic also write a file a workload: `parts`. Snakemake (9.27) hashes all inputs of a job
+        once for each of its outputs, so to declare them too would take time that grows with the square of
+        the sweep. The tables that are declared are written last and name the digest of the parts.
+        """
         return self._outputs[stage]
+
+    def parts(self, stage: str) -> list[str]:
+        """The files, one a workload, that a stage writes besides its declared outputs."""
+        return [str(file) for file in self._parts.get(stage, ())]
 
     @cached_property
     def _outputs(self) -> dict[str, list[str]]:
@@ -180,8 +189,8 @@ class Plan:
             "validate": [results.validation],
             "figures": [results.figure(name, suffix) for name in self.figures for suffix in drawn],
             "report": [results.report],
-            "traffic": [results.links, *(results.traffic("node", id_) for id_ in self.ids)],
-            "cost": [results.costs, results.sensitivity, *(results.cost_ops(id_) for id_ in self.ids)],
+            "traffic": [results.links],
+            "cost": [results.costs, results.sensitivity],
             "tables": [
                 results.summary,
                 results.dictionary,
@@ -192,6 +201,13 @@ class Plan:
         names = {stage: [str(file) for file in found] for stage, found in files.items()}
         return names | {"trace": self.trace_outputs(self.ids)}
 
+    @cached_property
+    def _parts(self) -> dict[str, list[Path]]:
+        return {
+            "cost": [self.results.cost_ops(id_) for id_ in self.ids],
+            "traffic": [self.results.traffic("node", id_) for id_ in self.ids],
+        }
+
     @property
     def stages(self) -> list[str]:
         """The stages that this configuration runs: those it names under `outputs`, and all that they need."""
@@ -200,18 +216,22 @@ class Plan:
 
     @property
     def wanted(self) -> list[str]:
-        """Every file that this configuration makes."""
+        """Every file that a rule of this configuration declares."""
         return [file for stage in self.stages for file in self.outputs(stage)]
+
+    @property
+    def declared(self) -> list[str]:
+        """The same but for the manifest, which is made from them."""
+        return [file for stage in self.stages if stage != "manifest" for file in self.outputs(stage)]
 
     @property
     def recorded(self) -> list[str]:
         """Every file that the manifest records: all but itself."""
-        return [file for stage in self.stages if stage != "manifest" for file in self.outputs(stage)]
+        return [*self.declared, *(file for stage in self.stages for file in self.parts(stage))]
 
-    @property
-    def traced(self) -> list[str]:
-        """One file for each trace: a trace's six are written by one job, and every file named costs time."""
-        return [str(self.results.trace("programs", id_)) for id_ in self.ids]
+    def traced(self, *tables: str) -> list[str]:
+        """These tables of every trace."""
+        return [str(self.results.trace(table, id_)) for id_ in self.ids for table in tables]
 
     def trace_outputs(self, ids: list[str]) -> list[str]:
         """The trace files of some workloads."""

@@ -21,7 +21,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
-from moesweep.checksums import RESULTS, damaged
+from moesweep.checksums import RESULTS
 from moesweep.failures import ALONE, WITHOUT
 
 STATE = Path(".snakemake")
@@ -120,7 +120,7 @@ def recover(killed: bool) -> None:
     killed   the run before was killed: what it left is removed
     Raises Refused if Snakemake's lock is held by a run that is alive, or that `moesweep run` did not start.
     """
-    from moesweep.clean import half_written, remove
+    from moesweep.clean import half_written, remove, unusable
 
     if _locked():
         if others := _snakemakes_here():
@@ -136,9 +136,9 @@ def recover(killed: bool) -> None:
     if killed:
         for path in list(half_written()):
             path.unlink(missing_ok=True)
-    for path in list(damaged()):
+    for path, reason in unusable().items():
         remove(path)
-        print(f"{path}: checksum: is not what was written; removed, to be made again", file=sys.stderr)
+        print(f"{path}: {reason}; removed, to be made again", file=sys.stderr)
 
 
 def _snakemakes_here() -> list[int]:

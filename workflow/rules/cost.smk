@@ -3,7 +3,7 @@ rule cost:
     input:
         PLAN.inputs("cost"),
         PLAN.outputs("enumerate"),
-        PLAN.traced,
+        PLAN.traced("programs", "routing"),
     output:
         PLAN.outputs("cost"),
     params:

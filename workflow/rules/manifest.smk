@@ -2,7 +2,7 @@
 rule manifest:
     input:
         PLAN.inputs("manifest"),
-        PLAN.recorded,
+        PLAN.declared,
     output:
         PLAN.outputs("manifest"),
     params:

@@ -3,7 +3,7 @@ rule traffic:
     input:
         PLAN.inputs("traffic"),
         PLAN.outputs("enumerate"),
-        PLAN.traced,
+        PLAN.traced("programs", "groups", "ranks", "routing"),
     output:
         PLAN.outputs("traffic"),
     params:

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 import polars as pl
 
 from moesweep.catalog import Cluster
+from moesweep.checksums import digest
 from moesweep.cost.fold import fold, unfold
 from moesweep.cost.given import fullest_ranks
 from moesweep.cost.model import cost, with_constants
@@ -17,7 +18,8 @@ from moesweep.tablefile import read_table, write_table
 def write_costs(results: Results, cluster: Cluster, facts: Mapping[str, str]) -> None:
     """Cost every workload of the catalogue on one cluster.
 
-    Every file's metadata name the cluster; those of results/costs.parquet also hold `facts`.
+    Every file's metadata name the cluster; those of results/costs.parquet also hold `facts` and the digest
+    of the costed programs, so that it changes when any of them does. It is written last.
     """
     named = {"cluster": cluster.name}
     workloads = with_constants(read_table(results.workloads, "workloads"), cluster.values)
@@ -28,12 +30,14 @@ def write_costs(results: Results, cluster: Cluster, facts: Mapping[str, str]) ->
     folded = fold(programs)
     costs = cost(folded, workloads, _fullest(results, workloads, programs))
     unfolded = unfold(programs, costs.ops).partition_by("workload", as_dict=True, maintain_order=True)
-    for (id_,), frame in unfolded.items():
-        write_table(frame, results.cost_ops(str(id_)), "cost_ops", named)
+    parts = {results.cost_ops(str(id_)): frame for (id_,), frame in unfolded.items()}
+    for file, frame in parts.items():
+        write_table(frame, file, "cost_ops", named)
     ends = with_constants(workloads.select("workload"), farther_ends(cluster.constants))
     moved = sensitivity(folded, workloads, ends)
     write_table(changes(costs.workloads, moved), results.sensitivity, "sensitivity", named)
-    write_table(banded(costs.workloads, moved), results.costs, "costs", named | dict(facts))
+    made_from = named | dict(facts) | {"ops_sha256": digest(parts)}
+    write_table(banded(costs.workloads, moved), results.costs, "costs", made_from)
 
 
 def _fullest(results: Results, workloads: pl.DataFrame, programs: pl.DataFrame) -> pl.DataFrame | None:

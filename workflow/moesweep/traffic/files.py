@@ -4,6 +4,7 @@ from pathlib import Path
 
 import polars as pl
 
+from moesweep.checksums import digest
 from moesweep.layout import Results
 from moesweep.tablefile import declaration, read_table, readable, write_table
 from moesweep.traffic.links import links
@@ -37,10 +38,14 @@ def write_matrix(results: Results, workload: str, level: Level, gpus_per_node: i
 
 
 def write_traffic(results: Results, gpus_per_node: int) -> None:
-    """Write every workload's node matrix and traffic/links.parquet; raise BadInput on an unusable trace."""
+    """Write every workload's node matrix, then traffic/links.parquet; raise BadInput on an unusable trace.
+
+    The metadata of links.parquet hold the digest of the matrices, so it changes when any of them does.
+    """
     workloads = read_table(results.workloads, "workloads").select("workload", "world_size")
     frames = [_node_traffic(results, id_, size, gpus_per_node) for id_, size in workloads.iter_rows()]
-    write_table(pl.concat(frames), results.links, "links")
+    matrices = digest(results.traffic("node", id_) for id_ in workloads["workload"])
+    write_table(pl.concat(frames), results.links, "links", {"matrices_sha256": matrices})
 
 
 def _node_traffic(results: Results, workload: str, world_size: int, gpus_per_node: int) -> pl.DataFrame:
