@@ -160,9 +160,10 @@ def test_every_stage_takes_a_sweep_that_skews(
     assert costs.height == 5
     assert costs["iteration_seconds"].is_finite().all()
     capsys.readouterr()
+    assert main(["trace", "--unroll", "--workload", id_, "--out", "linear"]) == 0
+    assert read_table(Path(f"linear/{id_}.parquet"), "unrolled")["rank"].n_unique() == 16
     for command in (
         ["export", "--format", "chakra", "--out", "out", "--workload", id_],
-        ["trace", "--unroll", "--workload", id_, "--out", "linear"],
         ["explain", id_, "iteration_seconds"],
     ):
         assert main(command) == 2, command

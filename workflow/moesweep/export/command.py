@@ -147,7 +147,7 @@ def _write_traced(workloads: "pl.DataFrame", request: "Request") -> None:
     cluster = load_cluster(request.root, load_config(request.root, request.config)["cluster"])
     progress = Progress(workloads.height)
     with failures_named(request.out):
-        for each in traced(workloads, request.results, cluster):
+        for each in traced(workloads, request.results, cluster, request.root):
             write(each, request)
             progress.step()
 

@@ -1,7 +1,8 @@
 """One workload as the exporters take it: from the results where they hold it, else computed now."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import polars as pl
@@ -10,9 +11,12 @@ from moesweep.catalog import Cluster
 from moesweep.cost.fold import fold, unfold, with_layer_kind
 from moesweep.cost.model import OF_THE_WORKLOAD, cost, with_constants
 from moesweep.cost.stages import PASS_KEY, passes
+from moesweep.export.uneven import own_costs
 from moesweep.layout import Results
+from moesweep.routing import given
 from moesweep.tablefile import conform, read_table
 from moesweep.trace.programs import programs
+from moesweep.trace.uneven import busiest, rank_programs
 from moesweep.workload import description
 
 COMPUTED_TOGETHER = 32
@@ -25,24 +29,61 @@ class Traced:
 
     The program's `wait_seconds` is how long a stage waits for its host after the last op of a layer's
     pass, 0 elsewhere. `tp_overlap` is the fraction of a tp collective that runs beside the GEMM after it.
+    Where routing is given, `program` is the one that everybody waits for, and `each` has that of every ep
+    rank with its own quantities and seconds (`own_costs`).
     """
 
     workload: dict[str, Any]
     program: pl.DataFrame
     tp_overlap: float
+    each: pl.DataFrame | None = None
+
+    def of(self, ep_rank: int) -> "Traced":
+        """Return the workload as the ranks of one ep rank run it, as if all others were like them."""
+        if self.each is None:
+            return self
+        own = self.each.filter(pl.col("ep_rank") == ep_rank).drop("ep_rank")
+        waits = self.program.select("stage", "op_index", "wait_seconds")
+        program = own.join(waits, on=["stage", "op_index"], maintain_order="left")
+        return replace(self, program=program, each=None)
 
 
-def traced(workloads: pl.DataFrame, results: Results, cluster: Cluster) -> Iterator[Traced]:
-    """Yield each workload in order, the missing ones computed a few at a time."""
+def traced(
+    workloads: pl.DataFrame, results: Results, cluster: Cluster, root: Path = Path()
+) -> Iterator[Traced]:
+    """Yield each workload in order, the missing ones computed a few at a time.
+
+    Results hold no seconds of single ep ranks, so what has a given routing is always computed; measured
+    routing tables are read from `root`. Raises BadInput if one cannot be, or has changed.
+    """
     for part in workloads.iter_slices(COMPUTED_TOGETHER):
         rows = list(part.iter_rows(named=True))
         described = with_constants(part, cluster.values).rename(OF_THE_WORKLOAD)
-        missing = [row["workload"] for row in rows if not _stored(row, results, cluster)]
-        computed = _costed(part.filter(pl.col("workload").is_in(missing)), cluster) if missing else {}
+        uneven = set(part.filter(given)["workload"])
+        absent = [row["workload"] for row in rows if not _stored(row, results, cluster)]
+        alike = _named(part.filter(~given), absent)
+        computed = _costed(programs(alike), alike, cluster) if alike.height else {}
         for row in rows:
             id_ = row["workload"]
+            if id_ in uneven:
+                yield _uneven(_named(part, [id_]), described, cluster, root)
+                continue
             program = computed[id_] if id_ in computed else read_table(results.cost_ops(id_), "cost_ops")
             yield Traced(row, _with_waits(id_, program, described), cluster.value("tp_overlap"))
+
+
+def _named(workloads: pl.DataFrame, ids: list[str]) -> pl.DataFrame:
+    return workloads.filter(pl.col("workload").is_in(ids))
+
+
+def _uneven(workload: pl.DataFrame, described: pl.DataFrame, cluster: Cluster, root: Path) -> Traced:
+    """Return the one workload of a frame, whose routing is given."""
+    row = workload.row(0, named=True)
+    each = rank_programs(workload, root)
+    program = _costed(busiest(each), workload, cluster)[row["workload"]]
+    own = own_costs(each, program, workload, cluster)
+    waiting = _with_waits(row["workload"], program, described)
+    return Traced(row, waiting, cluster.value("tp_overlap"), own)
 
 
 def _stored(row: dict[str, Any], results: Results, cluster: Cluster) -> bool:
@@ -55,9 +96,8 @@ def _stored(row: dict[str, Any], results: Results, cluster: Cluster) -> bool:
     return described == description(row) and costed_on == cluster.name
 
 
-def _costed(workloads: pl.DataFrame, cluster: Cluster) -> dict[str, pl.DataFrame]:
+def _costed(unfolded: pl.DataFrame, workloads: pl.DataFrame, cluster: Cluster) -> dict[str, pl.DataFrame]:
     """Return the costed program of each workload by its id."""
-    unfolded = programs(workloads)
     costs = cost(fold(unfolded), with_constants(workloads, cluster.values))
     by_workload = unfold(unfolded, costs.ops).partition_by("workload", as_dict=True, maintain_order=True)
     return {str(id_): conform(frame.lazy(), "cost_ops").collect() for (id_,), frame in by_workload.items()}

@@ -3,7 +3,7 @@
 A step is one pass of one micro-batch through one chunk of a stage's layers. It starts when the stage's
 step before it has ended and the message it waits for has been sent; inside it the ops run one after
 another. A message takes its time where it arrives: its sender goes on. All ranks of a stage are alike,
-so times belong to stages.
+or wait for the fullest one where routing is given, so times belong to stages.
 """
 
 from collections.abc import Iterator

@@ -6,12 +6,14 @@ import polars as pl
 
 from moesweep.export.request import UNROLLED, Request, chosen_ranks
 from moesweep.export.source import Traced
-from moesweep.export.timeline import optimizer_ops, step_programs, steps
+from moesweep.export.timeline import nanoseconds, optimizer_ops, step_programs, steps
 from moesweep.parallelism import GROUP_KINDS, ranks
 from moesweep.tablefile import dtypes, write_table
 from moesweep.workload import description
 
 _SHARED = [name for name in dtypes("unrolled") if name not in ("rank", "group_id")]
+_OWN = ("flops", "comm_bytes")
+"""Quantities of an executed op that differ between the ep ranks of a stage where routing is given."""
 
 
 def by_stage(
@@ -62,9 +64,22 @@ def unrolled(traced: Traced, chosen: list[int] | None, microbatches: int | None 
         everyone = everyone.filter(pl.col("rank").is_in(chosen))
     stages = everyone["stage"].unique().sort()
     kinds = set(traced.program["group_kind"].drop_nulls().unique())
-    return pl.concat(
+    rows = pl.concat(
         _of_ranks(everyone.filter(pl.col("stage") == stage), ops, kinds)
         for stage, ops in by_stage(traced, stages, microbatches)
+    )
+    return rows if traced.each is None else _with_own(rows, everyone, traced.each)
+
+
+def _with_own(rows: pl.LazyFrame, everyone: pl.DataFrame, each: pl.DataFrame) -> pl.LazyFrame:
+    """Return rows of ranks with their own ep rank's quantities, and the end that their own time makes."""
+    own = nanoseconds(each).lazy().select("stage", "ep_rank", "op_index", *_OWN, "nanoseconds")
+    return (
+        rows.drop(_OWN)
+        .join(everyone.lazy().select("rank", "ep_rank"), on="rank", how="left", maintain_order="left")
+        .join(own, on=["stage", "ep_rank", "op_index"], how="left", maintain_order="left")
+        .with_columns(end_nanoseconds=pl.col("start_nanoseconds") + pl.col("nanoseconds"))
+        .select("rank", *_SHARED, "group_id")
     )
 
 
