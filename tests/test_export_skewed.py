@@ -1,5 +1,6 @@
 """Exports of given routing: every rank's own program, the times of the rank that all others wait for."""
 
+from collections.abc import Callable
 from fractions import Fraction
 from functools import cache
 from pathlib import Path
@@ -12,6 +13,10 @@ from export_workloads import CLUSTER, ROOT
 from moesweep.catalog import load_cluster
 from moesweep.cost.model import OF_THE_WORKLOAD, with_constants
 from moesweep.cost.ops import timed
+from moesweep.export import chakra
+from moesweep.export.chakra_check import check_folder
+from moesweep.export.chakra_read import nodes
+from moesweep.export.chakra_schema import message_classes
 from moesweep.export.source import Traced, traced
 from moesweep.export.unroll import executed, unrolled
 from moesweep.layout import Results
@@ -22,15 +27,19 @@ from moesweep.trace.uneven import rank_programs
 from naive_routing import Exchange, popularities, uneven_ops
 from skewed import CHANGES, costs_of
 from small import small
+from test_export_chakra import joined, set_number, split
 
-CASES = [(name, None) for name in CHANGES] + [("base", "0.3"), ("top-1 of 8", "1.25"), ("full", "0.5")]
+WIDE = {"ep": 4, "hidden_size": 1024, "seq_length": 1024, "ffn_hidden_size": 4096}
+SIZES: dict[str, dict[str, Any]] = CHANGES | {"wide": WIDE}
+"""`wide` has kernels long enough to differ by microseconds."""
+CASES = [(name, None) for name in SIZES] + [("base", "0.3"), ("top-1 of 8", "1.25"), ("full", "0.5")]
 EXCHANGE = pl.col("collective").eq_missing(pl.lit("all_to_all"))
 LENGTH = (pl.col("end_nanoseconds") - pl.col("start_nanoseconds")).alias("length")
 
 
 def workload(name: str, capacity: str | None = None) -> pl.DataFrame:
     limit = None if capacity is None else Fraction(capacity)
-    return small(**CHANGES[name], routing=Routing("zipf", 1.1, 3, capacity=limit).text)
+    return small(**SIZES[name], routing=Routing("zipf", 1.1, 3, capacity=limit).text)
 
 
 @cache
@@ -103,3 +112,121 @@ def test_the_last_op_ends_when_the_costs_say_that_the_iteration_does(name: str, 
     costed = costs_of(workload(name, capacity), ROOT, **values).workloads["iteration_seconds"][0]
     end = unrolled(skewed(name, capacity), None).select(pl.col("end_nanoseconds").max()).collect().item()
     assert end == pytest.approx(costed * 1e9, rel=0.02)
+
+
+# --- Chakra ---------------------------------------------------------------------------------------------
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    root = tmp_path_factory.mktemp("chakra")
+
+    def written(name: str, capacity: str | None = None) -> Path:
+        folder = root / f"{name} {capacity}"
+        if not folder.exists():
+            folder.mkdir()
+            chakra.write_set(skewed(name, capacity), folder)
+        return folder
+
+    return written
+
+
+@pytest.mark.parametrize(("name", "capacity"), CASES)
+def test_sets_pass_the_check(name: str, capacity: str | None, folders: Callable[..., Path]) -> None:
+    found = check_folder(folders(name, capacity))
+    assert [problem.line() for problem in found.problems] == []
+    each = skewed(name, capacity)
+    assert found.ranks == each.workload["world_size"]
+    per_stage = each.workload["world_size"] // each.workload["pp"]
+    assert found.nodes == each.program["num_microbatches"].sum() * per_stage
+
+
+@pytest.mark.parametrize(("name", "capacity"), [("base", None), ("odd", None), ("top-1 of 8", "1.25")])
+def test_nodes_carry_their_own_ranks_sizes_and_times(
+    name: str, capacity: str | None, folders: Callable[..., Path]
+) -> None:
+    each = skewed(name, capacity)
+    naive = naive_rows(each.workload, capacity).select("rank", "op_index", "group_size")
+    mine = unrolled(each, None).join(naive.lazy(), on=["rank", "op_index"], maintain_order="left")
+    for (rank,), rows in mine.collect().group_by("rank", maintain_order=True):
+        for node, row in zip(
+            nodes(folders(name, capacity) / f"trace.{rank}.et"), rows.iter_rows(named=True), strict=True
+        ):
+            have = node.attributes
+            assert node.name.split(".")[0] == row["op"]
+            if row["collective"]:
+                shards = row["group_size"] if row["collective"] == "all_gather" else 1
+                assert have["comm_size"] == row["comm_bytes"] // shards
+            else:
+                assert have["num_ops"] == max(1, row["flops"])
+
+
+def test_durations_are_those_of_the_ranks_own_rows(folders: Callable[..., Path]) -> None:
+    rows = unrolled(skewed("wide"), None).filter(pl.col("op") == "expert_fc1").with_columns(LENGTH)
+    lengths = rows.group_by("rank", maintain_order=True).agg(pl.col("length").first()).collect()
+    assert lengths["length"].n_unique() > 2
+    for rank, length in lengths.iter_rows():
+        (metadata, *found) = split((folders("wide") / f"trace.{rank}.et").read_bytes())
+        kernels = [node_of(message) for message in found]
+        first = next(node for node in kernels if node.name.startswith("expert_fc1"))
+        assert b"zipf(alpha=1.1,seed=3)" in metadata
+        assert first.duration_micros == max(1, round(length / 1000))
+
+
+def node_of(message: bytes) -> Any:
+    return message_classes()["Node"].FromString(message)
+
+
+def changed_size(messages: list[bytes]) -> None:
+    at = next(i for i, each in enumerate(messages) if i and node_of(each).name.startswith("moe_combine"))
+    node = node_of(messages[at])
+    set_number(node, "comm_size", "int64", 12345)
+    messages[at] = node.SerializeToString()
+
+
+def changed_gather(messages: list[bytes]) -> None:
+    at = next(i for i, each in enumerate(messages) if i and node_of(each).name.startswith("expert_gather"))
+    node = node_of(messages[at])
+    set_number(node, "comm_size", "int64", 12345)
+    messages[at] = node.SerializeToString()
+
+
+def unmarked(messages: list[bytes]) -> None:
+    del messages[0]
+    messages.insert(0, message_classes()["GlobalMetadata"](version="0.0.4").SerializeToString())
+
+
+@pytest.mark.parametrize(
+    ("change", "everywhere", "reason"),
+    [
+        (changed_size, False, "its ranks send "),
+        (changed_gather, False, "expert_gather.0 (type 2, 12345 bytes)"),
+        (
+            unmarked,
+            False,
+            "moe_dispatch.0 (type 6, a size of its own); on rank 5 it is moe_dispatch.0 (type 6, 8192",
+        ),
+        (unmarked, True, "on rank 0 it is moe_combine.0 (type 6"),
+    ],
+)
+def test_mutated_sets_are_refused_with_the_reason(
+    change: Callable[[list[bytes]], None], everywhere: bool, reason: str, folders: Callable[..., Path],
+    tmp_path: Path,
+) -> None:  # fmt: skip
+    """All-to-alls of other sizes are for sets that say so, and even there nothing may get lost."""
+    for path in folders("base").iterdir():
+        data = path.read_bytes()
+        if path.suffix == ".et" and (everywhere or path.name == "trace.5.et"):
+            messages = split(data)
+            change(messages)
+            data = joined(messages)
+        (tmp_path / path.name).write_bytes(data)
+    lines = [problem.line() for problem in check_folder(tmp_path).problems]
+    assert any(reason in line for line in lines), lines
+
+
+def test_a_part_of_a_set_is_byte_for_byte_that_of_the_whole(
+    folders: Callable[..., Path], tmp_path: Path
+) -> None:
+    chakra.write_set(skewed("base"), tmp_path, [1, 2, 15])
+    assert len(list(tmp_path.iterdir())) == 4
+    assert all(path.read_bytes() == (folders("base") / path.name).read_bytes() for path in tmp_path.iterdir())
+    assert check_folder(tmp_path).problems == []

@@ -1,8 +1,8 @@
 """Chakra execution traces as ASTRA-sim 2 reads them: one `trace.<rank>.et` a rank, and `comm_groups.json`.
 
-Ranks of a stage differ only in the names of their groups and in who their neighbours are. So each step of
-a stage is laid out once, filled with its ids once, and copied to every rank with those few bytes changed;
-memory holds one step, whatever the length of the trace.
+Ranks of a stage (those of one ep rank, where routing is given) differ only in the names of their groups and
+in who their neighbours are. So each step of a stage is laid out once, filled with its ids once, and copied
+to every rank with those few bytes changed; memory holds one step, whatever the length of the trace.
 """
 
 import json
@@ -14,11 +14,13 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from moesweep.export.chakra_nodes import COLUMNS, Builder, Shape, Template
+from moesweep.export.chakra_nodes import ATTRIBUTE, COLUMNS, Builder, Shape, Template
+from moesweep.export.chakra_schema import FIELD_NUMBERS, ROUTING
 from moesweep.export.folder import whole_folder
 from moesweep.export.request import Request, chosen_ranks
 from moesweep.export.source import Traced
 from moesweep.export.timeline import nanoseconds, step_programs, steps
+from moesweep.export.uneven import alike
 from moesweep.export.wire import ID_BASE, ID_LIMIT, TAGS, Bytes, bytes_field, varint
 from moesweep.parallelism import GROUP_KINDS, groups, ranks
 
@@ -45,9 +47,21 @@ def write_set(
         everyone = everyone.filter(pl.col("rank").is_in(chosen))
     names = _GroupNames(traced)
     (folder / GROUPS_FILE).write_text(names.json(), encoding="utf-8")
-    writer = _StageWriter(traced, names, microbatches)
-    for (stage,), members in everyone.partition_by("stage", as_dict=True, maintain_order=True).items():
-        writer.write(int(stage), members, folder)
+    header = _header(traced)
+    for own, members in alike(traced, everyone):
+        writer = _StageWriter(own, names, header, microbatches)
+        for (stage,), part in members.partition_by("stage", as_dict=True, maintain_order=True).items():
+            writer.write(int(stage), part, folder)
+
+
+def _header(traced: Traced) -> bytes:
+    """Return the first message of every file: the version, and the routing that makes ranks differ."""
+    version = bytes_field(FIELD_NUMBERS["GlobalMetadata"]["version"], SCHEMA_VERSION)
+    if traced.each is None:
+        return version
+    text = traced.workload["routing"].encode()
+    routing = bytes_field(ATTRIBUTE["name"], ROUTING.encode()) + bytes_field(ATTRIBUTE["string_val"], text)
+    return version + bytes_field(FIELD_NUMBERS["GlobalMetadata"]["attr"], routing)
 
 
 class _GroupNames:
@@ -81,8 +95,8 @@ class _GroupNames:
 class _StageWriter:
     """Writes the traces of one stage after another."""
 
-    def __init__(self, traced: Traced, names: _GroupNames, microbatches: int | None) -> None:
-        self._workload, self._names = traced.workload, names
+    def __init__(self, traced: Traced, names: _GroupNames, header: bytes, microbatches: int | None) -> None:
+        self._workload, self._names, self._header = traced.workload, names, header
         self._stride = traced.workload["world_size"] // traced.workload["pp"]
         repeated = step_programs(traced)
         self._schedule = steps(traced, repeated, microbatches)
@@ -112,9 +126,8 @@ class _StageWriter:
             files = [
                 stack.enter_context((folder / f"trace.{member['rank']}.et").open("wb")) for member in members
             ]
-            header = bytes_field(1, SCHEMA_VERSION)
             for file in files:
-                file.write(varint(len(header)) + header)
+                file.write(varint(len(self._header)) + self._header)
             for template, block in self._blocks(stage, rank_bytes):
                 for owner, file in zip(owners, files, strict=True):
                     template.give(block, *owner)

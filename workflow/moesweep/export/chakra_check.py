@@ -1,7 +1,9 @@
 """Whether a set of Chakra traces can run: what each rank waits for exists, and the ranks agree.
 
 Collectives of a group must come in the same order on all its ranks, or a simulator deadlocks; a message
-needs a receiver that expects its size. Ranks that are not in the set cannot be judged.
+needs a receiver that expects its size. Where a set's metadata name a routing, every rank brings a size of
+its own to an all_to_all, and what one sends in all, the next one sends back. Ranks that are not in the set
+cannot be judged.
 """
 
 from __future__ import annotations
@@ -12,15 +14,18 @@ from array import array
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import zip_longest
 from pathlib import Path
 
-from moesweep.export.chakra_read import BrokenTrace, Node, nodes
-from moesweep.export.chakra_schema import COLLECTIVE, COMM_TYPES, COMPUTE, RECV, SEND
+from moesweep.export.chakra_read import BrokenTrace, Node, metadata, nodes
+from moesweep.export.chakra_schema import COLLECTIVE, COMM_TYPES, COMPUTE, RECV, ROUTING, SEND
 from moesweep.problems import Problem, shown
 
 SHOWN_PROBLEMS = 20
 _RANK = re.compile(r"\.(\d+)\.et$")
 _EVERYONE = ("", "0")
+_OWN_SIZE = -2
+"""Stands for the size of an all_to_all to which each rank brings its own."""
 
 Message = tuple[int, int, int]
 """Source, destination, tag."""
@@ -47,6 +52,7 @@ class _Set:
     sent: dict[Message, list[int]] = field(default_factory=lambda: defaultdict(list))
     received: dict[Message, list[int]] = field(default_factory=lambda: defaultdict(list))
     orders: dict[str, tuple[int, list[str], array[int]]] = field(default_factory=dict)
+    exchanged: dict[str, list[array[int]]] = field(default_factory=lambda: defaultdict(list))
 
     def problem(self, file: str, path: str, rule: str, value: object, message: str) -> None:
         self.checked.problems.append(Problem(file, path, rule, shown(value), message))
@@ -73,6 +79,7 @@ def check_folder(folder: Path) -> Checked:
         checked.ranks += 1
     if not any(problem.rule == "readable" for problem in checked.problems):
         _check_messages(set_)
+        _check_exchanges(set_)
     return checked
 
 
@@ -99,7 +106,8 @@ def _groups(folder: Path, set_: _Set) -> dict[str, list[int]]:
 def _check_rank(rank: int, path: Path, set_: _Set) -> None:
     waits: dict[int, list[int]] = {}
     orders: dict[str, tuple[list[str], array[int]]] = defaultdict(lambda: ([], array("q")))
-    later = False
+    exchanged: dict[str, array[int]] = defaultdict(lambda: array("q"))
+    later, uneven = False, ROUTING in metadata(path)
     for node in nodes(path):
         if node.id in waits:
             set_.problem(str(path), f"node {node.id}", "unique_id", node.id, f"a second node {node.id}")
@@ -107,16 +115,21 @@ def _check_rank(rank: int, path: Path, set_: _Set) -> None:
         waits[node.id] = node.waits
         _check_node(node, rank, path, set_)
         if node.type == COLLECTIVE:
-            names, sequence = orders[str(node.attributes.get("pg_name", ""))]
+            group = str(node.attributes.get("pg_name", ""))
+            names, sequence = orders[group]
             names.append(node.name)
-            sequence.extend(
-                (int(node.attributes.get("comm_type", -1)), int(node.attributes.get("comm_size", -1)))
-            )
+            type_, size = (int(node.attributes.get(name, -1)) for name in ("comm_type", "comm_size"))
+            if uneven and type_ == COMM_TYPES["all_to_all"]:
+                exchanged[group].append(size)
+                size = _OWN_SIZE
+            sequence.extend((type_, size))
     set_.checked.nodes += len(waits)
     if later:
         _check_waits(waits, path, set_)
     for group in sorted(set(orders) | {name for name, members in set_.groups.items() if rank in members}):
         _check_order(group, rank, path, *orders[group], set_)
+    for group, sizes in exchanged.items():
+        set_.exchanged[group].append(sizes)
 
 
 def _check_waits(waits: dict[int, list[int]], path: Path, set_: _Set) -> None:
@@ -211,11 +224,15 @@ def _check_order(
         set_.problem(str(path), f"group {group}", "same_collectives", len(names), f"has {counts}")
         return
     mine, other = (
-        f"{name[at]} (type {values[2 * at]}, {values[2 * at + 1]} bytes)"
+        f"{name[at]} (type {values[2 * at]}, {_size(values[2 * at + 1])})"
         for name, values in ((names, sequence), (their_names, theirs))
     )
     message = f"collective {at} over the group is {mine}; on rank {first} it is {other}"
     set_.problem(str(path), f"group {group}", "same_collectives", names[at], message)
+
+
+def _size(size: int) -> str:
+    return "a size of its own" if size == _OWN_SIZE else f"{size} bytes"
 
 
 def _check_messages(set_: _Set) -> None:
@@ -234,3 +251,19 @@ def _check_messages(set_: _Set) -> None:
             a, b = next(pair for pair in zip(sent, received, strict=True) if pair[0] != pair[1])
             message = f"{a} bytes are sent and {b} received"
             set_.problem(str(set_.checked.folder), place, "equal_sizes", a, message)
+
+
+def _check_exchanges(set_: _Set) -> None:
+    """Report uneven all_to_alls that come in no pairs, there and back, of as many bytes in all."""
+    for group, parts in sorted(set_.exchanged.items()):
+        if len(parts) != len(set_.groups.get(group, ())):
+            continue
+        totals = [sum(sizes) for sizes in zip(*parts, strict=False)]
+        pairs = zip_longest(totals[::2], totals[1::2], fillvalue=0)
+        wrong = next(((i, *pair) for i, pair in enumerate(pairs) if pair[0] != pair[1]), None)
+        if wrong is not None:
+            at, there, back = wrong
+            message = (
+                f"its ranks send {there} bytes in all_to_all {2 * at} over the group and {back} in the next"
+            )
+            set_.problem(str(set_.checked.folder), f"group {group}", "sent_and_returned", there, message)

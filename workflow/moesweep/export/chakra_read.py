@@ -27,24 +27,39 @@ class Node:
     attributes: dict[str, Any]
 
 
+def metadata(path: Path) -> dict[str, Any]:
+    """Return the attributes in a trace's first message by name; raise BrokenTrace."""
+    with path.open("rb") as file:
+        return {each.name: _value(each) for each in _metadata(_messages(file), file).attr}
+
+
 def nodes(path: Path) -> Iterator[Node]:
     """Yield the nodes of a trace in file order; raise BrokenTrace."""
     classes = message_classes()
     with path.open("rb") as file:
         messages = _messages(file)
+        _metadata(messages, file)
         try:
-            metadata = classes["GlobalMetadata"].FromString(next(messages))
-            if not metadata.version:
-                raise BrokenTrace("the first message is no GlobalMetadata with a version")
             for content in messages:
                 node = classes["Node"].FromString(content)
                 waits = [*node.data_deps, *node.ctrl_deps]
                 attributes = {each.name: _value(each) for each in node.attr}
                 yield Node(node.id, node.name, node.type, waits, attributes)
-        except StopIteration:
-            raise BrokenTrace("the file is empty") from None
         except DecodeError as error:
             raise BrokenTrace(f"byte {file.tell()}: no Chakra message ends here: {error}") from error
+
+
+def _metadata(messages: Iterator[bytes], file: BinaryIO) -> Any:
+    """Return the first of a file's messages."""
+    try:
+        found = message_classes()["GlobalMetadata"].FromString(next(messages))
+    except StopIteration:
+        raise BrokenTrace("the file is empty") from None
+    except DecodeError as error:
+        raise BrokenTrace(f"byte {file.tell()}: no Chakra message ends here: {error}") from error
+    if not found.version:
+        raise BrokenTrace("the first message is no GlobalMetadata with a version")
+    return found
 
 
 def _value(attribute: Any) -> Any:

@@ -12,6 +12,8 @@ PACKAGE = "ChakraProtoMsg"
 COMPUTE, SEND, RECV, COLLECTIVE = 4, 5, 6, 7
 """Types of nodes."""
 COMM_TYPES = {"all_reduce": 0, "all_gather": 2, "all_to_all": 6, "reduce_scatter": 7}
+ROUTING = "routing"
+"""Attribute of a file's metadata: the routing that lets the ranks of an all_to_all send different sizes."""
 
 _Field = descriptor_pb2.FieldDescriptorProto
 _REPEATED = ("repeated",)

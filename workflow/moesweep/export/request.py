@@ -181,7 +181,7 @@ def _workload_problems(request: Request, workload: Workload) -> list[Problem]:
             "an interleaved pipeline takes multiples of pp",
             f"nearest: {nearest}",
         )
-    if request.format != UNROLLED and workload["routing"] not in ("balanced", "uncontrolled"):
+    if request.format not in (UNROLLED, "chakra") and workload["routing"] not in ("balanced", "uncontrolled"):
         message = f"exports know one program a stage, and with {workload['routing']} ranks of a stage differ"
         advice = "take its per-rank trace from results/traces/ops, or balanced routing"
         problems.append(

@@ -52,14 +52,10 @@ def own_costs(
     return costed.select("ep_rank", *(pl.col(name).cast(dtype) for name, dtype in dtypes("cost_ops").items()))
 
 
-def runs(traced: "Traced", members: pl.DataFrame) -> Iterable[tuple["Traced", pl.DataFrame]]:
-    """Yield ranks that follow one another and run the same programs, in order, with what they run.
-
-    All `members` at once where routing is not given.
-    """
+def alike(traced: "Traced", members: pl.DataFrame) -> Iterable[tuple["Traced", pl.DataFrame]]:
+    """Yield ranks that run the same programs, with what they run: by ep rank where routing is given."""
     if traced.each is None:
         yield traced, members
         return
-    numbered = members.with_columns(run=pl.col("ep_rank").rle_id())
-    for run in numbered.partition_by("run", include_key=False, maintain_order=True):
-        yield traced.of(run["ep_rank"][0]), run
+    for part in members.partition_by("ep_rank", maintain_order=True):
+        yield traced.of(part["ep_rank"][0]), part
