@@ -121,6 +121,7 @@ def workload(root: Path, **changes: Any) -> dict[str, Any]:
         ({"virtual_pipeline": 2}, "virtual_pipeline 2"),
         ({"sequence_parallel": False}, "sequence_parallel false"),
         ({"num_shared_experts": 1}, "num_shared_experts 1"),
+        ({"routing": "zipf(alpha=1.2,seed=7)"}, 'routing "zipf(alpha=1.2,seed=7)": AICB gives every expert'),
     ],
 )
 def test_aicb_says_what_it_cannot_express(root: Path, changes: dict[str, Any], word: str) -> None:

@@ -1,5 +1,7 @@
 """Exports of given routing: every rank's own program, the times of the rank that all others wait for."""
 
+import gzip
+import json
 from collections.abc import Callable
 from fractions import Fraction
 from functools import cache
@@ -8,15 +10,17 @@ from typing import Any
 
 import polars as pl
 import pytest
+from polars.testing import assert_frame_equal
 
 from export_workloads import CLUSTER, ROOT
 from moesweep.catalog import load_cluster
 from moesweep.cost.model import OF_THE_WORKLOAD, with_constants
 from moesweep.cost.ops import timed
-from moesweep.export import chakra
+from moesweep.export import chakra, perfetto, simai_megatron
 from moesweep.export.chakra_check import check_folder
 from moesweep.export.chakra_read import nodes
 from moesweep.export.chakra_schema import message_classes
+from moesweep.export.request import Request
 from moesweep.export.source import Traced, traced
 from moesweep.export.unroll import executed, unrolled
 from moesweep.layout import Results
@@ -28,6 +32,8 @@ from naive_routing import Exchange, popularities, uneven_ops
 from skewed import CHANGES, costs_of
 from small import small
 from test_export_chakra import joined, set_number, split
+from test_export_perfetto import slices
+from test_export_simai import assert_same_times, parse, read_totals, trace_totals
 
 WIDE = {"ep": 4, "hidden_size": 1024, "seq_length": 1024, "ffn_hidden_size": 4096}
 SIZES: dict[str, dict[str, Any]] = CHANGES | {"wide": WIDE}
@@ -230,3 +236,68 @@ def test_a_part_of_a_set_is_byte_for_byte_that_of_the_whole(
     assert len(list(tmp_path.iterdir())) == 4
     assert all(path.read_bytes() == (folders("base") / path.name).read_bytes() for path in tmp_path.iterdir())
     assert check_folder(tmp_path).problems == []
+
+
+# --- Perfetto -------------------------------------------------------------------------------------------
+@pytest.mark.parametrize(("name", "capacity"), [("wide", None), ("interleaved", None), ("base", "0.3")])
+def test_slices_have_their_ranks_own_lengths_and_arguments(
+    name: str, capacity: str | None, tmp_path: Path
+) -> None:
+    each = skewed(name, capacity)
+    perfetto.export(each, Request(format="perfetto", out=tmp_path, ranks="0-15"))
+    (path,) = tmp_path.iterdir()
+    with gzip.open(path, "rt") as file:
+        found = slices(json.load(file)).sort("rank", maintain_order=True)
+    naive = naive_rows(each.workload, capacity)
+    shape = ["m", "n", "k", "groups", "flops"]
+    times = unrolled(each, list(range(16))).select(
+        "rank", "op_index", "op", start="start_nanoseconds", end="end_nanoseconds"
+    )
+    own = naive.select("rank", "op_index", "comm_bytes", "wire_bytes", "collective", *shape)
+    wanted = times.collect().join(own, on=["rank", "op_index"], maintain_order="left")
+    assert found["rank"].unique().to_list() == list(range(16))
+    same = ["rank", "op", "start", "end"]
+    assert found.select(same).rows() == wanted.select(same).rows()
+    kernels, messages = pl.col("collective").is_null(), pl.col("collective").is_not_null()
+    assert found.filter(kernels).select(shape).rows() == wanted.filter(kernels).select(shape).rows()
+    sizes = ["comm_bytes", "wire_bytes"]
+    assert found.filter(messages).select(sizes).rows() == wanted.filter(messages).select(sizes).rows()
+    ordered = found.sort("rank", "lane", "start")
+    assert ordered.select((pl.col("start") >= pl.col("end").shift(1).over("rank", "lane")).all()).item()
+
+
+def test_a_fuller_rank_is_waited_for_visibly(tmp_path: Path) -> None:
+    """On the fullest rank kernels fill the time up to the combine; on the others they leave gaps."""
+    rows = unrolled(skewed("wide"), None).filter(
+        pl.col("stage") == 0, pl.col("microbatch") == 0, pl.col("layer") == 0,
+        pl.col("phase") == "forward", pl.col("op").is_in(["expert_fc1", "expert_activation"]),
+    ).collect()  # fmt: skip
+    first, then = (rows.filter(op=op).sort("rank") for op in ("expert_fc1", "expert_activation"))
+    gaps = then["start_nanoseconds"] - first["end_nanoseconds"]
+    fullest = first["flops"] == first["flops"].max()
+    assert 0 < fullest.sum() < first.height
+    assert set(gaps.filter(fullest)) == {0}
+    assert (gaps.filter(~fullest) > 0).all()
+
+
+# --- SimAI ----------------------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    ("name", "capacity"), [("base", None), ("wide", None), ("full", "0.5"), ("interleaved", None)]
+)
+def test_simais_rows_are_what_everybody_waits_for(name: str, capacity: str | None, tmp_path: Path) -> None:
+    each = skewed(name, capacity)
+    simai_megatron.export(each, Request(format="simai", out=tmp_path, stage="all"))
+    naive = naive_rows(each.workload, capacity).join(
+        ranks(each.workload).select("rank", "stage"), on="rank", maintain_order="left"
+    )
+    largest = pl.when(EXCHANGE).then(pl.col("comm_bytes").max().over("layer", "collective"))
+    busiest = (
+        naive.with_columns(comm_bytes=largest.otherwise("comm_bytes"))
+        .group_by("stage", "op_index")
+        .agg(pl.exclude("comm_bytes").first(), pl.col("comm_bytes").max())
+    )
+    assert len(list(tmp_path.iterdir())) == each.workload["pp"]
+    for stage in range(each.workload["pp"]):
+        _, rows = parse(tmp_path / f"{each.workload['workload']}-stage{stage}-busiest.txt")
+        assert_frame_equal(read_totals(rows), trace_totals(busiest.filter(stage=stage)))
+        assert_same_times(rows, each.program.filter(stage=stage))

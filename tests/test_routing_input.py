@@ -164,7 +164,14 @@ def test_every_stage_takes_a_sweep_that_skews(
     assert read_table(Path(f"linear/{id_}.parquet"), "unrolled")["rank"].n_unique() == 16
     assert main(["export", "--format", "chakra", "--out", "out", "--workload", id_]) == 0
     assert main(["export", "--check", "--out", "out"]) == 0
-    for command in (["explain", id_, "iteration_seconds"],):
+    for format_ in ("perfetto", "simai"):
+        assert main(["export", "--format", format_, "--out", format_, "--workload", id_]) == 0
+    (text,) = Path("simai").iterdir()
+    assert text.name.endswith("-busiest.txt")
+    for command in (
+        ["export", "--format", "simai", "--flavor", "aicb", "--out", "aicb", "--workload", id_],
+        ["explain", id_, "iteration_seconds"],
+    ):
         assert main(command) == 2, command
         assert "zipf(alpha=1.2,seed=7,capacity=1.5)" in capsys.readouterr().err
         assert not Path(command[command.index("--out") + 1] if "--out" in command else "none").exists()

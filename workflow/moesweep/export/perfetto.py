@@ -14,6 +14,7 @@ import polars as pl
 
 from moesweep.export.request import Request, chosen_ranks
 from moesweep.export.source import Traced
+from moesweep.export.uneven import alike
 from moesweep.export.unroll import by_stage
 from moesweep.parallelism import GROUP_KINDS, ranks
 from moesweep.tablefile import whole
@@ -49,12 +50,13 @@ def _write(
     named = (pair for member in members.iter_rows(named=True) for pair in _names(member, traced.program))
     names = [name for pair in named for name in pair]
     file.write(",\n".join(json.dumps(name, separators=(",", ":")) for name in names).encode())
-    heads = _heads(traced.program).lazy()
     for stage, ops in by_stage(traced, members["stage"].unique().sort(), microbatches):
-        events = ops.join(heads, on=["stage", "op_index"], how="left", maintain_order="left").collect()
-        for rank in members.filter(pl.col("stage") == stage)["rank"]:
-            for part in events.iter_slices(EVENTS_AT_ONCE):
-                file.write(_events(part, rank).encode())
+        for own, part in alike(traced, members.filter(pl.col("stage") == stage)):
+            heads = _heads(own.program.filter(pl.col("stage") == stage)).lazy()
+            events = ops.join(heads, on=["stage", "op_index"], how="left", maintain_order="left").collect()
+            for rank in part["rank"]:
+                for some in events.iter_slices(EVENTS_AT_ONCE):
+                    file.write(_events(some, rank).encode())
     file.write(b"\n]}\n")
 
 

@@ -181,12 +181,6 @@ def _workload_problems(request: Request, workload: Workload) -> list[Problem]:
             "an interleaved pipeline takes multiples of pp",
             f"nearest: {nearest}",
         )
-    if request.format not in (UNROLLED, "chakra") and workload["routing"] not in ("balanced", "uncontrolled"):
-        message = f"exports know one program a stage, and with {workload['routing']} ranks of a stage differ"
-        advice = "take its per-rank trace from results/traces/ops, or balanced routing"
-        problems.append(
-            Problem(id_, "routing", "balanced", workload["routing"], message, advice, workload=id_)
-        )
     return problems + [p for judge in _judges(request) for p in judge(workload)]
 
 

@@ -20,6 +20,7 @@ _NOT_EXPRESSED: dict[str, tuple[Any, str]] = {
     "first_k_dense": (0, "AICB makes all layers alike"),
     "virtual_pipeline": (1, "AICB writes the layers of a stage in that header field"),
     "recompute": ("none", "AICB's rows have no recomputation"),
+    "routing": ("balanced", "AICB gives every expert as many tokens"),
     "distributed_optimizer": (True, "AICB always reduce-scatters gradients and gathers parameters"),
 }
 """Column of a workload to the only value that AICB can express, and why."""

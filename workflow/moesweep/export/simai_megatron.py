@@ -63,11 +63,15 @@ def inexpressible(workload: Mapping[str, Any]) -> list[Problem]:
 
 
 def export(traced: Traced, request: Request) -> None:
-    """Write the asked stages of a workload, each as `<workload>-stage<p>.txt`."""
+    """Write the asked stages of a workload, each as `<workload>-stage<p>.txt`.
+
+    Where routing is given, as `<workload>-stage<p>-busiest.txt`: what everybody waits for, op by op.
+    """
     program = nanoseconds(traced.program)
+    of = "" if traced.each is None else "-busiest"
     for stage in _stages(program, request.stage):
         first_line, blocks = stage_text(traced.workload, program.filter(pl.col("stage") == stage))
-        write(request.out / f"{traced.workload['workload']}-stage{stage}.txt", first_line, blocks)
+        write(request.out / f"{traced.workload['workload']}-stage{stage}{of}.txt", first_line, blocks)
 
 
 def _stages(program: pl.DataFrame, asked: str | None) -> list[int]:
