@@ -1,5 +1,6 @@
 """What every table is made from, read once."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +20,10 @@ _SAME = ("workload", "stage", "phase", "op", "collective", "group_kind", "group_
 _QUANTITIES = ("flops", "comm_bytes", "wire_bytes", "num_microbatches")
 
 
+Recost = Callable[[pl.DataFrame, Cluster], pl.DataFrame]
+"""Costs and expert loads of workloads on a cluster: moesweep.recost, which tables may not import."""
+
+
 @dataclass(frozen=True)
 class Inputs:
     """The frames behind the tables.
@@ -29,6 +34,7 @@ class Inputs:
     ops         the costed programs, rows that differ only in their layer folded into one: `layers` of them
     links       results/traffic/links.parquet
     cluster     the cluster that the costs are for
+    recost      what costs workloads that the sweep does not have; None where nothing has to
     """
 
     workloads: pl.DataFrame
@@ -37,9 +43,19 @@ class Inputs:
     ops: pl.DataFrame
     links: pl.DataFrame
     cluster: Cluster
+    recost: Recost | None = None
+
+    def recosted(self, workloads: pl.DataFrame) -> pl.DataFrame:
+        """Return the cost columns and expert loads of workloads on the cluster, in the same order.
+
+        Raises ValueError where these inputs came without what costs them.
+        """
+        if self.recost is None:
+            raise ValueError("these tables need moesweep.recost")
+        return self.recost(workloads, self.cluster)
 
 
-def read_inputs(results: Results) -> Inputs:
+def read_inputs(results: Results, recost: Recost | None = None) -> Inputs:
     """Read what the stages before have written; raise BadInput if a file is missing or of another version."""
     workloads = read_table(results.workloads, "workloads")
     costs = read_table(results.costs, "costs")
@@ -50,6 +66,7 @@ def read_inputs(results: Results) -> Inputs:
         pl.concat(_folded_ops(results, id_) for id_ in workloads["workload"]),
         read_table(results.links, "links"),
         load_cluster(Path.cwd(), _cluster_name(results)),
+        recost,
     )
 
 
