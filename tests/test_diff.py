@@ -1,6 +1,7 @@
 """Comparisons of real result folders, made with the library: terms add up, causes are the changes made."""
 
 import csv
+import hashlib
 import io
 import json
 import shutil
@@ -19,8 +20,10 @@ from moesweep.diff.comparison import Comparison
 from moesweep.diff.folder import read_folders
 from moesweep.diff.inputs import code_checksums, facts
 from moesweep.layout import Results
+from moesweep.routing import Routing
 from moesweep.tablefile import write_table
 from moesweep.trace.files import write_traces
+from skewed import HERE, table_file
 from small import DENSE, small
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -39,14 +42,14 @@ def cluster(changed: Mapping[str, float] | None = None) -> Cluster:
     return replace(default, constants=constants)
 
 
-def write(path: Path, sweep: Mapping[str, dict[str, Any]], on: Cluster) -> Path:
-    """Make a results folder of small workloads, with the stages' own functions."""
+def write(path: Path, sweep: Mapping[str, dict[str, Any]], on: Cluster, root: Path = HERE) -> Path:
+    """Make a results folder of small workloads, with the stages' own functions; tables lie in `root`."""
     results = Results(path)
     workloads = pl.concat(
         small(**changes).with_columns(workload=pl.lit(id_)) for id_, changes in sweep.items()
     )
     write_table(workloads, results.workloads, "workloads")
-    write_traces(workloads, results)
+    write_traces(workloads, results, root)
     write_costs(results, on, facts(on))
     return path
 
@@ -283,11 +286,75 @@ def test_checksums_cover_the_layers_that_decide_a_number() -> None:
     assert checksums == code_checksums()
 
 
-def test_given_routing_moves_without_a_cause(tmp_path: Path) -> None:
-    """Its costs need counts that the catalogue alone does not have; the others keep their causes."""
-    skewed = {"moe": {"routing": "zipf(alpha=1,seed=1)"}, "dense": DENSE}
-    a = write(tmp_path / "a", {"moe": {}, "dense": DENSE}, cluster())
-    b = write(tmp_path / "b", skewed, cluster(FASTER))
+SKEWED: dict[str, dict[str, Any]] = {"moe": {"routing": "zipf(alpha=1,seed=1)"}, "dense": DENSE}
+
+
+def total(found: Comparison, workload: str, measure: str) -> float:
+    return sum(effect[measure] for effect in effects(found, workload).values())
+
+
+def test_constants_move_given_routing_as_each_of_them_alone(tmp_path: Path) -> None:
+    a = write(tmp_path / "a", SKEWED, cluster())
+    found = Comparison(*read_folders(a, write(tmp_path / "b", SKEWED, cluster(FASTER))), 1e-9)
+    caused = effects(found, "moe")
+    assert set(FASTER) <= set(caused) <= {*FASTER, "interaction"}
+    for name, value in FASTER.items():
+        alone = Comparison(*read_folders(a, write(tmp_path / name, SKEWED, cluster({name: value}))), 1e-9)
+        change = moved(alone, "moe")["iteration_seconds"]["change"]
+        assert caused[name]["iteration_seconds"] == pytest.approx(change, rel=1e-6)
+        assert effects(alone, "moe").keys() == {name}
+    change = moved(found, "moe")["iteration_seconds"]["change"]
+    assert total(found, "moe", "iteration_seconds") == pytest.approx(change)
+
+
+@pytest.mark.parametrize("way", ["skewed", "evened"])
+def test_given_routing_is_a_cause_like_any_parameter(tmp_path: Path, way: str) -> None:
+    """Its memory is that of the fullest rank; a faster network is another cause beside it."""
+    sweeps = [{"moe": {}, "dense": DENSE}, SKEWED]
+    before, after = sweeps if way == "skewed" else reversed(sweeps)
+    a, b = write(tmp_path / "a", before, cluster()), write(tmp_path / "b", after, cluster(FASTER))
+    found = Comparison(*read_folders(a, b), 1e-9)
+    columns, caused = moved(found, "moe"), effects(found, "moe")
+    assert {*FASTER, "parameters"} <= set(caused) <= {*FASTER, "parameters", "interaction"}
+    peak = columns["peak_memory_bytes"]["change"]
+    assert caused["parameters"]["peak_memory_bytes"] == peak != 0
+    assert (peak > 0) == (caused["parameters"]["iteration_seconds"] > 0) == (way == "skewed")
+    for measure in ("iteration_seconds", "usd_per_billion_tokens"):
+        assert total(found, "moe", measure) == pytest.approx(columns[measure]["change"])
+    assert set(effects(found, "dense")) <= {*FASTER, "interaction"}
+
+
+def test_a_measured_table_that_changed_is_a_cause_even_when_it_is_gone(tmp_path: Path) -> None:
+    paths = []
+    for name, counts in (("a", [50, 30, 15, 5]), ("b", [97, 1, 1, 1])):
+        file = table_file(tmp_path, [counts] * 4, f"{name}.parquet")
+        digest = hashlib.sha256((tmp_path / file).read_bytes()).hexdigest()[:16]
+        routing = Routing("table", file=file, digest=digest).text
+        paths.append(write(tmp_path / name, {"moe": {"routing": routing}}, cluster(), tmp_path))
+        (tmp_path / file).unlink()
+    found = Comparison(*read_folders(*paths), 1e-9)
+    assert [(each.kind, each.name) for each in found.inputs] == [("parameter", "routing")]
+    caused = effects(found, "moe")
+    assert caused.keys() == {"parameters"}
+    change = moved(found, "moe")["iteration_seconds"]["change"]
+    assert caused["parameters"]["iteration_seconds"] == change > 0
+
+
+def test_model_and_parameters_of_given_routing_are_one_cause(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = {"moe": {"routing": "zipf(alpha=0.5,seed=1)", "hidden_size": 128}, "dense": DENSE}
+    a, b = write(tmp_path / "a", SKEWED, cluster()), write(tmp_path / "b", other, cluster())
+    assert effects(Comparison(*read_folders(a, b), 1e-9), "moe").keys() == {"model and parameters"}
+    assert main(["diff", str(a), str(b)]) == 1
+    assert "because of changed numbers of the model and parameters of the work" in capsys.readouterr().out
+
+
+def test_given_routing_without_traces_moves_without_a_cause(tmp_path: Path) -> None:
+    """The others keep their causes."""
+    a = write(tmp_path / "a", SKEWED, cluster())
+    b = write(tmp_path / "b", SKEWED, cluster(FASTER))
+    shutil.rmtree(b / "traces")
     found = Comparison(*read_folders(a, b), 1e-9)
     assert "moe" in found.moved_ids
     assert set(found.effects["workload"]) == {"dense"}

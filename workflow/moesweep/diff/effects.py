@@ -3,20 +3,17 @@
 All runs use the code at hand, so what they leave over is interaction of the inputs, or other code.
 """
 
-from collections.abc import Mapping
-
 import polars as pl
 
-from moesweep.cost.model import cost, with_constants
 from moesweep.diff.changes import InputChange
 from moesweep.diff.folder import Folder
+from moesweep.diff.models import MEASURES, Model, chosen, has_traces, resolved, traced
 from moesweep.routing import given
 from moesweep.schema import definition
-from moesweep.trace.programs import folded
 
-MEASURES = ("iteration_seconds", "peak_memory_bytes", "usd_per_billion_tokens")
 NEEDED = set(definition("cluster", "constants")["required"])
-MODEL, PARAMETERS, REST = "model", "parameters", "interaction"
+MODEL, PARAMETERS, BOTH, REST = "model", "parameters", "model and parameters", "interaction"
+SCHEMA = {"workload": pl.String, "input": pl.String} | dict.fromkeys(MEASURES, pl.Float64)
 
 
 def effects(a: Folder, b: Folder, changes: list[InputChange], ids: list[str]) -> pl.DataFrame:
@@ -24,27 +21,52 @@ def effects(a: Folder, b: Folder, changes: list[InputChange], ids: list[str]) ->
 
     `model` and `parameters` stand for all changed numbers of a workload's model or of its own; the
     input `interaction` is what remains of the whole change. Empty if a constant is not known. Workloads
-    whose routing is given on either side are left out: their costs need measured counts, too.
+    whose routing is given on either side go by their traces (`_routed`), and are left out without them.
     """
-    routed = (folder.workloads.filter(given)["workload"] for folder in (a, b))
-    skewed = {id_ for found in routed for id_ in found}
-    ids = [id_ for id_ in ids if id_ not in skewed]
-    schema = {"workload": pl.String, "input": pl.String} | dict.fromkeys(MEASURES, pl.Float64)
     names = [change.name for change in changes if change.kind == "constant"]
     old, new = _values(a, b), _values(b, a)
-    if not ids or not (old.keys() >= NEEDED and new.keys() >= NEEDED):
-        return pl.DataFrame(schema=schema)
-    workloads, others = (_chosen(folder, ids) for folder in (a, b))
-    base = _measured(workloads, old)
-    parts = [_effect(name, workloads, old | {name: new[name]}, base) for name in names]
+    skewed = {id_ for folder in (a, b) for id_ in folder.workloads.filter(given)["workload"]}
+    even = [id_ for id_ in ids if id_ not in skewed]
+    routed = [id_ for id_ in ids if id_ in skewed and all(has_traces(folder, id_) for folder in (a, b))]
+    if not (even or routed) or not (old.keys() >= NEEDED and new.keys() >= NEEDED):
+        return pl.DataFrame(schema=SCHEMA)
+    parts = []
+    for some, sides in ((even, _even), (routed, _routed)):
+        if some:
+            before, changed = sides(a, b, changes, some)
+            base = before(old)
+            runs = {name: before(old | {name: new[name]}) for name in names}
+            runs |= {word: model(old) for word, model in changed.items()}
+            parts += [_effect(word, after, base) for word, after in runs.items()]
+    found = pl.concat([pl.DataFrame(schema=SCHEMA), *parts])
+    rest = _rest(a, b, [*even, *routed], found).select(*SCHEMA)
+    effective = pl.any_horizontal(pl.col(name) != 0 for name in MEASURES)
+    return pl.concat([found, rest]).filter(effective)
+
+
+def _even(a: Folder, b: Folder, changes: list[InputChange], ids: list[str]) -> tuple[Model, dict[str, Model]]:
+    """Return the model of A's workloads, and those with the changed columns of one kind as B has them."""
+    workloads, others = (chosen(folder, ids) for folder in (a, b))
+    changed = {}
     for word, kind in ((MODEL, "model"), (PARAMETERS, "parameter")):
         columns = {change.name for change in changes if change.kind == kind}
         if columns:
-            parts.append(_effect(word, _with_columns_of(workloads, others, columns), old, base))
-    found = pl.concat(parts) if parts else pl.DataFrame(schema=schema)
-    rest = _rest(a, b, ids, found).select(*schema)
-    effective = pl.any_horizontal(pl.col(name) != 0 for name in MEASURES)
-    return pl.concat([found, rest]).filter(effective)
+            changed[word] = resolved(workloads.with_columns(others[name] for name in columns))
+    return resolved(workloads), changed
+
+
+def _routed(
+    a: Folder, b: Folder, changes: list[InputChange], ids: list[str]
+) -> tuple[Model, dict[str, Model]]:
+    """Return the model of A's traces, and of B's traces of the workloads that changed.
+
+    There are no traces of a change of the model alone where a workload's own parameters changed as well:
+    these are one cause then.
+    """
+    kinds = {id_: {change.kind for change in changes if change.workload == id_} for id_ in ids}
+    words = {MODEL: {"model"}, PARAMETERS: {"parameter"}, BOTH: {"model", "parameter"}}
+    of_word = {word: [id_ for id_ in ids if kinds[id_] == which] for word, which in words.items()}
+    return traced(a, ids), {word: traced(b, some) for word, some in of_word.items() if some}
 
 
 def _values(folder: Folder, other: Folder) -> dict[str, float]:
@@ -53,27 +75,11 @@ def _values(folder: Folder, other: Folder) -> dict[str, float]:
     return {name: float(entry["value"]) for name, entry in both.items()}
 
 
-def _chosen(folder: Folder, ids: list[str]) -> pl.DataFrame:
-    order = pl.DataFrame({"workload": ids})
-    return order.join(folder.workloads, on="workload", how="left", maintain_order="left").select(
-        folder.workloads.columns
+def _effect(name: str, after: pl.DataFrame, base: pl.DataFrame) -> pl.DataFrame:
+    both = after.join(base, on="workload", suffix=" before", maintain_order="left")
+    return both.select(
+        "workload", input=pl.lit(name), **{m: pl.col(m) - pl.col(f"{m} before") for m in MEASURES}
     )
-
-
-def _with_columns_of(workloads: pl.DataFrame, others: pl.DataFrame, columns: set[str]) -> pl.DataFrame:
-    return workloads.with_columns(others[name] for name in columns)
-
-
-def _measured(workloads: pl.DataFrame, constants: Mapping[str, float]) -> pl.DataFrame:
-    costs = cost(folded(workloads), with_constants(workloads, constants)).workloads
-    return costs.select("workload", *MEASURES)
-
-
-def _effect(
-    name: str, workloads: pl.DataFrame, constants: Mapping[str, float], base: pl.DataFrame
-) -> pl.DataFrame:
-    changed = _measured(workloads, constants)
-    return changed.select("workload", input=pl.lit(name), **{m: changed[m] - base[m] for m in MEASURES})
 
 
 def _rest(a: Folder, b: Folder, ids: list[str], found: pl.DataFrame) -> pl.DataFrame:

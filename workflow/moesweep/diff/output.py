@@ -7,7 +7,7 @@ import polars as pl
 
 from moesweep.diff.changes import plain
 from moesweep.diff.comparison import Comparison
-from moesweep.diff.effects import MEASURES
+from moesweep.diff.models import MEASURES
 
 CSV_COLUMNS = ("kind", "workload", "name", "a", "b", "change", "share")
 

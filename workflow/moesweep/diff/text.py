@@ -6,12 +6,14 @@ from typing import Any
 
 from moesweep.diff.changes import TERMS, InputChange, plain
 from moesweep.diff.comparison import Comparison
-from moesweep.diff.effects import MEASURES, MODEL, PARAMETERS, REST
+from moesweep.diff.effects import BOTH, MODEL, PARAMETERS, REST
+from moesweep.diff.models import MEASURES
 
 _UNITS = {"_seconds": "s", "_bytes": "byte", "_per_billion_tokens": "USD", "mfu": ""}
 _WORDS = {
     MODEL: "changed numbers of the model",
     PARAMETERS: "changed parameters of the workload",
+    BOTH: "changed numbers of the model and parameters of the workload",
 }
 
 

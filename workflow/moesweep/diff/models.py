@@ -1,0 +1,68 @@
+"""Workloads as functions of constants: what the code at hand predicts of them, measure by measure."""
+
+from collections.abc import Callable, Mapping
+from functools import partial
+
+import polars as pl
+
+from moesweep.cost.fold import fold
+from moesweep.cost.given import fullest_ranks
+from moesweep.cost.model import cost, with_constants
+from moesweep.diff.folder import Folder
+from moesweep.layout import Results
+from moesweep.routing import given
+from moesweep.tablefile import read_table
+from moesweep.trace.programs import folded
+
+MEASURES = ("iteration_seconds", "peak_memory_bytes", "usd_per_billion_tokens")
+
+Model = Callable[[Mapping[str, float]], pl.DataFrame]
+"""From constants to workload and MEASURES."""
+
+
+def resolved(workloads: pl.DataFrame) -> Model:
+    """Return the model of workloads whose routing is not given: their programs follow from their columns."""
+    return partial(_measured, folded(workloads), workloads, None)
+
+
+def traced(folder: Folder, ids: list[str]) -> Model:
+    """Return the model of workloads by their traces: programs, and rows of the fullest ranks where given.
+
+    So a given routing needs no table of counts; what the code that traced them did otherwise is in it, too.
+    """
+    results, workloads = Results(folder.path), chosen(folder, ids)
+    programs = _read(results, "programs", "programs", ids)
+    uneven = workloads.filter(given)["workload"].to_list()
+    fullest = fullest_ranks(programs, _read(results, "routing", "given_routing", uneven)) if uneven else None
+    return partial(_measured, fold(programs), workloads, fullest)
+
+
+def has_traces(folder: Folder, id_: str) -> bool:
+    """Return whether a folder holds what `traced` reads of a workload."""
+    results = Results(folder.path)
+    return all(results.trace(table, id_).is_file() for table in ("programs", "routing"))
+
+
+def chosen(folder: Folder, ids: list[str]) -> pl.DataFrame:
+    """Return the catalogue's rows of some workloads, in their order."""
+    order = pl.DataFrame({"workload": ids}, schema={"workload": pl.String})
+    return order.join(folder.workloads, on="workload", how="left", maintain_order="left").select(
+        folder.workloads.columns
+    )
+
+
+def _read(results: Results, table: str, declaration: str, ids: list[str]) -> pl.DataFrame:
+    return pl.concat(
+        read_table(results.trace(table, id_), declaration).select(pl.lit(id_).alias("workload"), pl.all())
+        for id_ in ids
+    )
+
+
+def _measured(
+    programs: pl.DataFrame,
+    workloads: pl.DataFrame,
+    fullest: pl.DataFrame | None,
+    constants: Mapping[str, float],
+) -> pl.DataFrame:
+    costs = cost(programs, with_constants(workloads, constants), fullest).workloads
+    return costs.select("workload", *MEASURES)
