@@ -12,6 +12,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import polars as pl
+
 from project import Project, make_project
 
 CLUSTER = "config/clusters/dgx-a100-80gb-8xhdr200.yaml"
@@ -93,6 +95,20 @@ def _other_polars(project: Project) -> None:
     fake.write_text("Metadata-Version: 2.1\nName: polars\nVersion: 99.0\n")
 
 
+def _measured_anew(project: Project) -> None:
+    """Give one workload a measured routing, run the workflow, and measure other counts."""
+    table = project.root / "config/routing/measured.parquet"
+    table.parent.mkdir(exist_ok=True)
+    experts = [{"layer": layer, "expert": expert} for layer in range(4) for expert in range(4)]
+    for place, counts in enumerate(([40, 30, 20, 10], [70, 10, 10, 10])):
+        rows = [expert | {"tokens": counts[expert["expert"]]} for expert in experts]
+        pl.DataFrame(rows).write_parquet(table)
+        if not place:
+            routed = REMOVED.replace("}", ", routing: {table: config/routing/measured.parquet}}")
+            project.edit(SWEEP, REMOVED, routed)
+            project.sweep()
+
+
 def _lost(project: Project) -> None:
     next((project.root / "results/traces/ops").rglob("*.parquet")).unlink()
 
@@ -129,6 +145,7 @@ EDITS = [
         "the hidden size of the model",
         _replaced(MODEL, "hidden_size: {value: 256", "hidden_size: {value: 512"),
     ),
+    Edit("the counts of a measured routing", _measured_anew),
     Edit("the description of the model", _replaced(MODEL, "A model", "Another model")),
     Edit("code of parallelism", _appended(f"{LIBRARY}/parallelism.py", "\n# a remark\n")),
     Edit("code of the sweep", _appended(f"{LIBRARY}/sweep.py", "\n# a remark\n")),
