@@ -168,13 +168,15 @@ def test_every_stage_takes_a_sweep_that_skews(
         assert main(["export", "--format", format_, "--out", format_, "--workload", id_]) == 0
     (text,) = Path("simai").iterdir()
     assert text.name.endswith("-busiest.txt")
-    for command in (
-        ["export", "--format", "simai", "--flavor", "aicb", "--out", "aicb", "--workload", id_],
-        ["explain", id_, "iteration_seconds"],
-    ):
-        assert main(command) == 2, command
-        assert "zipf(alpha=1.2,seed=7,capacity=1.5)" in capsys.readouterr().err
-        assert not Path(command[command.index("--out") + 1] if "--out" in command else "none").exists()
+    aicb = ["export", "--format", "simai", "--flavor", "aicb", "--out", "aicb", "--workload", id_]
+    assert main(aicb) == 2
+    assert "zipf(alpha=1.2,seed=7,capacity=1.5)" in capsys.readouterr().err
+    assert not Path("aicb").exists()
+    seconds = costs.filter(workload=id_)["iteration_seconds"][0]
+    assert main(["explain", id_, "iteration_seconds", "--format", "json", "--depth", "0"]) == 0
+    out, err = capsys.readouterr()
+    assert json.loads(out)["value"] == pytest.approx(seconds, rel=1e-12)
+    assert err == ""  # nor does it say that the results hold another number
 
 
 def test_a_table_that_changed_after_enumeration_is_refused(project: Path) -> None:

@@ -24,6 +24,18 @@ def fullest_ranks(programs: pl.DataFrame, routing: pl.DataFrame) -> pl.DataFrame
     )
 
 
+def mean_rows() -> pl.Expr:
+    """Return the mean expert rows of a rank, k·b·s·etp/t, over a workload's columns."""
+    split = pl.when(pl.col("sequence_parallel")).then(pl.col("tp")).otherwise(1)
+    tokens = pl.col("micro_batch_size") * pl.col("seq_length") // split
+    return pl.col("moe_router_topk") * tokens * pl.col("etp")
+
+
+def flops_of(rows: pl.Expr) -> pl.Expr:
+    """Return what an expert's forward product over m rows would take over others, over its op row."""
+    return pl.col("flops") / pl.max_horizontal(pl.col("m"), 1) * rows
+
+
 def at_mean_load(folded: pl.DataFrame, workloads: pl.DataFrame) -> pl.DataFrame:
     """Return folded programs whose experts have the mean rows k·b·s·etp/t: what the model needs of them.
 
@@ -32,11 +44,9 @@ def at_mean_load(folded: pl.DataFrame, workloads: pl.DataFrame) -> pl.DataFrame:
     uneven = workloads.filter(given)
     if uneven.is_empty():
         return folded
-    split = pl.when(pl.col("sequence_parallel")).then(pl.col("tp")).otherwise(1)
-    tokens = pl.col("micro_batch_size") * pl.col("seq_length") // split
-    rows = uneven.select("workload", mean_rows=pl.col("moe_router_topk") * tokens * pl.col("etp"))
+    rows = uneven.select("workload", mean_rows=mean_rows())
     forward = (pl.col("kind") == "grouped_gemm") & (pl.col("phase") == "forward")
-    at_mean = pl.col("flops") / pl.max_horizontal(pl.col("m"), 1) * pl.col("mean_rows")
+    at_mean = flops_of(pl.col("mean_rows"))
     return (
         folded.join(rows, on="workload", how="left", maintain_order="left")
         .with_columns(

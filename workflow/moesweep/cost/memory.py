@@ -134,6 +134,12 @@ def bytes_of_a_stage() -> dict[str, pl.Expr]:
     return {name: part.cast(pl.Float64) for name, part in parts.items()}
 
 
+def activations_of_the_fullest() -> dict[str, pl.Expr]:
+    """Return the activations where routing is given, over `bytes_of_a_stage` and `fullest_ranks`' columns."""
+    uneven = _activation_bytes(pl.col("mean_rows"), pl.col("most_rows"))
+    return {"activations_bytes": uneven.cast(pl.Float64)}
+
+
 def peak_bytes() -> dict[str, pl.Expr]:
     """Return the sum of the parts."""
     return {"peak_memory_bytes": pl.sum_horizontal(*bytes_of_a_stage())}
@@ -153,7 +159,7 @@ def stage_memory(
         .with_columns(**bytes_of_a_stage())
     )
     if fullest is not None:
-        uneven = _activation_bytes(pl.col("mean_rows"), pl.col("most_rows")).cast(pl.Float64)
+        uneven = activations_of_the_fullest()["activations_bytes"]
         stages = (
             stages.join(fullest, on=KEY[:2], how="left", maintain_order="left")
             .with_columns(activations_bytes=pl.coalesce(uneven, "activations_bytes"))

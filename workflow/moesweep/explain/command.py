@@ -48,6 +48,7 @@ def explain(arguments: argparse.Namespace) -> int:
     from moesweep.explain.ledger import Ledger
     from moesweep.explain.metrics import metric
     from moesweep.explain.origins import origins
+    from moesweep.explain.programs import programs_of
     from moesweep.explain.text import TextTree, as_json
 
     _check(arguments)
@@ -55,7 +56,8 @@ def explain(arguments: argparse.Namespace) -> int:
     config = load_config(root, arguments.config)
     cluster = load_cluster(root, config["cluster"])
     workload = _workload(results, arguments)
-    ledger = Ledger(workload, cluster, origins(root, config["sweep"], workload.row(0, named=True)))
+    from_sweep = origins(root, config["sweep"], workload.row(0, named=True))
+    ledger = Ledger(workload, cluster, from_sweep, programs_of(workload, root))
     node = metric(ledger, arguments.metric)
     if arguments.format == "json":
         print(json.dumps(as_json(node, arguments.depth), indent=1, ensure_ascii=False))
@@ -82,7 +84,6 @@ def _workload(results: Results, arguments: argparse.Namespace) -> "pl.DataFrame"
     import polars as pl
 
     from moesweep.plan import load_plan
-    from moesweep.routing import given
     from moesweep.tablefile import read_table
 
     made = results.workloads.exists()
@@ -92,10 +93,6 @@ def _workload(results: Results, arguments: argparse.Namespace) -> "pl.DataFrame"
         id_, known = arguments.workload, workloads["workload"].to_list()
         message = f"there is no workload {id_} in the sweep"
         raise BadInput([Problem("", "WORKLOAD", "known", id_, message, _nearest(id_, known))])
-    if row.select(given).item():
-        routing = row["routing"][0]
-        message = f"explanations know layers that are alike, and with {routing} they differ"
-        raise BadInput([Problem("", "WORKLOAD", "balanced", routing, message, "see results/costs/ops")])
     return row
 
 

@@ -7,16 +7,21 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import cached_property
 from itertools import chain
+from pathlib import Path
 
 import polars as pl
 
 from moesweep.catalog import Cluster, Constant
 from moesweep.cost import collectives, iteration, memory, model, ops, stages, uncertainty
+from moesweep.cost.fold import KEY
+from moesweep.cost.given import at_mean_load, flops_of, mean_rows
 from moesweep.cost.model import OF_THE_WORKLOAD, cost, needed_by_the_model, with_constants
 from moesweep.explain.node import Node, Origin
+from moesweep.explain.programs import LOADS, Programs, programs_of
 from moesweep.explain.tables import Definition, Table, over
-from moesweep.trace.programs import folded, quantities, sections
+from moesweep.trace.programs import quantities, sections
 from moesweep.trace.programs import stages as stage_contents
+from moesweep.trace.shapes import BALANCED, GIVEN
 from moesweep.trace.vocabulary import Op
 from moesweep.workload import derivations
 
@@ -24,27 +29,39 @@ LAYOUT = Origin(
     "docs/trace.md", "which of num_layers a stage holds: layers over pp · virtual_pipeline stages"
 )
 
+LOADED = Origin("docs/trace.md", "layers of the stage whose experts have as many rows")
+FULLEST = ("mean_rows", "most_rows")
+
 QUANTITIES = (
     *("m", "n", "k", "groups", "flops", "hbm_bytes"),
     *("group_size", "comm_bytes", "wire_bytes", "num_microbatches", "repeats"),
 )
 """Columns of an op that its vocabulary entry declares."""
 
+EXCHANGES = ("moe_dispatch", "moe_combine")
+"""What one of them sends, the other receives: where routing is given, both last as long as the larger."""
+
 
 class Ledger:
     """Every table of one workload on one cluster.
 
     `workload` is a frame of one row with the columns of results/workloads.parquet; `origins` says
-    where its values are from. `moved` names the constant that stands at the end of its range.
+    where its values are from. `programs` are its `programs_of`, made if not given; `moved` names the
+    constant that stands at the end of its range.
     """
 
     def __init__(
-        self, workload: pl.DataFrame, cluster: Cluster, origins: Mapping[str, Origin], moved: str = ""
+        self,
+        workload: pl.DataFrame,
+        cluster: Cluster,
+        origins: Mapping[str, Origin],
+        programs: Programs | None = None,
+        moved: str = "",
     ) -> None:
         self._given, self._cluster, self._origins, self._moved = workload, cluster, origins, moved
         self._described = with_constants(workload, cluster.values)
-        self._folded = folded(workload)
-        self._costs = cost(self._folded, self._described)
+        self.programs = programs or programs_of(workload, Path())
+        self._costs = cost(self.programs.folded, self._described, self.programs.fullest)
         self._stages = stage_contents(workload)
 
     def _table(
@@ -86,6 +103,9 @@ class Ledger:
     def ops(self) -> Table:
         """One row per distinct op of a stage."""
         frame = self._costs.ops.with_columns(runs=stages.runs())
+        if self.programs.uneven:
+            shown = self.programs.shown
+            frame = frame.join(shown, on=KEY, how="left", nulls_equal=True, maintain_order="left")
         of_a_row = collectives.places() | ops.timings() | {"runs": stages.runs()}
         return self._table("op", frame, _op, of_a_row, None, self._of_an_op)
 
@@ -105,8 +125,48 @@ class Ledger:
     def memory(self) -> Table:
         """One row per stage: bytes of its rank."""
         counted = over(self.ops, ("stage",), memory.contents_of_a_stage())
-        of_a_row = memory.bytes_of_a_stage() | memory.peak_bytes()
-        return self._table("memory", self._costs.memory, _stage, of_a_row, counted)
+        of_a_row, frame = memory.bytes_of_a_stage() | memory.peak_bytes(), self._costs.memory
+        if self.programs.fullest is not None:
+            of_a_row |= memory.activations_of_the_fullest()
+            counted |= over(self.members, ("stage",), {name: pl.col(name).max() for name in FULLEST})
+            rows = frame.join(self.programs.fullest, on=KEY[:2], how="left", maintain_order="left")
+            frame = rows.with_columns(pl.col(FULLEST).fill_null(0))
+        return self._table("memory", frame, _stage, of_a_row, counted)
+
+    @cached_property
+    def loads(self) -> Table:
+        """One row per MoE layer and ep rank, where routing is given: the copies it sends and gets."""
+
+        def other(row: pl.DataFrame, name: str) -> Node:
+            if name not in LOADS:
+                return self._of_the_workload(row, name)
+            origin = Origin("docs/trace.md", f"copies of tokens under the given routing {row['routing'][0]}")
+            return Node(f"{_load(row)} {name}", name, row[name][0], _load(row), origin)
+
+        rows = {"rows": pl.col("received") * pl.col("etp")}
+        return self._table("load", self.programs.loads.with_columns(**rows), _load, rows, None, other)
+
+    @cached_property
+    def members(self) -> Table:
+        """One row per stage and ep rank, where routing is given: the expert rows of its MoE layers."""
+        rows = pl.col("rows")
+        of_rows = {"mean_rows": rows.sum() / pl.col("moe_layers").first(), "most_rows": rows.max()}
+        frame = self.loads.frame.group_by("stage", "ep_rank", maintain_order=True).agg(**of_rows)
+        return self._table("member", frame, _member, {}, over(self.loads, ("stage", "ep_rank"), of_rows))
+
+    @cached_property
+    def needed(self) -> Table:
+        """One row per distinct op as the model needs it: over mean rows, where routing is given."""
+        if not self.programs.uneven:
+            return self.ops
+
+        def other(row: pl.DataFrame, name: str) -> Definition | Node:
+            if name == "flops" and row["kind"][0] == "grouped_gemm":
+                return Definition(flops_of(mean_rows().alias("mean_rows")), self.ops, tuple(KEY[1:]))
+            return self.ops.column(row, name)
+
+        frame = at_mean_load(self.ops.frame, self._described)
+        return self._table("needed", frame, _op, {}, None, other)
 
     @cached_property
     def costs(self) -> Table:
@@ -114,7 +174,7 @@ class Ledger:
         of_rows = {
             **over(self.stages, (), iteration.seconds_of_an_iteration()),
             **over(self.memory, (), memory.bytes_of_the_fullest()),
-            **over(self.ops, (), model.needed_flops(), needed_by_the_model),
+            **over(self.needed, (), model.needed_flops(), needed_by_the_model),
         }
         of_a_row = iteration.bubble() | iteration.bubble_share() | model.throughput() | model.price()
         return self._table("cost", self._costs.workloads, _nowhere, of_a_row, of_rows)
@@ -124,7 +184,7 @@ class Ledger:
         """One row per uncertain constant: the iteration with that one alone at the end of its range."""
         ends = uncertainty.farther_ends(self._cluster.constants)
         ends_frame = with_constants(self._given.select("workload"), ends)
-        moved = uncertainty.sensitivity(self._folded, self._described, ends_frame)
+        moved = uncertainty.sensitivity(self.programs.folded, self._described, ends_frame)
         frame = uncertainty.changes(self._costs.workloads, moved)
 
         def other(row: pl.DataFrame, name: str) -> Node:
@@ -155,7 +215,7 @@ class Ledger:
         source = f"the farther end of its range, {constant.low:g} to {constant.high:g}"
         moved: dict[str, Constant] = {name: replace(constant, value=end, source=source)}
         cluster = replace(self._cluster, constants=self._cluster.constants | moved)
-        return Ledger(self._given, cluster, self._origins, name)
+        return Ledger(self._given, cluster, self._origins, self.programs, name)
 
     def _of_an_op(self, row: pl.DataFrame, name: str) -> Definition | Node:
         """Return what defines a column that the op's row has from the trace or from its workload."""
@@ -164,25 +224,41 @@ class Ledger:
         own = {renamed: own for own, renamed in OF_THE_WORKLOAD.items()}
         return self._of_the_workload(row, own.get(name, name))
 
-    def _declared(self, row: pl.DataFrame, name: str) -> Definition:
-        """Return what the trace declares for a quantity of an op, over its stage's contents."""
+    def _declared(self, row: pl.DataFrame, name: str) -> Definition | Node:
+        """Return what the trace declares for a quantity of an op, over its stage's contents.
+
+        Where routing is given, what depends on it is the largest over the ep ranks of the layer shown.
+        """
         kind, stage = row["layer_kind"][0], row["stage"][0]
         if name == "repeats":
-            layers = pl.lit(1, dtype=pl.Int64) if kind is None else pl.col(f"{kind}_layers")
-            return Definition(layers, self.contents, ("stage",))
+            return self._repeats(row, kind)
         entry = self._entry(row["phase"][0], kind, row["op"][0], stage)
-        return Definition(quantities(entry)[name], self.contents, ("stage",))
+        quantity = quantities(entry)[name]
+        if not set(quantity.meta.root_names()) & set(LOADS):
+            return Definition(quantity, self.contents, ("stage",))
+        if entry.collective == "all_to_all":
+            both = (self._entry("forward", kind, op, stage) for op in EXCHANGES)
+            quantity = pl.max_horizontal(quantities(each)[name] for each in both)
+        return Definition(quantity.max(), self.loads, ("layer",))
+
+    def _repeats(self, row: pl.DataFrame, kind: str | None) -> Definition | Node:
+        """Return how many layers of the stage run an op; those of different loads are counted apart."""
+        if kind is not None and " " in kind:
+            return Node(f"{_op(row)} repeats", "repeats", row["repeats"][0], _op(row), LOADED)
+        layers = pl.lit(1, dtype=pl.Int64) if kind is None else pl.col(f"{kind}_layers")
+        return Definition(layers, self.contents, ("stage",))
 
     def _entry(self, phase: str, kind: str | None, op: str, stage: int) -> Op:
         """Return the vocabulary's entry for an op: of entries with the same name, the one that applies."""
         here = self._stages.filter(pl.col("stage") == stage)
-        entries = self._entries[phase, kind, op]
+        entries = self._entries[phase, kind and kind.split()[0], op]
         return next(entry for entry in entries if here.select(entry.when.alias("applies"))["applies"][0])
 
     @cached_property
     def _entries(self) -> dict[tuple[str, str | None, str], list[Op]]:
         entries: dict[tuple[str, str | None, str], list[Op]] = {}
-        for section in chain.from_iterable(sections()):
+        rows = GIVEN if self.programs.uneven else BALANCED
+        for section in chain.from_iterable(sections(rows)):
             for op in section.ops:
                 entries.setdefault((section.phase, section.layer_kind, op.name), []).append(op)
         return entries
@@ -200,7 +276,18 @@ def _pass(row: pl.DataFrame) -> str:
     phase, kind = row["phase"][0], row["layer_kind"][0]
     if phase == "optimizer":
         return f"{_stage(row)}, optimizer"
-    return f"{_stage(row)}, {phase} {'around the layers' if kind is None else f'of a {kind} layer'}"
+    if kind is None:
+        return f"{_stage(row)}, {phase} around the layers"
+    kind, _, load = kind.partition(" ")
+    return f"{_stage(row)}, {phase} of a {kind} layer{load and f' of load {load}'}"
+
+
+def _member(row: pl.DataFrame) -> str:
+    return f"{_stage(row)}, ep rank {row['ep_rank'][0]}"
+
+
+def _load(row: pl.DataFrame) -> str:
+    return f"ep rank {row['ep_rank'][0]} in layer {row['layer'][0]}"
 
 
 def _op(row: pl.DataFrame) -> str:

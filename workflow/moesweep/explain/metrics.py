@@ -15,7 +15,9 @@ from moesweep.workload import SCHEMA
 OP_METRICS = ("seconds", *QUANTITIES)
 PHASES = ("forward", "backward", "optimizer")
 KINDS = ("dense", "moe")
-FORMS = "a cost column, stage:NUMBER:COLUMN or op:NAME[:PHASE][:dense|moe][:stage=NUMBER]:COLUMN"
+FORMS = (
+    "a cost column, stage:NUMBER:COLUMN or op:NAME[:PHASE][:dense|moe][:layer=NUMBER][:stage=NUMBER]:COLUMN"
+)
 
 
 def cost_metrics() -> list[str]:
@@ -49,7 +51,7 @@ def _op_metric(ledger: Ledger, name: str, parts: list[str]) -> Node:
     if column not in OP_METRICS:
         raise _unknown(name, "column", column, OP_METRICS)
     for word in narrower:
-        rows = _narrowed(rows, word, name)
+        rows = _narrowed(ledger, rows, word, name)
     distinct = rows.unique(["phase", "layer_kind"], keep="first", maintain_order=True)
     if distinct[column].n_unique() > 1:
         found = ", ".join(_full_name(row, op, column) for row in distinct.iter_rows(named=True))
@@ -58,15 +60,18 @@ def _op_metric(ledger: Ledger, name: str, parts: list[str]) -> Node:
     return ledger.ops.column(_on_slowest_stage(ledger, rows), column)
 
 
-def _narrowed(rows: pl.DataFrame, word: str, name: str) -> pl.DataFrame:
-    """Return the rows that a phase, a kind of layer or a stage names, which must be some."""
-    number = word.removeprefix("stage=")
-    if word.startswith("stage=") and number.isdecimal():
+def _narrowed(ledger: Ledger, rows: pl.DataFrame, word: str, name: str) -> pl.DataFrame:
+    """Return the rows that a phase, a kind of layer, a layer or a stage names, which must be some."""
+    what, _, number = word.partition("=")
+    if what == "stage" and number.isdecimal():
         kept = rows.filter(pl.col("stage") == int(number))
+    elif what == "layer" and number.isdecimal():
+        layer = ledger.programs.layers.filter(pl.col("layer") == int(number))
+        kept = rows.join(layer, on=["stage", "layer_kind"], how="semi", maintain_order="left")
     elif word in PHASES:
         kept = rows.filter(pl.col("phase") == word)
     else:
-        kept = rows.filter(pl.col("layer_kind") == word)
+        kept = rows.filter(pl.col("layer_kind").str.splitn(" ", 2).struct[0] == word)
     if kept.is_empty():
         there = rows.select(
             pl.concat_list("phase", pl.col("layer_kind"), pl.format("stage={}", "stage")).alias("words")
@@ -76,7 +81,9 @@ def _narrowed(rows: pl.DataFrame, word: str, name: str) -> pl.DataFrame:
 
 
 def _full_name(row: dict[str, str | None], op: str, column: str) -> str:
-    parts = ("op", op, row["phase"], row["layer_kind"], column)
+    kind = row["layer_kind"]
+    place = f"layer={row['layer']}" if kind and " " in kind else kind
+    parts = ("op", op, row["phase"], place, column)
     return ":".join(part for part in parts if part)
 
 
