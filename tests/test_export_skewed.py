@@ -29,7 +29,7 @@ from moesweep.routing import Routing
 from moesweep.trace.files import ops
 from moesweep.trace.uneven import rank_programs
 from naive_routing import Exchange, popularities, uneven_ops
-from skewed import CHANGES, costs_of
+from skewed import CHANGES, costs_of, measured
 from small import small
 from test_export_chakra import joined, set_number, split
 from test_export_perfetto import slices
@@ -110,6 +110,16 @@ def test_kernels_take_their_own_rows_seconds_and_exchanges_those_of_all(
     shorter = lengths.filter(pl.col("length") < pl.col("common"))["op"].unique()
     if capacity is None:
         assert shorter.str.starts_with("expert_fc").any() == (frame["ep"][0] > 1)
+
+
+def test_a_rank_without_rows_still_reads_its_weights(tmp_path: Path) -> None:
+    frame = small(routing=measured(tmp_path, [[1, 0, 0, 0]] * 4), hidden_size=1024, ffn_hidden_size=4096)
+    (each,) = traced(frame, Results(tmp_path), load_cluster(ROOT, CLUSTER), tmp_path)
+    products = unrolled(each, None).filter(pl.col("op") == "expert_fc1").with_columns(LENGTH).collect()
+    idle, busy = (products.filter((pl.col("flops") == 0) == without) for without in (True, False))
+    assert idle["rank"].unique().to_list() == [2, 3, 6, 7, 10, 11, 14, 15]
+    assert 0 < idle["length"].max() < busy["length"].min()  # type: ignore[operator]
+    assert each.of(1).program.filter(op="expert_fc1")["bound"].unique().to_list() == ["memory"]
 
 
 @pytest.mark.parametrize(("name", "capacity"), CASES)
