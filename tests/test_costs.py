@@ -1,11 +1,14 @@
 """Costs worked out by hand, with round constants: 100 Tflop/s, 1 TB/s of memory, 100 GB/s inside a node."""
 
+import os
+import subprocess
+import sys
 from typing import Any
 
 import polars as pl
 import pytest
 
-from costing import constants, costs, seconds
+from costing import ROOT, constants, costs, seconds
 from moesweep.cost.compute import wave_efficiency
 from moesweep.cost.fold import KEY, fold
 from moesweep.trace.programs import folded, programs
@@ -228,3 +231,29 @@ def test_programs_fold_to_what_predictions_use(name: str) -> None:
     ours, theirs = fold(programs(workloads)), folded(workloads)
     columns = [column for column in ours.columns if column in theirs.columns]
     assert ours.select(columns).sort(KEY).equals(theirs.select(columns).sort(KEY))
+
+
+def test_the_number_of_threads_moves_no_digit() -> None:
+    """Sums of many columns and of long groups are what threads would share out."""
+    study = """
+from costing import cluster
+from moesweep.cost.model import cost, with_constants
+from moesweep.sweep import enumerate_sweep
+from moesweep.trace.programs import folded
+from pathlib import Path
+workloads = enumerate_sweep(Path(), "config/sweeps/moe-a100-123.yaml")
+frame = cost(folded(workloads), with_constants(workloads, cluster().values)).workloads
+print(*frame.iter_rows(), sep=chr(10))
+"""
+    tests = {"PYTHONPATH": str(ROOT / "tests")}
+    printed = {
+        subprocess.run(
+            [sys.executable, "-c", study],
+            cwd=ROOT,
+            env=os.environ | tests | {"POLARS_MAX_THREADS": threads},
+            capture_output=True,
+            check=True,
+        ).stdout
+        for threads in ("1", "2", "3")
+    }
+    assert len(printed) == 1

@@ -1,6 +1,8 @@
 """Polars expressions that several stages need."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from functools import reduce
+from operator import add
 
 import polars as pl
 
@@ -11,3 +13,11 @@ def by_word(column: pl.Expr, choices: Mapping[str, pl.Expr], default: pl.Expr) -
     for word, choice in reversed(list(choices.items())):
         chosen = pl.when(column == word).then(choice).otherwise(chosen)
     return chosen
+
+
+def total(columns: Iterable[str]) -> pl.Expr:
+    """Return the sum of columns, added one after the other.
+
+    The order in which `sum_horizontal` adds, and so the last digit, depends on the number of threads.
+    """
+    return reduce(add, map(pl.col, columns))

@@ -14,6 +14,9 @@ from moesweep.layout import Results
 from moesweep.routing import given
 from moesweep.tablefile import read_table, write_table
 
+BATCH_WORKLOADS = 128
+"""Workloads costed at a time: enough for columns to pay, few enough for memory not to grow with the sweep."""
+
 
 def write_costs(results: Results, cluster: Cluster, facts: Mapping[str, str]) -> None:
     """Cost every workload of the catalogue on one cluster.
@@ -23,6 +26,18 @@ def write_costs(results: Results, cluster: Cluster, facts: Mapping[str, str]) ->
     """
     named = {"cluster": cluster.name}
     workloads = with_constants(read_table(results.workloads, "workloads"), cluster.values)
+    ends = farther_ends(cluster.constants)
+    batches = [_write_ops(results, each, ends, named) for each in workloads.iter_slices(BATCH_WORKLOADS)]
+    costs, moved = (pl.concat(frames) for frames in zip(*batches, strict=True))
+    write_table(changes(costs, moved), results.sensitivity, "sensitivity", named)
+    ops = digest(results.cost_ops(id_) for id_ in workloads["workload"])
+    write_table(banded(costs, moved), results.costs, "costs", named | dict(facts) | {"ops_sha256": ops})
+
+
+def _write_ops(
+    results: Results, workloads: pl.DataFrame, ends: Mapping[str, float], named: Mapping[str, str]
+) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Write the costed programs of some workloads; return their costs and their sensitivity."""
     programs = pl.concat(
         read_table(results.trace("programs", id_), "programs").select(pl.lit(id_).alias("workload"), pl.all())
         for id_ in workloads["workload"]
@@ -30,14 +45,10 @@ def write_costs(results: Results, cluster: Cluster, facts: Mapping[str, str]) ->
     folded = fold(programs)
     costs = cost(folded, workloads, _fullest(results, workloads, programs))
     unfolded = unfold(programs, costs.ops).partition_by("workload", as_dict=True, maintain_order=True)
-    parts = {results.cost_ops(str(id_)): frame for (id_,), frame in unfolded.items()}
-    for file, frame in parts.items():
-        write_table(frame, file, "cost_ops", named)
-    ends = with_constants(workloads.select("workload"), farther_ends(cluster.constants))
-    moved = sensitivity(folded, workloads, ends)
-    write_table(changes(costs.workloads, moved), results.sensitivity, "sensitivity", named)
-    made_from = named | dict(facts) | {"ops_sha256": digest(parts)}
-    write_table(banded(costs.workloads, moved), results.costs, "costs", made_from)
+    for (id_,), frame in unfolded.items():
+        write_table(frame, results.cost_ops(str(id_)), "cost_ops", named)
+    moved = sensitivity(folded, workloads, with_constants(workloads.select("workload"), ends))
+    return costs.workloads, moved
 
 
 def _fullest(results: Results, workloads: pl.DataFrame, programs: pl.DataFrame) -> pl.DataFrame | None:

@@ -11,6 +11,7 @@ from operator import add
 import polars as pl
 
 from moesweep.cost.timing import constant
+from moesweep.expressions import total
 
 COMM_KINDS = ("tp", "etp", "ep", "dp", "edp", "pp", "other")
 OTHER = ("tp_ep", "embedding", "world")
@@ -85,7 +86,7 @@ def seconds_of_a_pass() -> dict[str, pl.Expr]:
     host. seconds = max(kernels, host), or their sum with blocking launches. Time beyond the exposed
     communication counts as compute.
     """
-    comm = pl.sum_horizontal(f"{kind}_comm" for kind in COMM_KINDS)
+    comm = total(f"{kind}_comm" for kind in COMM_KINDS)
     exposed = comm - constant("tp_overlap") * pl.col("hidden")
     modern = pl.col("framework") == "megatron-core"
     forward = pl.when(modern).then(constant("host_seconds")).otherwise(constant("host_2021_seconds"))

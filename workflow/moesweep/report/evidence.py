@@ -7,6 +7,7 @@ from pathlib import Path
 import polars as pl
 
 from moesweep.catalog import Cluster, load_cluster
+from moesweep.expressions import total
 from moesweep.layout import Results
 from moesweep.problems import BadInput, Problem
 from moesweep.tablefile import read_table
@@ -24,8 +25,7 @@ _TOGETHER = {
 def parts_of_iteration() -> list[pl.Expr]:
     """Return the parts of an iteration in stacking order, named as in `PARTS`; they sum to it."""
     exposed = [
-        pl.sum_horizontal(f"{kind}_exposed_seconds" for kind in kinds).alias(name)
-        for name, kinds in _TOGETHER.items()
+        total(f"{kind}_exposed_seconds" for kind in kinds).alias(name) for name, kinds in _TOGETHER.items()
     ]
     return [
         pl.col("compute_seconds").alias("compute"),

@@ -1,10 +1,8 @@
 """Communication that nothing hides, by kind of communicator."""
 
-from functools import reduce
-from operator import add
-
 import polars as pl
 
+from moesweep.expressions import total
 from moesweep.tables.expense import costed
 from moesweep.tables.inputs import LAYOUT, Inputs
 
@@ -17,9 +15,7 @@ def exposed_communication(inputs: Inputs) -> pl.DataFrame:
     The costs hide nothing but backward tp collectives (docs/costs.md, "A layer"), so what is hidden, the
     sum of kinds - exposed, comes off tp alone. `largest_kind` is null where nothing is exposed.
     """
-    # Not sum_horizontal: the order in which it adds, and so the last digit, depends on the number of threads.
-    comm = reduce(add, (pl.col(f"{kind}_comm_seconds") for kind in COMM_KINDS))
-    hidden = comm - pl.col("exposed_comm_seconds")
+    hidden = total(f"{kind}_comm_seconds" for kind in COMM_KINDS) - pl.col("exposed_comm_seconds")
     exposed = {f"{kind}_exposed_seconds": pl.col(f"{kind}_comm_seconds") for kind in COMM_KINDS}
     # What is left of the two sums where all of tp is hidden may be a rounding error below 0.
     exposed["tp_exposed_seconds"] = (pl.col("tp_comm_seconds") - hidden).clip(0)
