@@ -16,8 +16,8 @@ from moesweep.trace.programs import folded
 from moesweep.trace.routing import routing
 from moesweep.trace.uneven import busiest, rank_programs
 
-AT_ONCE = 16
-"""Workloads with a given routing whose programs are in memory together: one a stage and ep rank."""
+EVEN_AT_ONCE, AT_ONCE = 128, 16
+"""Workloads in memory together, without and with given routing: that has a program a stage and ep rank."""
 
 
 def write_answers(results: Results) -> None:
@@ -36,7 +36,9 @@ def recosted(workloads: pl.DataFrame, cluster: Cluster, root: Path = Path()) -> 
     even, uneven = (
         with_constants(part, cluster.values) for part in (workloads.filter(~given), workloads.filter(given))
     )
-    costs = [cost(folded(even), even).workloads]
+    # Of nothing there is still an empty table.
+    batches = [*even.iter_slices(EVEN_AT_ONCE)] or [even]
+    costs = [cost(folded(part), part).workloads for part in batches]
     counts = [routing(even).with_columns(dropped=pl.lit(0, dtype=pl.Int64))]
     for part in uneven.iter_slices(AT_ONCE):
         programs, routed = busiest(rank_programs(part, root)), _given_counts(part, root)
