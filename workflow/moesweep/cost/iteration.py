@@ -30,7 +30,10 @@ def seconds_of_a_stage() -> dict[str, pl.Expr]:
 
 def stage_seconds(passes: pl.DataFrame) -> pl.DataFrame:
     """Return one row per workload and stage, with the columns of `seconds_of_a_stage`."""
-    return passes.group_by("workload", "stage", maintain_order=True).agg(**seconds_of_a_stage())
+    # Not group_by: polars shares out plain sums among its threads; the last digit would depend on how many.
+    keys = ("workload", "stage")
+    sums = {name: seconds.over(keys) for name, seconds in seconds_of_a_stage().items()}
+    return passes.select(*keys, **sums).unique(keys, keep="first", maintain_order=True)
 
 
 def seconds_of_an_iteration() -> dict[str, pl.Expr]:
