@@ -97,6 +97,26 @@ def test_what_does_not_fit_is_hatched(evidence: Evidence) -> None:
     )
 
 
+def test_skew_is_drawn_a_line_an_ep_with_what_is_dropped(evidence: Evidence) -> None:
+    table = evidence.table("skew_sensitivity")
+    free, capped = FIGURES["skew"](evidence).axes
+    limited = pl.col("capacity_factor").is_not_null()
+    for axes, rows in (
+        (free, table.filter(~limited)),
+        (capped, table.filter(limited | (pl.col("alpha") == 0))),
+    ):
+        lines = {line.get_label(): line for line in axes.lines if str(line.get_label()).startswith("ep")}
+        assert set(lines) == {f"ep {ep}" for ep in table["ep"]}
+        for label, line in lines.items():
+            own = rows.filter(pl.format("ep {}", "ep") == label)
+            assert list(line.get_xdata()) == own["alpha"].to_list()
+            assert list(line.get_ydata()) == own["iteration_seconds_ratio"].to_list()
+    dropped = table.filter(pl.col("dropped_share") == pl.col("dropped_share").max()).row(0, named=True)
+    assert f"{dropped['alpha']:g}\n{dropped['dropped_share']:.0%}" in [
+        tick.get_text() for tick in capped.get_xticklabels()
+    ]
+
+
 def lightness(colour: str) -> float:
     """Return CIE L*, 0 to 100: what is left of a colour on a grey printer."""
     linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in to_rgb(colour)]
@@ -163,6 +183,7 @@ def test_a_sweep_without_experts_says_what_it_cannot_show(tmp_path: Path) -> Non
     assert main(["figures", "--results", str(tmp_path)]) == 0
     assert "no two workloads that differ in ep" in results.figure("ep_scaling", "svg").read_text()
     assert "no MoE workload" in results.figure("moe_against_dense", "svg").read_text()
+    assert "no MoE workload" in results.figure("skew", "svg").read_text()
 
 
 def test_missing_results_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -21,12 +21,12 @@ from moesweep.catalog import load_cluster
 from moesweep.cost.files import write_costs
 from moesweep.layout import Results
 from moesweep.problems import BadInput
+from moesweep.recost import write_answers
 from moesweep.sweep import enumerate_sweep, load_sweep
 from moesweep.tablefile import TABLES as DECLARED
 from moesweep.tablefile import dictionary, dtypes, read_table, write_table
 from moesweep.tables.catalogue import REFUSED, distribution_examples, ep_breakdown
 from moesweep.tables.exposed import COMM_KINDS, exposed_communication
-from moesweep.tables.files import write_tables
 from moesweep.tables.inputs import Inputs, per_iteration
 from moesweep.tables.markdown import MOST_ROWS, markdown
 from moesweep.tables.numbers import quantity
@@ -94,7 +94,7 @@ def make(root: Path, folder: Path, sweep: str) -> Results:
     write_traces(loaded.workloads, results)
     write_costs(results, load_cluster(root, CLUSTER), {"cluster": CLUSTER})
     write_traffic(results, 8)
-    write_tables(results)
+    write_answers(results)
     return results
 
 
@@ -314,7 +314,8 @@ def test_every_table_comes_as_parquet_csv_and_markdown(small: Results, name: str
 @pytest.mark.parametrize("name", TABLES)
 def test_a_dense_sweep_has_every_table(dense_only: Results, name: str) -> None:
     frame = table(dense_only, name)
-    empty = {"ep_breakdown", "distribution_examples", "moe_against_dense", "ep_scaling"}
+    of_moe = ("moe_against_dense", "ep_scaling", "skew_sensitivity", "feasible_ep")
+    empty = {"ep_breakdown", "distribution_examples", *of_moe}
     assert frame.is_empty() if name in empty else frame.height or name in ("warnings", "megatron_refusals")
 
 
@@ -362,7 +363,7 @@ def test_two_runs_write_the_same_bytes(small: Results, root: Path) -> None:
     written = [small.summary, small.dictionary, *sorted((small.root / "tables").iterdir())]
     before = {path: path.read_bytes() for path in written}
     code = f"from pathlib import Path\nfrom moesweep.layout import Results\n\
-from moesweep.tables.files import write_tables\nwrite_tables(Results(Path({str(small.root)!r})))"
+from moesweep.recost import write_answers\nwrite_answers(Results(Path({str(small.root)!r})))"
     other = os.environ | {"POLARS_MAX_THREADS": "1", "PYTHONHASHSEED": "7"}
     subprocess.run([sys.executable, "-c", code], cwd=root, env=other, check=True)
     assert [path.name for path in written if path.read_bytes() != before[path]] == []
@@ -372,7 +373,7 @@ def test_a_missing_input_is_named(in_root: None, small: Results, tmp_path: Path)
     bare = Results(tmp_path)
     write_table(table(small, "workloads"), bare.workloads, "workloads")
     with pytest.raises(BadInput, match=r"costs\.parquet"):
-        write_tables(bare)
+        write_answers(bare)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["workloads.parquet"]
 
 

@@ -94,9 +94,9 @@ def cost(arguments: argparse.Namespace) -> int:
 
 def tables(arguments: argparse.Namespace) -> int:
     """Write the tables and the summary."""
-    from moesweep.tables.files import write_tables
+    from moesweep.recost import write_answers
 
-    write_tables(Results(arguments.results))
+    write_answers(Results(arguments.results))
     return 0
 
 

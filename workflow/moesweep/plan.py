@@ -26,7 +26,7 @@ ENTRY = {
     "validate": "moesweep.validation",
     "trace": "moesweep.trace.files",
     "cost": "moesweep.cost.files",
-    "tables": "moesweep.tables.files",
+    "tables": "moesweep.recost",
     "traffic": "moesweep.traffic.files",
     "figures": "moesweep.report.figures.files",
     "report": "moesweep.report.page",

@@ -24,6 +24,7 @@ CAPTIONS = Path(__file__).parents[2] / "report" / "figures"
 FIGURES = {
     "ep_scaling": "What a higher ep does, all else equal",
     "moe_against_dense": "MoE against dense",
+    "skew": "What uneven routing costs",
     "memory": "What fills the memory",
     "traffic": "Who talks to whom",
     "pipeline": "How the stages take turns",

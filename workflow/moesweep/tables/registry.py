@@ -16,8 +16,10 @@ from moesweep.tables.communication import communication, communication_by_group
 from moesweep.tables.comparison import ep_scaling, moe_against_dense
 from moesweep.tables.expense import cost_summary, memory
 from moesweep.tables.exposed import exposed_communication
+from moesweep.tables.fitting import feasible_ep, recompute_options
 from moesweep.tables.inputs import Inputs
 from moesweep.tables.links import link_traffic
+from moesweep.tables.skew import skew_sensitivity
 
 TABLES: dict[str, Callable[[Inputs], pl.DataFrame]] = {
     "workloads": workloads,
@@ -31,6 +33,9 @@ TABLES: dict[str, Callable[[Inputs], pl.DataFrame]] = {
     "link_traffic": link_traffic,
     "moe_against_dense": moe_against_dense,
     "ep_scaling": ep_scaling,
+    "skew_sensitivity": skew_sensitivity,
+    "feasible_ep": feasible_ep,
+    "recompute_options": recompute_options,
     "seed_claims": seed_claims,
     "warnings": warnings,
     "megatron_refusals": megatron_refusals,

@@ -10,11 +10,13 @@ from moesweep.report.figures.ep_scaling import ep_scaling
 from moesweep.report.figures.memory import memory
 from moesweep.report.figures.pipeline import pipeline
 from moesweep.report.figures.roofline import roofline
+from moesweep.report.figures.skew import skew
 from moesweep.report.figures.traffic import traffic
 
 FIGURES: dict[str, Callable[[Evidence], Figure]] = {
     "ep_scaling": ep_scaling,
     "moe_against_dense": moe_against_dense,
+    "skew": skew,
     "memory": memory,
     "traffic": traffic,
     "roofline": roofline,
