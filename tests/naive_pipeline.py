@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from naive_trace import naive_schedule
+from naive_layout import naive_schedule
 
 
 def makespan(forward: Sequence[float], backward: Sequence[float], microbatches: int, chunks: int) -> float:

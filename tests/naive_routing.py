@@ -10,7 +10,9 @@ import math
 from fractions import Fraction
 from typing import Any
 
-from naive_trace import Program, Row, Workload, coordinates, naive_groups
+from naive_layout import coordinates, naive_groups
+from naive_sizes import Workload
+from naive_trace import Program, Row
 
 Peers = dict[tuple[int, int], int]
 

@@ -10,7 +10,8 @@ from moesweep.layout import TRACE_TABLES, Results
 from moesweep.tablefile import dictionary, dtypes, read_table
 from moesweep.trace.files import write_traces
 from moesweep.trace.schedule import schedules
-from naive_trace import naive_groups, naive_ops, naive_schedule
+from naive_layout import naive_groups, naive_schedule
+from naive_trace import naive_ops
 from small import VARIED, small
 
 

@@ -18,7 +18,8 @@ from moesweep.trace.programs import programs
 from moesweep.traffic.links import links
 from moesweep.traffic.matrices import aggregated, rank_matrix
 from moesweep.traffic.shares import shares
-from naive_trace import naive_groups, naive_ops
+from naive_layout import naive_groups
+from naive_trace import naive_ops
 from small import DENSE, VARIED, small
 
 Cells = dict[tuple[int, int, str, str], int]

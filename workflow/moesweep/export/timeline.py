@@ -6,13 +6,11 @@ another. A message takes its time where it arrives: its sender goes on. All rank
 or wait for the fullest one where routing is given, so times belong to stages.
 """
 
-from collections.abc import Iterator
-from typing import Any
-
 import polars as pl
 
 from moesweep.cost.stages import HIDES_BEHIND
 from moesweep.export.source import Traced
+from moesweep.steps import step_ends
 from moesweep.trace.programs import layer_layout
 from moesweep.trace.schedule import schedules
 from moesweep.workload import SCHEMA
@@ -89,40 +87,9 @@ def steps(traced: Traced, programs: pl.DataFrame, microbatches: int | None = Non
     described = schedule.join(
         lengths.with_columns(pl.col("phase").cast(pl.String)), on=_STEP, how="left", maintain_order="left"
     )
-    ends = _ends(described, traced.workload["pp"], traced.workload["virtual_pipeline"])
-    return described.with_columns(end=pl.Series(ends, dtype=pl.Int64)).select(
+    return described.with_columns(end=pl.Series(step_ends(described), dtype=pl.Int64)).select(
         *schedule.columns, start=pl.col("end") - pl.col("length"), end="end"
     )
-
-
-def _ends(schedule: pl.DataFrame, pp: int, chunks: int) -> list[int]:
-    """Return each step's end, in the schedule's order, from the steps that it waits for.
-
-    Forward of virtual stage i waits for that of i - 1, backward for that of i + 1. A stage runs as far as
-    it can, then the next stage does: every step is looked at once, and once more for each wait.
-    """
-    queues: list[Iterator[tuple[Any, ...]]] = []
-    rows = schedule.with_row_index("at").with_columns(
-        virtual=pl.col("chunk") * pp + pl.col("stage"), forward=pl.col("phase") == "forward"
-    )
-    for stage in range(pp):
-        columns = ("at", "forward", "microbatch", "virtual", "length")
-        queues.append(rows.filter(pl.col("stage") == stage).select(columns).iter_rows())
-    done: dict[tuple[bool, int, int], int] = {}
-    ends = [0] * schedule.height
-    now, waiting = [0] * pp, [next(queue, None) for queue in queues]
-    while any(waiting):
-        for stage, queue in enumerate(queues):
-            while (step := waiting[stage]) is not None:
-                at, forward, microbatch, virtual, length = step
-                source = virtual - 1 if forward else virtual + 1
-                sent = done.get((forward, microbatch, source)) if 0 <= source < pp * chunks else 0
-                if sent is None:
-                    break
-                now[stage] = max(now[stage], sent) + length
-                ends[at] = done[forward, microbatch, virtual] = now[stage]
-                waiting[stage] = next(queue, None)
-    return ends
 
 
 def optimizer_ops(traced: Traced, steps_: pl.DataFrame) -> pl.DataFrame:

@@ -1,0 +1,67 @@
+"""The naive trace's ranks, groups and schedules, from plain loops."""
+
+from __future__ import annotations
+
+from naive_sizes import Workload
+
+
+def coordinates(w: Workload) -> list[dict[str, int]]:
+    """Both coordinates of every rank, counted up with tp (or etp) fastest and pp slowest."""
+    dense = [(p, d, t) for p in range(w["pp"]) for d in range(w["dp"]) for t in range(w["tp"])]
+    expert = [
+        (p, edp, ep, etp)
+        for p in range(w["pp"])
+        for edp in range(w["edp"])
+        for ep in range(w["ep"])
+        for etp in range(w["etp"])
+    ]
+    assert [x[0] for x in dense] == [x[0] for x in expert], "both orders must agree on the stage"
+    return [
+        {"pp": p, "dp": d, "tp": t, "edp": edp, "ep": ep, "etp": etp}
+        for (p, d, t), (_, edp, ep, etp) in zip(dense, expert, strict=True)
+    ]
+
+
+def naive_groups(w: Workload) -> dict[str, list[list[int]]]:
+    """Members of every communicator by kind; a kind's groups stand in the order of their smallest rank."""
+    shared = {"tp": "dp pp", "dp": "tp pp", "pp": "tp dp", "etp": "ep edp pp", "ep": "etp edp pp"}
+    shared |= {"edp": "etp ep pp", "tp_ep": "edp pp", "embedding": "tp dp", "world": ""}
+    groups: dict[str, list[list[int]]] = {}
+    for kind, names in shared.items():
+        members: dict[tuple[int, ...], list[int]] = {}
+        for rank, place in enumerate(coordinates(w)):
+            if kind == "embedding" and place["pp"] not in (0, w["pp"] - 1):
+                continue
+            members.setdefault(tuple(place[name] for name in names.split()), []).append(rank)
+        groups[kind] = list(members.values())
+    return groups
+
+
+def naive_schedule(pp: int, m: int, v: int) -> list[tuple[int, int, str, int, int]]:
+    """(stage, step, phase, microbatch, chunk) in order: 1F1B, or interleaved for v > 1."""
+    assert v == 1 or (pp > 1 and m % pp == 0), "interleaving walks through micro-batches in rounds of pp"
+    rows: list[tuple[int, int, str, int, int]] = []
+    for stage in range(pp):
+        turns = chunk_turns(pp, m, v)
+        warm_up = pp - 1 - stage if v == 1 else 2 * (pp - 1 - stage) + (v - 1) * pp
+        waiting_forward, waiting_backward = list(turns), [(mb, v - 1 - chunk) for mb, chunk in turns]
+        order: list[tuple[str, int, int]] = []
+        for _ in range(min(warm_up, m * v)):
+            order.append(("forward", *waiting_forward.pop(0)))
+        while waiting_backward:
+            if waiting_forward:
+                order.append(("forward", *waiting_forward.pop(0)))
+            order.append(("backward", *waiting_backward.pop(0)))
+        rows += [(stage, step, *entry) for step, entry in enumerate(order)]
+    return rows
+
+
+def chunk_turns(pp: int, m: int, v: int) -> list[tuple[int, int]]:
+    """(micro-batch, chunk) of the forwards: rounds of pp micro-batches through one chunk after another."""
+    if v == 1:
+        return [(mb, 0) for mb in range(m)]
+    turns: list[tuple[int, int]] = []
+    for start in range(0, m, pp):
+        for chunk in range(v):
+            turns += [(mb, chunk) for mb in range(start, start + pp)]
+    return turns
