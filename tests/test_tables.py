@@ -18,6 +18,7 @@ import polars as pl
 import pytest
 
 from moesweep.catalog import load_cluster
+from moesweep.cli import main
 from moesweep.cost.files import write_costs
 from moesweep.layout import Results
 from moesweep.problems import BadInput
@@ -309,6 +310,23 @@ def test_every_table_comes_as_parquet_csv_and_markdown(small: Results, name: str
     text = small.table(name, "md").read_text(encoding="utf-8")
     assert f"{frame.height} rows." in text
     assert all(column["description"] for column in dictionary(name)["columns"])
+
+
+def test_experts_that_are_not_spread_exchange_nothing(root: Path, in_root: None, tmp_path: Path) -> None:
+    unspread = "  - {model: gpt_7B, world_size: 32, tp: 2, pp: 2, ep: 1, global_batch_size: 32}\n"
+    results = make(root, tmp_path, SMALL + unspread)
+    matched = table(results, "ep_scaling").filter(pl.col("comparison") == 1)
+    assert matched["ep"].to_list() == [1, 2, 4, 8]
+    sent = matched["all_to_all_wire_bytes"]
+    assert sent[0] == 0
+    assert matched["all_to_all_wire_bytes_ratio"].null_count() == 4
+    claim = row(results, "seed_claims", quantity="all_to_all_wire_bytes")
+    assert claim["comparisons"] == 1
+    assert claim["highest_ratio"] == sent[3] / sent[1] == pytest.approx((7 / 8) / (1 / 2))
+    assert "  1       1         0        0" in results.summary.read_text()
+    for command in ("figures", "report"):
+        assert main([command, "--results", str(results.root)]) == 0
+    assert "the token exchange comes on top" in results.report.read_text()
 
 
 @pytest.mark.parametrize("name", TABLES)

@@ -33,13 +33,14 @@ def _ep(evidence: Evidence) -> str:
     if scaling.is_empty():
         return "No two of its workloads differ in ep alone, so it does not say what a higher ep does."
     last = scaling.group_by("comparison", maintain_order=True).last()
-    seconds, exchange = last["iteration_seconds_ratio"], _median(last["all_to_all_seconds_ratio"])
+    seconds, exchange = last["iteration_seconds_ratio"], last["all_to_all_seconds_ratio"].drop_nulls()
     shorter, comparisons = (seconds < 1).sum(), count(last.height, "comparison")
+    # Without expert parallelism there is no exchange to compare with.
+    longer = f"takes {_median(exchange)} times as long" if exchange.len() else "comes on top"
     return (
         f"All else equal, the highest ep takes {_median(seconds)} times as long as the lowest "
-        f"({_range(seconds)}; less in {shorter} of {comparisons}): the token exchange takes {exchange} times "
-        f"as long, while weights, gradients and optimizer state fill {_median(last['state_bytes_ratio'])} "
-        "times the memory."
+        f"({_range(seconds)}; less in {shorter} of {comparisons}): the token exchange {longer}, while "
+        f"weights, gradients and optimizer state fill {_median(last['state_bytes_ratio'])} times the memory."
     )
 
 

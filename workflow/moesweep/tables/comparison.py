@@ -57,7 +57,8 @@ def ep_scaling(inputs: Inputs) -> pl.DataFrame:
     """Return workloads that differ in nothing but ep, side by side, each measured against the lowest ep.
 
     Rows of one `comparison` share every column of the catalogue but ep and what follows from it (edp, the
-    id, the listing). A `_ratio` is against the row of the lowest ep, null where that is 0.
+    id, the listing). A `_ratio` is against the row of the lowest ep, null where that is 0. Without expert
+    parallelism, ep 1, nothing is exchanged: 0.
     """
     follows = ("workload", "ep", "edp", "listed")
     fixed = [name for name in inputs.workloads.columns if name not in follows]
@@ -72,6 +73,7 @@ def ep_scaling(inputs: Inputs) -> pl.DataFrame:
         .sort("comparison", "ep", maintain_order=True)
     )
     return matched.with_columns(
+        pl.col("^all_to_all_.*$").fill_null(0),
         comparison=pl.col("comparison").rle_id().cast(pl.Int64) + 1,
         experts_per_ep_rank=pl.col("num_experts") // pl.col("ep"),
         nodes_per_ep_group=nodes_per_ep_group(int(inputs.cluster.value("gpus_per_node"))),
