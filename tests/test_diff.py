@@ -210,7 +210,7 @@ def test_text_names_terms_and_causes(folders: dict[str, Path], capsys: pytest.Ca
     assert "  constant nic_bytes_per_second: 2.5e+10 → 5e+10 byte/second (paper)\n" in out
     assert "3 of the 3 workloads that both have moved" in out
     assert "    because of nic_bytes_per_second: -" in out
-    assert "2 more workloads moved less: --top 3 shows all" in out
+    assert "2 more workloads moved: --top 3 shows all" in out
 
 
 def test_json_and_csv_hold_the_same_facts(

@@ -73,7 +73,7 @@ def test_the_band_is_that_of_its_formulas() -> None:
     for name in BAND:
         node = metric(ledger("base, 0.3"), name)
         assert all(agrees(below) for below in (node, *node.children))
-        spread = node.children[-1]
+        spread = next(child for child in node.children if child.key == "band  spread")
         assert agrees(spread)
         (total,) = spread.children
         moved = total.children[0]

@@ -42,6 +42,9 @@ def in_root(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
             ["--format", "x", "--flavor", "y", "--ranks", "z"],
             ["no format", "no flavor", "not a list of ranks"],
         ),
+        (["--format", "simai", "--microbatches", "4"], ["format simai has no --microbatches; leave it out"]),
+        (["--format", "simai", "--flavor", "aicb", "--stage", "1"], ["flavor aicb has no --stage"]),
+        (["--format", "perfetto", "--stage", "0", "--flavor", "aicb"], ["no --stage", "no --flavor"]),
         ([], ["export needs --format"]),
     ],
 )

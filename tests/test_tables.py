@@ -312,6 +312,24 @@ def test_every_table_comes_as_parquet_csv_and_markdown(small: Results, name: str
     assert all(column["description"] for column in dictionary(name)["columns"])
 
 
+def test_skewed_ranks_add_up_to_what_links_carry(root: Path, in_root: None, tmp_path: Path) -> None:
+    sweep = SMALL.replace("options:", "options:\n  routing: {zipf: 0.9, seed: 3}").replace(
+        "  routing: balanced\n", ""
+    )
+    results = make(root, tmp_path, sweep)
+    key = ["workload", "group_kind", "phase"]
+    bytes_ = pl.col("total_bytes").sum().cast(pl.Float64).alias("total_wire_bytes")
+    carried = read_table(results.links, "links").group_by(key).agg(bytes_)
+    by_group = table(results, "communication_by_group")
+    assert by_group.filter(pl.col("group_kind") == "ep").height
+    said = by_group.select(*key, "total_wire_bytes").filter(pl.col("total_wire_bytes") > 0)
+    assert said.sort(key).equals(carried.sort(key))
+    ranks = read_table(results.workloads, "workloads").select("workload", "world_size")
+    mean = by_group.join(ranks, on="workload", maintain_order="left")
+    per_rank = (mean["total_wire_bytes"] / mean["world_size"]).to_list()
+    assert mean["wire_bytes_per_rank"].to_list() == pytest.approx(per_rank)
+
+
 def test_experts_that_are_not_spread_exchange_nothing(root: Path, in_root: None, tmp_path: Path) -> None:
     unspread = "  - {model: gpt_7B, world_size: 32, tp: 2, pp: 2, ep: 1, global_batch_size: 32}\n"
     results = make(root, tmp_path, SMALL + unspread)

@@ -124,7 +124,8 @@ def predict(arguments: argparse.Namespace) -> int:
 
 def _add_predict(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     help_ = "predict any list of training runs: a CSV file in, its rows with all cost columns out"
-    command = commands.add_parser("predict", help=help_, description=help_)
+    loads = "Experts are taken to be loaded unevenly, as in measured runs; a sweep says how it routes."
+    command = commands.add_parser("predict", help=help_, description=f"{help_}. {loads}")
     command.add_argument("runs", type=Path, metavar="RUNS.csv", help="columns: schemas/tables/runs.json")
     command.add_argument("--out", type=Path, required=True, metavar="OUT.csv")
     command.add_argument("--keep-going", action="store_true", help="predict the sound rows, list the others")

@@ -75,10 +75,14 @@ def spread() -> dict[str, pl.Expr]:
 
 
 def band() -> dict[str, pl.Expr]:
-    """Return the ends of the band: seconds · exp(± band_scale · spread)."""
+    """Return the ends of the band: seconds · exp(± band_scale · spread).
+
+    The lower one is no less than seconds · mfu, what the model's flops take at the GPU's peak.
+    """
+    seconds = pl.col("iteration_seconds")
     factor = (pl.col("band_scale") * pl.col("spread")).exp()
     return {
-        "iteration_seconds_low": pl.col("iteration_seconds") / factor,
+        "iteration_seconds_low": pl.max_horizontal(seconds / factor, seconds * pl.col("mfu")),
         "iteration_seconds_high": pl.col("iteration_seconds") * factor,
     }
 

@@ -38,7 +38,7 @@ def lines(found: Comparison, top: int) -> Iterator[str]:
         yield from _workload(id_, columns, caused, _WORDS | {REST: rest})
     total = len(found.moved_ids)
     if total > top:
-        yield f"{total - top} more workloads moved less: --top {total} shows all"
+        yield f"{total - top} more workloads moved: --top {total} shows all"
 
 
 def _inputs(changes: list[InputChange]) -> Iterator[str]:

@@ -19,6 +19,14 @@ FORMATS = ("simai", "chakra", "perfetto")
 UNROLLED = "unrolled"
 """The linear trace, which is `trace --unroll` and no format of `export`."""
 FLAVORS = ("megatron", "aicb")
+TAKES = {
+    "simai": ("stage",),
+    "chakra": ("ranks", "microbatches"),
+    "perfetto": ("ranks", "microbatches"),
+    UNROLLED: ("ranks", "microbatches"),
+}
+"""The options that only some formats have."""
+
 _RANKS = re.compile(r"\d{1,9}(-\d{1,9})?(,\d{1,9}(-\d{1,9})?)*")
 
 Workload = Mapping[str, Any]
@@ -130,6 +138,7 @@ def _option_problems(request: Request) -> list[Problem]:
         for option, word, known in words
         if word not in known
     ]
+    problems += _foreign_options(request)
     if request.stage is not None and request.stage != "all" and not request.stage.isdecimal():
         message = f"{shown(request.stage)} is not a pipeline stage"
         problems.append(Problem("", "--stage", "stage", request.stage, message, "a number from 0, or all"))
@@ -142,6 +151,24 @@ def _option_problems(request: Request) -> list[Problem]:
             Problem("", "--microbatches", "range", str(request.microbatches), message, "nearest: 1")
         )
     return problems
+
+
+def _foreign_options(request: Request) -> list[Problem]:
+    """Return the options that the format would not heed."""
+    takes = TAKES.get(request.format)
+    if takes is None:
+        return []
+    given = {name: getattr(request, name) for name in ("stage", "ranks", "microbatches")}
+    foreign = {name: value for name, value in given.items() if value is not None and name not in takes}
+    by = f"format {request.format}"
+    if request.format != "simai" and request.flavor != "megatron":
+        foreign["flavor"] = request.flavor
+    if request.format == "simai" and request.flavor == "aicb" and request.stage is not None:
+        foreign["stage"], by = request.stage, "flavor aicb"
+    return [
+        Problem("", f"--{name}", "option", str(value), f"{by} has no --{name}", "leave it out")
+        for name, value in foreign.items()
+    ]
 
 
 def _workload_problems(request: Request, workload: Workload) -> list[Problem]:

@@ -2,16 +2,16 @@
 
 import polars as pl
 
-from moesweep.tables.inputs import Inputs, per_iteration, seconds_per_iteration
-
-_OP = ("workload", "phase", "op", "collective", "group_kind", "group_size")
+from moesweep.tables.inputs import COMMUNICATION, Inputs, per_iteration, seconds_per_iteration
 
 
 def communication(inputs: Inputs) -> pl.DataFrame:
     """Return what each communication op moves in one iteration: over all ranks, and for the mean rank.
 
     Every stage has world_size / pp ranks and each of them runs the stage's program, so
-    all ranks = world_size / pp · sum over stages; per rank = sum over stages / pp.
+    all ranks = world_size / pp · sum over stages; per rank = sum over stages / pp. Where routing is given,
+    ranks move different bytes, which are summed over their traces; seconds stay those of the fullest rank,
+    for which the others wait.
     """
     stage_ranks = (pl.col("world_size") // pl.col("pp")).first()
     ranks = stage_ranks.cast(pl.Int128)
@@ -20,7 +20,7 @@ def communication(inputs: Inputs) -> pl.DataFrame:
     return (
         inputs.ops.filter(pl.col("collective").is_not_null())
         .join(inputs.workloads.select("workload", "world_size", "pp"), on="workload", maintain_order="left")
-        .group_by(_OP, maintain_order=True)
+        .group_by(COMMUNICATION, maintain_order=True)
         .agg(
             ranks=stage_ranks * pl.col("stage").n_unique(),
             executions=(executions * ranks).cast(pl.Int64),
@@ -31,7 +31,26 @@ def communication(inputs: Inputs) -> pl.DataFrame:
             wire_bytes_per_rank=wire.cast(pl.Float64) / pl.col("pp").first(),
             seconds_per_rank=seconds_per_iteration().sum() / pl.col("pp").first(),
         )
+        .pipe(_of_all_ranks, inputs)
         .pipe(_in_catalogue_order, inputs, "phase")
+    )
+
+
+def _of_all_ranks(frame: pl.DataFrame, inputs: Inputs) -> pl.DataFrame:
+    """Put the sums over all ranks where routing is given."""
+    if inputs.sent is None:
+        return frame
+    world = inputs.workloads.select("workload", "world_size")
+    wire = pl.col("all_wire_bytes").cast(pl.Float64)
+    return (
+        frame.join(inputs.sent, on=COMMUNICATION, how="left", maintain_order="left")
+        .join(world, on="workload", maintain_order="left")
+        .with_columns(
+            total_comm_bytes=pl.coalesce(pl.col("all_comm_bytes").cast(pl.Float64), "total_comm_bytes"),
+            total_wire_bytes=pl.coalesce(wire, "total_wire_bytes"),
+            wire_bytes_per_rank=pl.coalesce(wire / pl.col("world_size"), "wire_bytes_per_rank"),
+        )
+        .select(frame.columns)
     )
 
 

@@ -46,6 +46,7 @@ def feasible_ep(inputs: Inputs) -> pl.DataFrame:
             largest_fitting_ep=ep.filter(fits).max(),
             smallest_fitting_ep=ep.filter(fits).min(),
             fastest_fitting_ep=ep.filter(fits).sort_by(seconds.filter(fits)).first(),
+            fastest_iteration_seconds=seconds.filter(fits).min(),
             iteration_seconds=seconds.filter(largest).first(),
             peak_memory_bytes=pl.col("peak_memory_bytes").filter(largest).first(),
             least_peak_memory_bytes=pl.col("peak_memory_bytes").min(),

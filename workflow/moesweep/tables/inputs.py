@@ -9,12 +9,16 @@ import polars as pl
 from moesweep.catalog import Cluster, load_cluster
 from moesweep.layout import Results
 from moesweep.problems import BadInput, Problem
-from moesweep.tablefile import read_table
+from moesweep.routing import given
+from moesweep.tablefile import dtypes, read_table, readable
 
 LAYOUT = ("model", "world_size", "tp", "pp", "ep", "dp", "edp")
 """Columns that say how a workload is spread over GPUs; dp is Megatron's, edp the seed's DP."""
 
 BATCH = ("global_batch_size", "micro_batch_size", "seq_length", "num_microbatches")
+
+COMMUNICATION = ("workload", "phase", "op", "collective", "group_kind", "group_size")
+"""What tells communication ops apart."""
 
 _SAME = ("workload", "stage", "phase", "op", "collective", "group_kind", "group_size")
 _QUANTITIES = ("flops", "comm_bytes", "wire_bytes", "num_microbatches")
@@ -34,6 +38,7 @@ class Inputs:
     ops         the costed programs, rows that differ only in their layer folded into one: `layers` of them
     links       results/traffic/links.parquet
     cluster     the cluster that the costs are for
+    sent        what the ranks of workloads with a given routing move in all, by op; None if there are none
     recost      what costs workloads that the sweep does not have; None where nothing has to
     """
 
@@ -44,6 +49,7 @@ class Inputs:
     links: pl.DataFrame
     cluster: Cluster
     recost: Recost | None = None
+    sent: pl.DataFrame | None = None
 
     def recosted(self, workloads: pl.DataFrame) -> pl.DataFrame:
         """Return the cost columns and expert loads of workloads on the cluster, in the same order.
@@ -67,6 +73,7 @@ def read_inputs(results: Results, recost: Recost | None = None) -> Inputs:
         read_table(results.links, "links"),
         load_cluster(Path.cwd(), _cluster_name(results)),
         recost,
+        _sent(results, workloads.filter(given)["workload"].to_list()),
     )
 
 
@@ -85,6 +92,28 @@ def _folded_ops(results: Results, workload: str) -> pl.DataFrame:
         .group_by(*_SAME, "kind", *_QUANTITIES, maintain_order=True)
         .agg(pl.col("seconds").first(), layers=pl.len().cast(pl.Int64))
     )
+
+
+def _sent(results: Results, ids: list[str]) -> pl.DataFrame | None:
+    """Return `all_comm_bytes` and `all_wire_bytes` of each op of one iteration, summed over all ranks.
+
+    Programs show the fullest rank of a stage; the traces of the ranks show them all.
+    """
+    once = pl.col("comm_bytes", "wire_bytes").cast(pl.Int128) * pl.col("num_microbatches")
+    key = [pl.col(name).cast(dtypes("cost_ops")[name]) for name in COMMUNICATION[1:]]
+    frames = []
+    for id_ in ids:
+        path = results.trace("ops", id_)
+        with readable(path):
+            frames.append(
+                pl.scan_parquet(path, hive_partitioning=False, glob=False)
+                .filter(pl.col("collective").is_not_null())
+                .group_by(key)
+                .agg(once.sum().name.prefix("all_"))
+                .select(pl.lit(id_).alias("workload"), pl.all())
+                .collect()
+            )
+    return pl.concat(frames) if frames else None
 
 
 def per_iteration(quantity: pl.Expr) -> pl.Expr:

@@ -101,7 +101,8 @@ def memory(inputs: Inputs, tables: Tables) -> list[str]:
     hbm = inputs.cluster.value("hbm_bytes") / 2**30
     return [
         *paragraph(
-            f"The worst rank's peak fits the {hbm:g} GiB of a GPU in {said} workloads (table memory)."
+            f"The worst rank's peak and a reserve fit the {hbm:g} GiB of a GPU in {said} workloads "
+            "(table memory)."
         ),
         "",
         *columns(("model", "fit", "peak GiB", "mostly"), cells),

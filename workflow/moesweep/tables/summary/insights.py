@@ -6,7 +6,17 @@ import polars as pl
 
 from moesweep.tables.claims import GRAIN, MEMORY, TIME, TRAFFIC, WORK
 from moesweep.tables.inputs import Inputs
-from moesweep.tables.summary.text import NO_MOE, Tables, bullet, columns, count, paragraph, spread, times
+from moesweep.tables.summary.text import (
+    NO_MOE,
+    Tables,
+    bullet,
+    columns,
+    count,
+    paragraph,
+    refused,
+    spread,
+    times,
+)
 
 _WORDS = {
     "experts_per_ep_rank": "experts per rank",
@@ -38,7 +48,7 @@ def key_insights(inputs: Inputs, tables: Tables) -> list[str]:
         said += ["", "• Beside the seed's claims:"]
         for claim in (TIME, MEMORY):
             said += [f"  - {claim}", *_claim(claim, evidence, reasons[claim])]
-    return [*_basis(scaling), "", *said, "", *_worked_example(scaling), *_dense_equivalent(inputs, tables)]
+    return [*_basis(scaling), "", *said, "", *_worked_example(tables), *_dense_equivalent(inputs, tables)]
 
 
 def _basis(scaling: pl.DataFrame) -> list[str]:
@@ -137,8 +147,9 @@ def _sorting(ends: pl.DataFrame) -> list[str]:
     ]
 
 
-def _worked_example(scaling: pl.DataFrame) -> list[str]:
+def _worked_example(tables: Tables) -> list[str]:
     """Return the comparison of the most values of ep in full."""
+    scaling = tables["ep_scaling"]
     if scaling.is_empty():
         return []
     sizes = scaling.with_columns(rows=pl.len().over("comparison"))
@@ -162,6 +173,7 @@ def _worked_example(scaling: pl.DataFrame) -> list[str]:
     same = f"{first['model']} ws{first['world_size']} tp{first['tp']} pp{first['pp']}"
     return [
         f"Worked example: {same}, dp {first['dp']}, global batch {first['global_batch_size']}",
+        *refused(first["workload"], tables),
         "",
         *columns(headers, cells),
         "",

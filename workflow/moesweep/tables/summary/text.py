@@ -31,6 +31,13 @@ def paragraph(text: str) -> list[str]:
     return textwrap.wrap(text, WIDTH, break_on_hyphens=False)
 
 
+def refused(workload: str, tables: Tables) -> list[str]:
+    """Return a line that says so if Megatron would refuse the workload of an example."""
+    if workload not in tables["megatron_refusals"]["workload"]:
+        return []
+    return ["Megatron would refuse this layout: see WHAT MEGATRON WOULD REFUSE."]
+
+
 def count(number: int, thing: str) -> str:
     """Return `1 workload`, `2 workloads`."""
     return f"{number:,} {thing}" if number == 1 else f"{number:,} {thing}s"

@@ -6,7 +6,7 @@ import polars as pl
 
 from moesweep.tables.inputs import Inputs
 from moesweep.tables.numbers import quantity
-from moesweep.tables.summary.text import NO_MOE, Tables, bullet, columns, moe_rows, paragraph, spread
+from moesweep.tables.summary.text import NO_MOE, Tables, bullet, columns, moe_rows, paragraph, refused, spread
 
 _SEED = (
     (
@@ -104,6 +104,7 @@ def _worked_example(tables: Tables) -> list[str]:
     return [
         f"Worked example: {workload},",
         "mean rank, one iteration:",
+        *refused(workload, tables),
         "",
         *columns(("op", "phase", "group", "buffer", "runs", "on links", "time"), cells),
         "",
