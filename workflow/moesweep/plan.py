@@ -16,6 +16,7 @@ from moesweep.failures import alone, left_out, without
 from moesweep.layout import TRACE_TABLES, Results
 from moesweep.paths import folders_inside
 from moesweep.problems import BadInput, Problem, collect
+from moesweep.routing import given
 from moesweep.sweep import load_sweep
 from moesweep.tables.registry import TABLES
 from moesweep.validation import validate
@@ -232,6 +233,12 @@ class Plan:
     def traced(self, *tables: str) -> list[str]:
         """These tables of every trace."""
         return [str(self.results.trace(table, id_)) for id_ in self.ids for table in tables]
+
+    @property
+    def uneven(self) -> list[str]:
+        """The per-rank traces of workloads with a given routing: no program says what each rank sends."""
+        ids = self.workloads.filter(given)["workload"]
+        return [str(self.results.trace("ops", id_)) for id_ in ids]
 
     def trace_outputs(self, ids: list[str]) -> list[str]:
         """The trace files of some workloads."""

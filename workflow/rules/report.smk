@@ -3,6 +3,7 @@ rule figures:
     input:
         PLAN.inputs("figures"),
         PLAN.outputs("enumerate"),
+        PLAN.traced("schedules"),
         PLAN.outputs("cost"),
         PLAN.outputs("traffic"),
         PLAN.outputs("tables"),
@@ -27,6 +28,7 @@ rule report:
     input:
         PLAN.inputs("report"),
         PLAN.outputs("enumerate"),
+        PLAN.traced("schedules"),
         PLAN.outputs("validate"),
         PLAN.outputs("cost"),
         PLAN.outputs("traffic"),

@@ -6,6 +6,7 @@ rule tables:
         PLAN.outputs("validate"),
         PLAN.outputs("cost"),
         PLAN.outputs("traffic"),
+        PLAN.uneven,
     output:
         PLAN.outputs("tables"),
     params:

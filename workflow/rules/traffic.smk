@@ -4,6 +4,7 @@ rule traffic:
         PLAN.inputs("traffic"),
         PLAN.outputs("enumerate"),
         PLAN.traced("programs", "groups", "ranks", "routing"),
+        PLAN.uneven,
     output:
         PLAN.outputs("traffic"),
     params:
