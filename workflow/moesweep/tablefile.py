@@ -4,6 +4,7 @@
 Every file carries that dictionary, its schema version and the version of the code in its metadata.
 """
 
+import errno
 import json
 import os
 import re
@@ -86,13 +87,31 @@ def whole(path: Path) -> Iterator[Path]:
         record(path, partial)
         partial.replace(path)
     except pl.exceptions.ComputeError as error:
-        # What polars says of a full disk: the operating system's error, in its own wrapping.
-        number = re.search(r"\(os error (\d+)\)", str(error))
+        number = _system_error(error, partial)
         if number is None:
             raise
-        raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from error
+        raise OSError(number, os.strerror(number), str(path)) from error
     finally:
         partial.unlink(missing_ok=True)
+
+
+def _system_error(error: pl.exceptions.ComputeError, partial: Path) -> int | None:
+    """Return the number of the system's error that polars met as it wrote; None if it met none.
+
+    Where a page's header could not be written, polars says "transport error" and loses the number, so one more
+    write to the same place asks for it; if room was made meanwhile, all that is known is that a write failed.
+    """
+    number = re.search(r"\(os error (\d+)\)", str(error))
+    if number is not None:
+        return int(number[1])
+    if "transport error" not in str(error):
+        return None
+    try:
+        with partial.open("ab") as file:
+            file.write(bytes(1 << 20))
+    except OSError as refused:
+        return refused.errno
+    return errno.EIO
 
 
 def write_table(
