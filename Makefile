@@ -21,6 +21,8 @@ READY ?= .venv/ready
 RUN = PATH="$(BIN):$$PATH"
 # Downloads and source caches stay in the checkout, so an empty or read-only HOME does not matter.
 export XDG_CACHE_HOME ?= $(CURDIR)/.cache
+# Images of containers often set this; every process would then compile every library again.
+unexport PYTHONDONTWRITEBYTECODE
 
 help:
 	@sed -n 's/^# make/make/p' Makefile

@@ -96,10 +96,10 @@ def whole(path: Path) -> Iterator[Path]:
 
 
 def _system_error(error: pl.exceptions.ComputeError, partial: Path) -> int | None:
-    """Return the number of the system's error that polars met as it wrote; None if it met none.
+    """Return the number of the system's error that polars met as it wrote, None if it met none.
 
-    Where a page's header could not be written, polars says "transport error" and loses the number, so one more
-    write to the same place asks for it; if room was made meanwhile, all that is known is that a write failed.
+    Where a page's header could not be written, polars says "transport error" and loses the number, so one
+    more write to the same place asks for it; if room was made meanwhile, all that is known is that it failed.
     """
     number = re.search(r"\(os error (\d+)\)", str(error))
     if number is not None:
