@@ -16,7 +16,7 @@ from moesweep.trace.programs import folded
 from moesweep.trace.routing import routing
 from moesweep.trace.uneven import busiest, rank_programs
 
-EVEN_AT_ONCE, AT_ONCE = 128, 16
+EVEN_AT_ONCE, AT_ONCE = 512, 16
 """Workloads in memory together, without and with given routing: that has a program a stage and ep rank."""
 
 
