@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from moesweep.problems import BadInput, Problem
 from moesweep.sweep import load_sweep
-from moesweep.validation import validate
+from moesweep.validation import checked
 from moesweep.yaml_reader import read_yaml
 
 SWEEP = "config/sweeps/mine.yaml"
@@ -44,7 +44,7 @@ def problems(use: Callable[[], object]) -> list[Problem]:
 def sweep_problems(project: Path, content: str | bytes | dict[str, Any]) -> list[Problem]:
     data = json.dumps(content) if isinstance(content, dict) else content
     (project / SWEEP).write_bytes(data.encode() if isinstance(data, str) else data)
-    found = problems(lambda: validate(load_sweep(project, SWEEP)))
+    found = problems(lambda: checked(project, SWEEP))
     assert {problem.file for problem in found} == {SWEEP}
     return found
 
@@ -55,7 +55,7 @@ def one_row(**changes: Any) -> dict[str, Any]:
 
 def test_the_row_itself_is_sound(project: Path) -> None:
     (project / SWEEP).write_text(json.dumps(one_row()), encoding="utf-8")
-    assert validate(load_sweep(project, SWEEP)).height == 0
+    assert checked(project, SWEEP)[1].height == 0
 
 
 # what to change in the row, the path, the rule, the value, part of the message, part of the suggestion
@@ -226,6 +226,37 @@ def test_a_key_given_nowhere(project: Path) -> None:
     ]
 
 
+def test_faults_of_every_kind_are_reported_at_once(project: Path) -> None:
+    rows = [
+        ROW | {"worldsize": 8},
+        ROW | {"model": "gpt_8B"},
+        ROW | {"world_size": 10},
+        ROW | {"tp": True},
+        ROW | {"ep": {"largest_for_tp": [3]}},
+        ROW | {"routing": "zipf"},
+        ROW,
+        ROW,
+    ]
+    found = sweep_problems(project, {"options": OPTIONS | {"recompute": "some"}, "rows": rows})
+    assert {(p.path, p.rule) for p in found} == {
+        ("options.recompute", "choice"),
+        ("rows[0].worldsize", "unknown_key"),
+        ("rows[1].model", "unknown_model"),
+        ("rows[2].tp", "world_by_tp"),
+        ("rows[3].tp", "type"),
+        ("rows[4].ep", "ep_rule"),
+        ("rows[5].routing", "routing_form"),
+        ("rows[7]", "duplicate"),
+    }
+
+
+@pytest.mark.parametrize("faulty", [{"optoins": {}}, {"options": OPTIONS | {"num_experts": "16"}}])
+def test_what_concerns_every_workload_is_mended_first(project: Path, faulty: dict[str, Any]) -> None:
+    """What num_experts is not known cannot be told what ep it divides by: no faults made up."""
+    (fault,) = sweep_problems(project, {"options": OPTIONS, "rows": [ROW | {"world_size": 10}]} | faulty)
+    assert fault.rule in ("unknown_key", "type")
+
+
 NUMBERS = st.integers(-2, 70) | st.sampled_from([2**20, 2**30, 10**30, 2.5, float("inf"), float("nan")])
 WORDS = st.sampled_from(["tp", "largest", "full", "gpt_7B"]) | st.text(max_size=4)
 SCALARS = NUMBERS | WORDS | st.booleans() | st.none()
@@ -243,7 +274,7 @@ def test_any_sweep_is_enumerated_or_refused(
     sweep = {"twins": twins, "options": OPTIONS, "rows": [ROW | row], "grids": [ROW | {"tp": 2} | grid]}
     path.write_text(json.dumps(sweep), encoding="utf-8")
     with suppress(BadInput):
-        validate(load_sweep(root, path))
+        checked(root, path)
 
 
 @given(st.text(alphabet="ab:-[]{}&*!#|>'\"\n\t ,?%@`~1.\x00\u2028é", max_size=60))

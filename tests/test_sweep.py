@@ -9,9 +9,10 @@ from typing import Any
 import polars as pl
 import pytest
 
+from moesweep.entries import MAX_WORKLOADS
 from moesweep.problems import BadInput
 from moesweep.schema import check, load_schema
-from moesweep.sweep import MAX_WORKLOADS, enumerate_sweep, load_sweep
+from moesweep.sweep import enumerate_sweep, load_sweep
 from moesweep.workload import SCHEMA
 
 STUDY = "config/sweeps/moe-a100-123.yaml"

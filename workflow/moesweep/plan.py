@@ -17,9 +17,8 @@ from moesweep.layout import TRACE_TABLES, Results
 from moesweep.paths import folders_inside
 from moesweep.problems import BadInput, Problem, collect
 from moesweep.routing import given
-from moesweep.sweep import load_sweep
 from moesweep.tables.registry import TABLES
-from moesweep.validation import validate
+from moesweep.validation import checked
 from moesweep.workload import description
 
 ENTRY = {
@@ -273,11 +272,11 @@ def load_plan(config_file: str) -> Plan:
     config = load_config(root, config_file)
     problems: list[Problem] = []
     cluster = collect(problems, load_cluster, root, config["cluster"])
-    sweep = collect(problems, load_sweep, root, config["sweep"])
     nodes = {} if cluster is None else {"gpus_per_node": int(cluster.value("gpus_per_node"))}
-    findings = None if sweep is None else collect(problems, validate, sweep, **nodes)
-    if cluster is None or sweep is None or findings is None:
+    found = collect(problems, checked, root, config["sweep"], **nodes)
+    if cluster is None or found is None:
         raise BadInput(problems)
+    sweep, findings = found
     workloads, findings = without(sweep.workloads, findings, left_out())
     plan = Plan(config, workloads, findings, cluster.gpu, nodes["gpus_per_node"])
     # Snakemake makes folders and removes old outputs before any command of ours could look.

@@ -19,9 +19,11 @@ class Problem:
     """One broken rule at one place.
 
     file        the file as the user knows it, relative to the project where possible
-    path        place in that file, such as `grids[0].tp[1]`, or `line 3, column 5` where there is no
-    structure yet rule        short name of the broken rule value       the offending value, as YAML would
-    show it message     what is wrong, in words suggestion  the nearest legal values, or what to write instead
+    path        place in that file, such as `grids[0].tp[1]`, or `line 3, column 5` before there is structure
+    rule        short name of the broken rule
+    value       the offending value, as YAML would show it
+    message     what is wrong, in words
+    suggestion  the nearest legal values, or what to write instead
     workload    id of the workload concerned, where there is one
     """
 

@@ -76,29 +76,25 @@ def parsed(text: str) -> Routing:
     )
 
 
-def with_texts(data: dict[str, Any], root: Path, file: str) -> tuple[dict[str, Any], list[Problem]]:
-    """Return a sweep's data with every routing as its text, and what is wrong with them.
+def with_texts(
+    parts: Mapping[str, dict[str, Any]], root: Path, file: str
+) -> tuple[dict[str, dict[str, Any]], list[Problem]]:
+    """Return parts of a sweep, by path, with every routing as its text, and what is wrong with them.
 
-    The data has passed the sweep's schema.
+    The parts have passed the sweep's schema; a faulty routing becomes balanced.
     """
     problems: list[Problem] = []
 
-    def resolved(part: dict[str, Any], path: str) -> dict[str, Any]:
-        if "routing" not in part:
-            return part
-        value, where = part["routing"], f"{path}.routing"
+    def resolved(value: Any, where: str) -> Any:
         if isinstance(value, list):
-            texts = [_text(item, f"{where}[{i}]", root, file, problems) for i, item in enumerate(value)]
-            return part | {"routing": texts}
-        return part | {"routing": _text(value, where, root, file, problems)}
+            return [_text(item, f"{where}[{i}]", root, file, problems) for i, item in enumerate(value)]
+        return _text(value, where, root, file, problems)
 
-    parts: dict[str, Any] = {}
-    if "options" in data:
-        parts["options"] = resolved(data["options"], "options")
-    for name in ("grids", "rows"):
-        if name in data:
-            parts[name] = [resolved(item, f"{name}[{i}]") for i, item in enumerate(data[name])]
-    return data | parts, problems
+    texts = {
+        path: part | {"routing": resolved(part["routing"], f"{path}.routing")} if "routing" in part else part
+        for path, part in parts.items()
+    }
+    return texts, problems
 
 
 def _text(value: Any, path: str, root: Path, file: str, problems: list[Problem]) -> str:

@@ -4,38 +4,26 @@ Snakemake calls this while it parses, so it must take well under half a second. 
 its schema and finds the models; whether the workloads make sense is validation's question.
 """
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from itertools import product
-from math import gcd, prod
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
 from moesweep.catalog import load_model
+from moesweep.entries import Entry, entries, items
 from moesweep.paths import inside
-from moesweep.problems import BadInput, Problem, shown
+from moesweep.problems import BadInput, Problem
 from moesweep.routing import misfit, with_texts
-from moesweep.schema import check, load_schema
+from moesweep.schema import check
 from moesweep.workload import SCHEMA, dense_twins, resolve
 from moesweep.yaml_reader import read_yaml
 
-MAX_WORKLOADS = 100_000
-_NEEDED = ("model", "world_size", "tp", "pp", "global_batch_size", "seq_length")
-
-
-@dataclass(frozen=True)
-class Entry:
-    """One listed workload before it is resolved: its values, and where the sweep file says them.
-
-    `path` is the grid or row, such as `grids[0]`; `own` are the keys given there, all others are from
-    `options`.
-    """
-
-    path: str
-    own: tuple[str, ...]
-    values: dict[str, Any]
+_WORDS = "sequence_parallel|recompute|flash_attention|distributed_optimizer|dtype|framework|blocking_launches"
+_OF_SOME = re.compile(rf"(grids|rows)\[|options\.({_WORDS}|routing)\b")
+"""Paths of problems that do not concern every workload's numbers."""
 
 
 @dataclass(frozen=True)
@@ -45,9 +33,8 @@ class Sweep:
     workloads  one row per distinct workload: those listed, in order of listing, then the twins; columns of
                moesweep.workload.SCHEMA
     origins    one row per workload, in the same order: workload, file, entry (`grids[0]`, `rows[3]`), own
-    (keys given
-               in that entry; the others stand under `options`). A twin has the origin of the first workload
-               it belongs to.
+               (keys given in that entry), options (keys given there). A twin has the origin of the first
+               workload it belongs to.
     """
 
     file: str
@@ -66,32 +53,66 @@ def load_sweep(root: Path, path: Path | str) -> Sweep:
     Raises BadInput with every fault found: YAML, schema, unknown models, missing keys, ep rules without an
     answer, workloads listed twice, too many workloads.
     """
+    sweep, problems = sound_part(root, path)
+    if sweep is None or problems:
+        raise BadInput(problems)
+    return sweep
+
+
+def sound_part(root: Path, path: Path | str) -> tuple[Sweep | None, list[Problem]]:
+    """Enumerate the grids and rows that can be understood; return them and every fault of the others.
+
+    So validation can judge the former beside the faults of the latter. The sweep is None where a fault
+    concerns them all. Raises BadInput if the file is no YAML.
+    """
     file = _shown_path(root, path)
     data = read_yaml(inside(root, path), file)
     problems = check(data, "sweep", file)
     models, unknown = _models(root, data, file)
     malformed = {problem.path for problem in problems}
     problems += [problem for problem in unknown if problem.path not in malformed]
-    if not problems:
-        data, problems = with_texts(data, root, file)
-    if problems:
-        raise BadInput(problems)
-    entries = _entries(data, models, file)
-    listed = resolve([entry.values for entry in entries])
-    problems = _duplicates(listed, entries, file) + _misfits(root, listed, entries, file)
-    if problems:
-        raise BadInput(problems)
-    origins = pl.DataFrame(
-        {
-            "workload": listed["workload"],
-            "file": [file] * len(entries),
-            "entry": [entry.path for entry in entries],
-            "own": [list(entry.own) for entry in entries],
-            "options": [list(data.get("options", {}))] * len(entries),
-        },
-        schema_overrides=dict.fromkeys(("own", "options"), pl.List(pl.String)),
-    )
-    return _with_twins(listed, origins, file) if data.get("twins") else Sweep(file, listed, origins)
+    parts, misrouted = with_texts(_understood(data, problems, models, file), root, file)
+    options = parts.pop("options", {})
+    listed, unresolved = entries(_unharmed(parts, misrouted), options, models, file)
+    problems += misrouted + unresolved
+    if not listed:
+        return None, problems
+    sweep, faults = _enumerated(root, listed, list(options), file)
+    problems += faults
+    if data.get("twins"):
+        sweep, faults = _with_twins(sweep)
+        problems += faults
+    return sweep, problems
+
+
+def _understood(
+    data: Any, problems: list[Problem], models: Mapping[str, Any], file: str
+) -> dict[str, dict[str, Any]]:
+    """The options, grids and rows by path that no problem concerns; empty if one concerns them all.
+
+    A faulty option that is no number falls back to its default, which breaks no rule about the others.
+    """
+    here = [problem for problem in problems if problem.file == file]
+    if not all(_OF_SOME.match(problem.path) for problem in here):
+        return {}
+    given = {f"options.{key}": value for key, value in data.get("options", {}).items()}
+    options = {path.removeprefix("options."): value for path, value in _unharmed(given, here).items()}
+    sound = _unharmed(items(data), here)
+    listed = {path: item for path, item in sound.items() if _named(options | item) <= models.keys()}
+    return {"options": options, **listed}
+
+
+def _unharmed(parts: dict[str, Any], problems: list[Problem]) -> dict[str, Any]:
+    """The parts, by path, that no problem lies in."""
+    ends = re.compile(r"[.\[]|$")
+    harmed = {problem.path[: end.start()] for problem in problems for end in ends.finditer(problem.path)}
+    return {path: part for path, part in parts.items() if path not in harmed}
+
+
+def _named(part: Mapping[str, Any]) -> set[str]:
+    """The models that a part of a sweep names."""
+    names = part.get("model", [])
+    return {names} if isinstance(names, str) else set(names)
 
 
 def _shown_path(root: Path, path: Path | str) -> str:
@@ -134,78 +155,29 @@ def _model_mentions(data: Any) -> Iterator[tuple[str, str]]:
                 yield f"{path}.model[{i}]", name
 
 
-def _entries(data: dict[str, Any], models: Mapping[str, dict[str, Any]], file: str) -> list[Entry]:
-    """Every listed workload, in order: the grids' points, then the rows. Raises BadInput."""
-    defaults = {
-        key: part["default"] for key, part in load_schema("sweep")["$defs"].items() if "default" in part
-    }
-    options = defaults | data.get("options", {})
-    items = [
-        (f"{part}[{i}]", item) for part in ("grids", "rows") for i, item in enumerate(data.get(part, []))
-    ]
-    problems = [
-        Problem(
-            file,
-            f"{path}.{key}",
-            "missing_key",
-            "",
-            f"{key} is given neither here nor in options",
-            f"add {key}",
-        )
-        for path, item in items
-        for key in _NEEDED
-        if key not in options | item
-    ]
-    total = sum(prod(len(value) for value in item.values() if isinstance(value, list)) for _, item in items)
-    if total > MAX_WORKLOADS:
-        message = f"the sweep lists {total} workloads; the limit is {MAX_WORKLOADS}"
-        advice = "cost large spaces with `moesweep screen`"
-        problems.append(Problem(file, "grids", "sweep_size", str(total), message, advice))
-    entries = (
-        [] if problems else [e for item in items for e in _points(*item, options, models, file, problems)]
+def _enumerated(
+    root: Path, listed: list[Entry], options: list[str], file: str
+) -> tuple[Sweep, list[Problem]]:
+    """The listed workloads as a sweep without twins; which are listed twice, or routed for other layers."""
+    workloads = resolve([entry.values for entry in listed])
+    problems = _duplicates(workloads, listed, file) + _misfits(root, workloads, listed, file)
+    origins = pl.DataFrame(
+        {
+            "workload": workloads["workload"],
+            "file": [file] * len(listed),
+            "entry": [entry.path for entry in listed],
+            "own": [list(entry.own) for entry in listed],
+            "options": [options] * len(listed),
+        },
+        schema_overrides=dict.fromkeys(("own", "options"), pl.List(pl.String)),
     )
-    if problems:
-        raise BadInput(dict.fromkeys(problems))
-    return entries
+    return _distinct(file, workloads, origins), problems
 
 
-def _points(
-    path: str,
-    own: Mapping[str, Any],
-    options: Mapping[str, Any],
-    models: Mapping[str, dict[str, Any]],
-    file: str,
-    problems: list[Problem],
-) -> Iterator[Entry]:
-    """The workloads of one grid or row: the product of its lists, the schema's first key varying slowest."""
-    values = {**options, **own}
-    keys = [key for key in load_schema("sweep")["$defs"] if key in values]
-    for choice in product(*(value if isinstance(value := values[key], list) else [value] for key in keys)):
-        point = dict(zip(keys, choice, strict=True))
-        point = models[point["model"]] | point
-        if point["etp"] == "tp":
-            point["etp"] = point["tp"]
-        if isinstance(point["global_batch_size"], dict):
-            point["global_batch_size"] = point["global_batch_size"]["per_gpu"] * point["world_size"]
-        # ep comes last: its rules depend on the other values.
-        for ep in _expert_degrees(point, f"{path}.ep", file, problems):
-            yield Entry(path, tuple(own), point | {"ep": ep})
-
-
-def _expert_degrees(point: Mapping[str, Any], path: str, file: str, problems: list[Problem]) -> list[int]:
-    """Values of ep at one point: as given, or gcd(num_experts, world_size / (q * pp)) for each named q."""
-    ep = point["ep"]
-    if isinstance(ep, int):
-        return [ep]
-    degrees = []
-    for q in [point["tp"]] if ep == "largest" else ep["largest_for_tp"]:
-        whole, remainder = divmod(point["world_size"], q * point["pp"])
-        if remainder:
-            message = f"world_size {point['world_size']} is not a multiple of tp {q} * pp {point['pp']}"
-            problems.append(Problem(file, path, "ep_rule", shown(ep), f"no largest ep: {message}"))
-        else:
-            degrees.append(gcd(point["num_experts"], whole) if point["num_experts"] else 1)
-    return list(dict.fromkeys(degrees))
+def _distinct(file: str, workloads: pl.DataFrame, origins: pl.DataFrame) -> Sweep:
+    """The sweep of these rows, of which the first of each workload counts."""
+    first = workloads["workload"].is_first_distinct()
+    return Sweep(file, workloads.filter(first), origins.filter(first))
 
 
 def _duplicates(listed: pl.DataFrame, entries: list[Entry], file: str) -> list[Problem]:
@@ -245,24 +217,18 @@ def _misfits(root: Path, listed: pl.DataFrame, entries: list[Entry], file: str) 
     return problems
 
 
-def _with_twins(listed: pl.DataFrame, origins: pl.DataFrame, file: str) -> Sweep:
-    """Add the dense twins. One that the sweep also lists itself stays where it is listed."""
+def _with_twins(sweep: Sweep) -> tuple[Sweep, list[Problem]]:
+    """Add the dense twins, and say which conflict. One that the sweep also lists stays where it is listed."""
+    listed, origins = sweep.workloads, sweep.origins
     moe = listed["kind"] == "moe"
     twins = dense_twins(listed)
     ids = listed.filter(moe).select("workload", twin=twins["workload"])
     listed = listed.drop("twin").join(ids, on="workload", how="left", maintain_order="left").select(*SCHEMA)
     twin_origins = origins.filter(moe).with_columns(workload=twins["workload"])
     dense = pl.concat([listed.filter(~moe), twins])
-    dense_origins = pl.concat([origins.filter(~moe), twin_origins])
-    problems = _twin_conflicts(dense, dense_origins, file)
-    if problems:
-        raise BadInput(problems)
-    fresh = twins.join(listed, on="workload", how="anti", maintain_order="left")
-    return Sweep(
-        file,
-        pl.concat([listed, fresh]).unique("workload", keep="first", maintain_order=True),
-        pl.concat([origins, twin_origins]).unique("workload", keep="first", maintain_order=True),
-    )
+    problems = _twin_conflicts(dense, pl.concat([origins.filter(~moe), twin_origins]), sweep.file)
+    every = _distinct(sweep.file, pl.concat([listed, twins]), pl.concat([origins, twin_origins]))
+    return every, problems
 
 
 def _twin_conflicts(dense: pl.DataFrame, origins: pl.DataFrame, file: str) -> list[Problem]:

@@ -11,9 +11,8 @@ import polars as pl
 from moesweep.catalog import load_cluster, load_config
 from moesweep.layout import Results
 from moesweep.problems import BadInput, Problem, did_you_mean, shown
-from moesweep.sweep import load_sweep
 from moesweep.tablefile import read_table
-from moesweep.validation import validate
+from moesweep.validation import checked
 
 FORMATS = ("simai", "chakra", "perfetto")
 UNROLLED = "unrolled"
@@ -59,8 +58,8 @@ def catalogue(request: Request) -> pl.DataFrame:
     if request.sweep is None and request.results.workloads.exists():
         return read_table(request.results.workloads, "workloads")
     config = load_config(request.root, request.config)
-    sweep = load_sweep(request.root, request.sweep or config["sweep"])
-    validate(sweep, int(load_cluster(request.root, config["cluster"]).value("gpus_per_node")))
+    node = int(load_cluster(request.root, config["cluster"]).value("gpus_per_node"))
+    sweep, _ = checked(request.root, request.sweep or config["sweep"], node)
     return sweep.workloads
 
 

@@ -6,16 +6,26 @@ Memory is not judged here: the cost stage knows it.
 """
 
 import re
+from pathlib import Path
 
 import polars as pl
 
 from moesweep.parallelism import GPUS_PER_NODE
-from moesweep.problems import BadInput, Problem
+from moesweep.problems import BadInput, Problem, collect
 from moesweep.schema import load_schema
-from moesweep.sweep import Sweep
+from moesweep.sweep import Sweep, sound_part
 from moesweep.validation.rules import RULES, Rule
 
 COLUMNS = ("workload", "severity", "rule", "message", "value", "suggestion")
+
+
+def checked(root: Path, path: Path | str, gpus_per_node: int = GPUS_PER_NODE) -> tuple[Sweep, pl.DataFrame]:
+    """Enumerate and validate a sweep file; raise BadInput with every fault that either finds."""
+    sweep, problems = sound_part(root, path)
+    warnings = None if sweep is None else collect(problems, validate, sweep, gpus_per_node)
+    if sweep is None or warnings is None or problems:
+        raise BadInput(problems)
+    return sweep, warnings
 
 
 def validate(sweep: Sweep, gpus_per_node: int = GPUS_PER_NODE) -> pl.DataFrame:
