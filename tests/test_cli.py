@@ -183,3 +183,25 @@ def test_a_missing_column_is_named(runs: Callable[..., Path], capsys: pytest.Cap
     pl.read_csv(path).rename({"hidden_size": "hiden_size"}).write_csv(path)
     assert main(["predict", str(path), "--out", "out.csv"]) == 2
     assert "did you mean hiden_size?" in capsys.readouterr().err
+
+
+NO_TABLES = [
+    (b"run,tp\na,1,2\nb\nc,3\n", ["line 2: cells: 3 cells where the header has 2", "line 3: cells: 1 cells"]),
+    (b"run,tp,run\n", ["line 1: duplicate: ", "occurs twice"]),
+    (b'run,tp\n"a,1\nb,2\n', ["line 3: csv: cannot be read as CSV: unexpected end of data"]),
+    (b"run,tp\n\xff,1\n", ["line 2: utf8: not UTF-8: byte 0xff"]),
+    (b"", ["empty: holds no run"]),
+    (b"run,tp\n", ["empty: holds no run"]),
+]
+
+
+@pytest.mark.parametrize(("content", "said"), NO_TABLES)
+def test_what_is_no_table_is_refused(
+    content: bytes, said: list[str], project: Project, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (project.root / "runs.csv").write_bytes(content)
+    assert main(["predict", "runs.csv", "--out", "out.csv"]) == 2
+    printed = capsys.readouterr().err
+    assert all(words in printed for words in said), printed
+    assert "polars" not in printed
+    assert not (project.root / "out.csv").exists()

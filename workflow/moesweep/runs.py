@@ -1,5 +1,7 @@
 """Lists of training runs as CSV: read, checked cell by cell, and turned into workloads."""
 
+import csv
+import io
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -8,6 +10,7 @@ import polars as pl
 
 from moesweep.problems import BadInput, Problem, did_you_mean, shown
 from moesweep.tablefile import dictionary
+from moesweep.textfile import read_text
 from moesweep.validation import findings
 from moesweep.workload import with_derived
 
@@ -61,13 +64,7 @@ def read_runs(path: Path, clusters: list[str]) -> Runs:
 
 
 def _read(path: Path) -> pl.DataFrame:
-    try:
-        if path.stat().st_size > MAX_FILE_BYTES:
-            message = f"larger than {MAX_FILE_BYTES} bytes, the limit for a list of runs"
-            raise BadInput([Problem(str(path), "", "file_size", "", message, "split the list")])
-        frame = pl.read_csv(path, infer_schema=False)
-    except (OSError, pl.exceptions.PolarsError) as error:
-        raise BadInput([Problem(str(path), "", "readable", "", f"cannot be read as CSV: {error}")]) from error
+    frame = _table(path)
     if frame.is_empty():
         raise BadInput([Problem(str(path), "", "empty", "", "holds no run", "one row a run")])
     needed = [c["name"] for c in dictionary("runs")["columns"] if not c.get("optional")]
@@ -79,6 +76,39 @@ def _read(path: Path) -> pl.DataFrame:
             for name in missing
         )
     return frame
+
+
+def _table(path: Path) -> pl.DataFrame:
+    """Return a CSV file's cells as text, null where empty; raise BadInput with every line that is no row."""
+    file, lines = (
+        str(path),
+        csv.reader(io.StringIO(read_text(path, str(path), MAX_FILE_BYTES), newline=""), strict=True),
+    )
+    try:
+        rows = [(lines.line_num, row) for row in lines if row]
+    except csv.Error as error:
+        fault = Problem(file, f"line {lines.line_num}", "csv", "", f"cannot be read as CSV: {error}")
+        raise BadInput([fault]) from error
+    header = rows[0][1] if rows else []
+    problems = [
+        Problem(file, "line 1", "duplicate", shown(name), f"the column {shown(name)} occurs twice")
+        for name in dict.fromkeys(name for name in header if header.count(name) > 1)
+    ]
+    problems += [
+        Problem(
+            file,
+            f"line {line}",
+            "cells",
+            str(len(row)),
+            f"{len(row)} cells where the header has {len(header)}",
+        )
+        for line, row in rows[1:]
+        if len(row) != len(header)
+    ]
+    if problems:
+        raise BadInput(problems)
+    cells = [[cell or None for cell in row] for _, row in rows[1:]]
+    return pl.DataFrame(cells, schema=dict.fromkeys(header, pl.String), orient="row")
 
 
 def _cell(row: int, column: str) -> str:

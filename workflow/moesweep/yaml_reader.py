@@ -6,13 +6,12 @@ documents in a file. Plain scalars follow the YAML 1.2 core schema, in which `no
 `1e9` is a number.
 """
 
-import os
 import re
-import stat
 from pathlib import Path
 from typing import Any
 
 from moesweep.problems import BadInput, Problem, shown
+from moesweep.textfile import read_text
 
 MAX_FILE_BYTES = 1_000_000
 MAX_DEPTH = 20
@@ -36,7 +35,7 @@ def read_yaml(path: Path, name: str | None = None) -> Any:
     Raises BadInput for a missing, oversized, non-UTF-8 or malformed file, and for the refused parts of YAML.
     """
     name = name or str(path)
-    text = _read_text(path, name)
+    text = read_text(path, name, MAX_FILE_BYTES)
     import yaml
 
     try:
@@ -46,35 +45,6 @@ def read_yaml(path: Path, name: str | None = None) -> Any:
         where = f"line {mark.line + 1}, column {mark.column + 1}" if mark else ""
         what = getattr(error, "problem", None) or getattr(error, "reason", None) or "cannot be parsed"
         raise BadInput([Problem(name, where, "yaml_syntax", "", f"not valid YAML: {what}")]) from None
-
-
-def _read_text(path: Path, name: str) -> str:
-    try:
-        with open(path, "rb", opener=_open_without_waiting) as file:
-            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-                raise ValueError("not a regular file")
-            content = file.read(MAX_FILE_BYTES + 1)
-    except FileNotFoundError:
-        raise BadInput([Problem(name, "", "missing_file", name, "no such file")]) from None
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
-        raise BadInput([Problem(name, "", "unreadable_file", name, f"cannot be read: {reason}")]) from None
-    if len(content) > MAX_FILE_BYTES:
-        message = f"larger than {MAX_FILE_BYTES} bytes, the limit for a configuration file"
-        raise BadInput([Problem(name, "", "file_size", "", message)])
-    try:
-        return content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = content.count(b"\n", 0, error.start) + 1
-        message = f"not UTF-8: byte 0x{content[error.start]:02x}"
-        raise BadInput(
-            [Problem(name, f"line {line}", "utf8", "", message, "save the file as UTF-8")]
-        ) from None
-
-
-def _open_without_waiting(path: str, flags: int) -> int:
-    """Open as usual, except that a pipe without a writer is not waited for."""
-    return os.open(path, flags | os.O_NONBLOCK)
 
 
 class _Builder:
