@@ -167,6 +167,9 @@ def test_workloads_of_one_folder_are_listed(
     assert main(["diff", str(folders["base"]), str(folders["fewer"])]) == 1
     out = capsys.readouterr().out
     assert "only in A: 2 workloads\n  wide\n  dense\n" in out
+    main(["diff", str(folders["base"]), str(folders["fewer"]), "--top", "1"])
+    out = capsys.readouterr().out
+    assert "only in A: 2 workloads\n  wide\n  and 1 more: --top 2 shows all\n" in out
     assert compared(folders, "fewer").only_b == []
 
 

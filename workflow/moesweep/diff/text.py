@@ -18,13 +18,15 @@ _WORDS = {
 
 
 def lines(found: Comparison, top: int) -> Iterator[str]:
-    """Yield the lines of a report on the `top` workloads that moved most."""
+    """Yield the lines of a report: of each list of workloads the first `top`, those first that moved most."""
     yield f"A {found.a.path}: {len(found.a.ids)} workloads; B {found.b.path}: {len(found.b.ids)} workloads"
     yield from _inputs(found.inputs)
     for name, ids in (("A", found.only_a), ("B", found.only_b)):
         if ids:
             yield f"only in {name}: {len(ids)} workload{'s' if len(ids) > 1 else ''}"
-            yield from (f"  {id_}" for id_ in ids)
+            yield from (f"  {id_}" for id_ in ids[:top])
+            if len(ids) > top:
+                yield f"  and {len(ids) - top} more: --top {len(ids)} shows all"
     if not found.moved_ids:
         yield f"no cost differs in the {found.in_both} workloads that both have"
         return
