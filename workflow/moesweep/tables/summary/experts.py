@@ -54,7 +54,7 @@ def _facts(facts: dict[str, str]) -> list[str]:
 
 def _entries(moe: pl.DataFrame) -> str:
     repeated = moe.filter(pl.col("listed") > 1)
-    total = f"{moe['listed'].sum()} entries, {moe.height} distinct"
+    total = f"{_listed(moe['listed'].sum())}, {moe.height} distinct"
     if repeated.is_empty():
         return f"{total}."
     named = "; ".join(
@@ -62,6 +62,10 @@ def _entries(moe: pl.DataFrame) -> str:
         for row in repeated.iter_rows(named=True)
     )
     return f"{total}: {named}."
+
+
+def _listed(entries: int) -> str:
+    return "1 entry" if entries == 1 else f"{entries} entries"
 
 
 def _layout(row: dict[str, Any]) -> str:
@@ -85,7 +89,8 @@ def ep_breakdown(inputs: Inputs, tables: Tables) -> list[str]:
     ]
     most = breakdown.sort("entries", descending=True, maintain_order=True).row(0, named=True)
     held = count(most["experts_per_ep_rank"], "expert")
-    total = f"{breakdown['entries'].sum()} entries, {breakdown['distinct'].sum()} distinct workloads"
+    different = count(breakdown["distinct"].sum(), "distinct workload")
+    total = f"{_listed(breakdown['entries'].sum())}, {different}"
     return [
         f"The {distinct(breakdown, 'num_experts')} experts are distributed across EP ranks as follows:",
         "",
