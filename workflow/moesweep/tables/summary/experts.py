@@ -54,7 +54,7 @@ def _facts(facts: dict[str, str]) -> list[str]:
 
 def _entries(moe: pl.DataFrame) -> str:
     repeated = moe.filter(pl.col("listed") > 1)
-    total = f"{_listed(moe['listed'].sum())}, {moe.height} distinct"
+    total = f"{_listed(int(moe['listed'].sum()))}, {moe.height} distinct"
     if repeated.is_empty():
         return f"{total}."
     named = "; ".join(
@@ -89,8 +89,8 @@ def ep_breakdown(inputs: Inputs, tables: Tables) -> list[str]:
     ]
     most = breakdown.sort("entries", descending=True, maintain_order=True).row(0, named=True)
     held = count(most["experts_per_ep_rank"], "expert")
-    different = count(breakdown["distinct"].sum(), "distinct workload")
-    total = f"{_listed(breakdown['entries'].sum())}, {different}"
+    entries, different = (int(breakdown[name].sum()) for name in ("entries", "distinct"))
+    total = f"{_listed(entries)}, {count(different, 'distinct workload')}"
     return [
         f"The {distinct(breakdown, 'num_experts')} experts are distributed across EP ranks as follows:",
         "",
