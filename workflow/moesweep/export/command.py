@@ -4,7 +4,7 @@ import argparse
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import polars as pl
@@ -58,46 +58,27 @@ def add_unroll_options(command: argparse.ArgumentParser) -> None:
 
 def unroll(arguments: argparse.Namespace) -> int:
     """Write the linear order of the named workloads."""
-    from moesweep.export.request import Request, chosen, needed
-    from moesweep.layout import Results
+    from moesweep.export.request import chosen, needed
 
     needed({"--out": arguments.out, "--workload": arguments.workload}, "--unroll")
-    request = Request(
-        format="unrolled",
-        out=arguments.out,
-        workloads=tuple(arguments.workload),
-        ranks=arguments.ranks,
-        microbatches=arguments.microbatches,
-        overwrite=arguments.overwrite,
-        config=arguments.config,
-        results=Results(arguments.results),
-        root=Path.cwd(),
-    )
+    request = _request(arguments, format="unrolled")
     _write_traced(chosen(request), request)
     return 0
 
 
 def export(arguments: argparse.Namespace) -> int:
     """Write the chosen workloads, or check what is there."""
-    from moesweep.export.request import Request, chosen, needed
-    from moesweep.layout import Results
+    from moesweep.export.request import chosen, needed
 
     if arguments.check:
         return _check(arguments.out)
     needed({"--format": arguments.format}, "export")
-    request = Request(
+    request = _request(
+        arguments,
         format=arguments.format,
-        out=arguments.out,
         flavor=arguments.flavor,
-        workloads=tuple(arguments.workload),
         sweep=arguments.sweep,
         stage=arguments.stage,
-        ranks=arguments.ranks,
-        microbatches=arguments.microbatches,
-        overwrite=arguments.overwrite,
-        config=arguments.config,
-        results=Results(arguments.results),
-        root=Path.cwd(),
     )
     workloads = chosen(request)
     if request.format == "simai" and request.flavor == "aicb":
@@ -105,6 +86,24 @@ def export(arguments: argparse.Namespace) -> int:
     else:
         _write_traced(workloads, request)
     return 0
+
+
+def _request(arguments: argparse.Namespace, **own: Any) -> "Request":
+    """Return the request that the options of both commands describe, and `own` of one of them."""
+    from moesweep.export.request import Request
+    from moesweep.layout import Results
+
+    return Request(
+        out=arguments.out,
+        workloads=tuple(arguments.workload),
+        ranks=arguments.ranks,
+        microbatches=arguments.microbatches,
+        overwrite=arguments.overwrite,
+        config=arguments.config,
+        results=Results(arguments.results),
+        root=Path.cwd(),
+        **own,
+    )
 
 
 def _check(folder: Path) -> int:
