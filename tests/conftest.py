@@ -1,5 +1,6 @@
 """What every test file shares."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,3 +15,11 @@ settings.load_profile("moesweep")
 def root() -> Path:
     """Return the root of the checkout."""
     return Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="module")
+def in_root(root: Path) -> Iterator[None]:
+    """Work in the root of the checkout, as the commands do."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(root)
+        yield

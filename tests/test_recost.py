@@ -1,6 +1,6 @@
 """Workloads beside the sweep's: the same costs as in the sweep, skew and fit worked out by hand.
 
-The sweep is that of test_tables: gpt_7B on 32 GPUs, tp 2, pp 2, ep 2, 4, 8, 512 tokens, 16 experts, top-2. A
+The sweep is that of tabled.py: gpt_7B on 32 GPUs, tp 2, pp 2, ep 2, 4, 8, 512 tokens, 16 experts, top-2. A
 rank routes 2 x 512 / 2 = 512 copies, an even 32 to an expert; a capacity factor of 1.25 lets 40 through.
 """
 
@@ -18,7 +18,7 @@ from moesweep.tables.inputs import Inputs, read_inputs
 from moesweep.tables.skew import ALPHAS, skew_sensitivity
 from skewed import SKEWED
 from small import DENSE, small
-from test_tables import CLUSTER, EP, SMALL, make
+from tabled import CLUSTER, EP, SMALL, make
 
 GIB = 2**30
 

@@ -1,109 +1,21 @@
-"""The tables and the summary: hand-worked numbers of a small sweep, the study's counts, files to the byte.
+"""The tables: hand-worked numbers of a small sweep (tests/tabled.py), and the study's counts."""
 
-The small sweep's main comparison is gpt_7B (h 4096, f 16384, 36 layers) on 32 GPUs, tp 2, pp 2, so dp 8;
-batch 32, so 4 micro-batches of one sequence of 512 tokens; 16 experts, top-2; ep 2, 4, 8, so edp 4, 2, 1.
-One activation is T = 2 x 512 x 4096 = 4,194,304 bytes; a rank's share of two copies of it is as large.
-"""
-
-import json
-import os
-import subprocess
-import sys
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import polars as pl
 import pytest
 
 from moesweep.catalog import load_cluster
 from moesweep.cli import main
-from moesweep.cost.files import write_costs
 from moesweep.layout import Results
-from moesweep.problems import BadInput
-from moesweep.recost import write_answers
-from moesweep.sweep import enumerate_sweep, load_sweep
-from moesweep.tablefile import TABLES as DECLARED
-from moesweep.tablefile import dictionary, dtypes, read_table, write_table
+from moesweep.sweep import enumerate_sweep
+from moesweep.tablefile import read_table
 from moesweep.tables.catalogue import REFUSED, distribution_examples, ep_breakdown
 from moesweep.tables.exposed import COMM_KINDS, exposed_communication
 from moesweep.tables.inputs import Inputs, per_iteration
-from moesweep.tables.markdown import MOST_ROWS, markdown
-from moesweep.tables.numbers import quantity
-from moesweep.tables.registry import TABLES
-from moesweep.trace.files import write_traces
-from moesweep.traffic.files import write_traffic
-from moesweep.validation import validate
 from moesweep.validation.rules import RULES
-
-CLUSTER = "dgx-a100-80gb-8xhdr200"
-OPTIONS = """\
-description: A small sweep for the tables.
-twins: {twins}
-options:
-  {moe}
-  micro_batch_size: 1
-  seq_length: 512
-  dtype: bf16
-  framework: megatron-core
-  sequence_parallel: true
-  virtual_pipeline: 1
-  distributed_optimizer: true
-  recompute: none
-  flash_attention: false
-  blocking_launches: false
-rows:
-"""
-MOE = OPTIONS.format(
-    twins="true", moe="num_experts: 16\n  moe_router_topk: 2\n  routing: balanced\n  etp: tp"
-)
-SMALL = (
-    MOE
-    + """\
-  - {model: gpt_7B, world_size: 32, tp: 2, pp: 2, ep: 2, global_batch_size: 32}
-  - {model: gpt_7B, world_size: 32, tp: 2, pp: 2, ep: 4, global_batch_size: 32, listed: 2}
-  - {model: gpt_7B, world_size: 32, tp: 2, pp: 2, ep: 8, global_batch_size: 32}
-  - {model: gpt_7B, world_size: 64, tp: 2, pp: 8, ep: 2, global_batch_size: 64}
-  - {model: gpt_13B, world_size: 64, tp: 16, pp: 2, ep: 2, global_batch_size: 8}
-"""
-)
-DENSE = (
-    OPTIONS.format(twins="false", moe="routing: balanced")
-    + """\
-  - {model: gpt_7B, world_size: 16, tp: 2, pp: 2, global_batch_size: 16}
-  - {model: gpt_7B, world_size: 16, tp: 4, pp: 1, global_batch_size: 16}
-"""
-)
-ODD = (
-    MOE.replace("twins: true", "twins: false").replace("etp: tp", "etp: 1")
-    + """\
-  - {model: gpt_7B, world_size: 16, tp: 2, pp: 1, ep: 4, global_batch_size: 16}
-  - {model: gpt_7B, world_size: 16, tp: 1, pp: 1, ep: 1, global_batch_size: 16, recompute: full}
-"""
-)
-EP = "gpt_7B-ws32-tp2-pp2-ep{}-gbs32-mbs1-seq512-moe"
-
-
-def make(root: Path, folder: Path, sweep: str) -> Results:
-    """Run the stages before the tables on a sweep, then write the tables."""
-    folder.joinpath("sweep.yaml").write_text(sweep, encoding="utf-8")
-    results = Results(folder / "results")
-    loaded = load_sweep(root, folder / "sweep.yaml")
-    write_table(loaded.workloads, results.workloads, "workloads")
-    write_table(validate(loaded), results.validation, "validation")
-    write_traces(loaded.workloads, results)
-    write_costs(results, load_cluster(root, CLUSTER), {"cluster": CLUSTER})
-    write_traffic(results, 8)
-    write_answers(results)
-    return results
-
-
-@pytest.fixture(scope="module")
-def in_root(root: Path) -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(root)
-        yield
+from tabled import CLUSTER, EP, SMALL, make, row, table
 
 
 @pytest.fixture(scope="module")
@@ -112,23 +24,10 @@ def small(root: Path, in_root: None, tmp_path_factory: pytest.TempPathFactory) -
 
 
 @pytest.fixture(scope="module")
-def dense_only(root: Path, in_root: None, tmp_path_factory: pytest.TempPathFactory) -> Results:
-    return make(root, tmp_path_factory.mktemp("dense"), DENSE)
-
-
-@pytest.fixture(scope="module")
 def study(root: Path) -> Inputs:
     workloads = enumerate_sweep(root, "config/sweeps/moe-a100-123.yaml")
     empty = pl.DataFrame()
     return Inputs(workloads, empty, empty, empty, empty, load_cluster(root, CLUSTER))
-
-
-def table(results: Results, name: str) -> pl.DataFrame:
-    return read_table(results.table(name, "parquet"), name)
-
-
-def row(results: Results, name: str, **where: Any) -> dict[str, Any]:
-    return table(results, name).filter(**where).row(0, named=True)
 
 
 def test_the_study_breaks_down_into_the_seeds_numbers(study: Inputs) -> None:
@@ -302,16 +201,6 @@ def test_refusals_are_the_rules_that_megatron_enforces(small: Results) -> None:
     assert {each.name for each in RULES if "which Megatron refuses" in each.message} == set(REFUSED)
 
 
-@pytest.mark.parametrize("name", TABLES)
-def test_every_table_comes_as_parquet_csv_and_markdown(small: Results, name: str) -> None:
-    frame = table(small, name)
-    read = pl.read_csv(small.table(name, "csv"), schema=dtypes(name))
-    assert read.equals(frame)
-    text = small.table(name, "md").read_text(encoding="utf-8")
-    assert f"{frame.height} rows." in text
-    assert all(column["description"] for column in dictionary(name)["columns"])
-
-
 def test_skewed_ranks_add_up_to_what_links_carry(root: Path, in_root: None, tmp_path: Path) -> None:
     sweep = SMALL.replace("options:", "options:\n  routing: {zipf: 0.9, seed: 3}").replace(
         "  routing: balanced\n", ""
@@ -347,97 +236,7 @@ def test_experts_that_are_not_spread_exchange_nothing(root: Path, in_root: None,
     assert "the token exchange comes on top" in results.report.read_text()
 
 
-@pytest.mark.parametrize("name", TABLES)
-def test_a_dense_sweep_has_every_table(dense_only: Results, name: str) -> None:
-    frame = table(dense_only, name)
-    of_moe = ("moe_against_dense", "ep_scaling", "skew_sensitivity", "feasible_ep")
-    empty = {"ep_breakdown", "distribution_examples", *of_moe}
-    assert frame.is_empty() if name in empty else frame.height or name in ("warnings", "megatron_refusals")
-
-
-def test_the_summary_of_a_dense_sweep_says_what_it_cannot_say(dense_only: Results) -> None:
-    summary = dense_only.summary.read_text(encoding="utf-8")
-    assert "2 dense workloads, no MOE workload" in summary
-    assert summary.count("This sweep has no MoE workload") == 4
-    assert "nan" not in summary
-
-
-def test_a_sweep_without_twins_or_comparisons_says_so(root: Path, in_root: None, tmp_path: Path) -> None:
-    results = make(root, tmp_path, ODD)
-    lines = results.summary.read_text(encoding="utf-8").splitlines()
-    assert table(results, "seed_claims")["verdict"].unique().to_list() == ["untested"]
-    assert "    world_size = ETP × PP × EP × DP" in lines
-    assert "  → DP = 16 / (1 × 1 × 4) = 4" in lines
-    assert "• The sweep has no dense equivalents." in lines
-    assert "in 0 of the" in " ".join(lines)
-    assert [line for line in lines if len(line) > 80] == []
-
-
-def test_the_summary_has_the_seeds_sections_within_its_width(small: Results) -> None:
-    lines = small.summary.read_text(encoding="utf-8").splitlines()
-    sections = [lines[at + 1] for at, line in enumerate(lines[:-1]) if line == "=" * 80]
-    for title in (
-        "MOE WORKLOAD EXPERT CONFIGURATION SUMMARY",
-        "EXPERT PARALLELISM (EP) BREAKDOWN",
-        "HOW EXPERTS ARE DISTRIBUTED ACROSS GPUs",
-        "COMMUNICATION PATTERNS FOR MOE",
-        "KEY INSIGHTS",
-    ):
-        assert title in sections
-    assert [line for line in lines if len(line) > 80] == []
-    assert "  → DP = 32 / (2 × 2 × 4) = 2" in lines
-    assert "  → Megatron's dp = 32 / (2 × 2) = 8: 8 shares of every batch" in lines
-
-
-def test_the_dictionary_describes_every_declared_table(small: Results) -> None:
-    declared = json.loads(small.dictionary.read_text(encoding="utf-8"))["tables"]
-    assert set(declared) == {path.stem for path in DECLARED.glob("*.json")}
-    assert all(declared[name]["columns"] == dictionary(name)["columns"] for name in TABLES)
-
-
-def test_two_runs_write_the_same_bytes(small: Results, root: Path) -> None:
-    written = [small.summary, small.dictionary, *sorted((small.root / "tables").iterdir())]
-    before = {path: path.read_bytes() for path in written}
-    code = f"from pathlib import Path\nfrom moesweep.layout import Results\n\
-from moesweep.recost import write_answers\nwrite_answers(Results(Path({str(small.root)!r})))"
-    other = os.environ | {"POLARS_MAX_THREADS": "1", "PYTHONHASHSEED": "7"}
-    subprocess.run([sys.executable, "-c", code], cwd=root, env=other, check=True)
-    assert [path.name for path in written if path.read_bytes() != before[path]] == []
-
-
-def test_a_missing_input_is_named(in_root: None, small: Results, tmp_path: Path) -> None:
-    bare = Results(tmp_path)
-    write_table(table(small, "workloads"), bare.workloads, "workloads")
-    with pytest.raises(BadInput, match=r"costs\.parquet"):
-        write_answers(bare)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["workloads.parquet"]
-
-
 def test_large_sums_do_not_wrap() -> None:
     ops = pl.DataFrame({"flops": [2**62] * 3, "num_microbatches": [64] * 3, "layers": [40] * 3})
     total = ops.select(per_iteration(pl.col("flops")).sum().cast(pl.Float64)).item()
     assert total == 3.0 * 2**62 * 64 * 40
-
-
-def test_a_huge_table_shows_its_ends_and_says_so(small: Results) -> None:
-    frame = pl.concat([table(small, "communication")] * 10)
-    text = markdown(frame, "communication")
-    assert frame.height > MOST_ROWS
-    assert f"{frame.height} rows, {frame.height - 100} of them left out here" in text
-    assert text.count("\n| gpt_") == 100
-
-
-@pytest.mark.parametrize(
-    ("value", "unit", "shown"),
-    [
-        (5_242_880, "byte", "5 MiB"),
-        (0, "byte", "0"),
-        (7, "byte", "7 B"),
-        (0.000437, "s", "437 µs"),
-        (1.234e15, "flop", "1.234 Pflop"),
-        (16, "", "16"),
-        (12_345.6, "USD", "12,346 USD"),
-    ],
-)
-def test_quantities_read_well(value: float, unit: str, shown: str) -> None:
-    assert quantity(value, unit) == shown

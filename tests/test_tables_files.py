@@ -1,0 +1,130 @@
+"""The tables' files and the summary: complete, readable, the same to the byte."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from moesweep.layout import Results
+from moesweep.problems import BadInput
+from moesweep.recost import write_answers
+from moesweep.tablefile import TABLES as DECLARED
+from moesweep.tablefile import dictionary, dtypes, write_table
+from moesweep.tables.markdown import MOST_ROWS, markdown
+from moesweep.tables.numbers import quantity
+from moesweep.tables.registry import TABLES
+from tabled import DENSE, ODD, SMALL, make, table
+
+
+@pytest.fixture(scope="module")
+def small(root: Path, in_root: None, tmp_path_factory: pytest.TempPathFactory) -> Results:
+    return make(root, tmp_path_factory.mktemp("small"), SMALL)
+
+
+@pytest.fixture(scope="module")
+def dense_only(root: Path, in_root: None, tmp_path_factory: pytest.TempPathFactory) -> Results:
+    return make(root, tmp_path_factory.mktemp("dense"), DENSE)
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_every_table_comes_as_parquet_csv_and_markdown(small: Results, name: str) -> None:
+    frame = table(small, name)
+    read = pl.read_csv(small.table(name, "csv"), schema=dtypes(name))
+    assert read.equals(frame)
+    text = small.table(name, "md").read_text(encoding="utf-8")
+    assert f"{frame.height} rows." in text
+    assert all(column["description"] for column in dictionary(name)["columns"])
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_a_dense_sweep_has_every_table(dense_only: Results, name: str) -> None:
+    frame = table(dense_only, name)
+    of_moe = ("moe_against_dense", "ep_scaling", "skew_sensitivity", "feasible_ep")
+    empty = {"ep_breakdown", "distribution_examples", *of_moe}
+    assert frame.is_empty() if name in empty else frame.height or name in ("warnings", "megatron_refusals")
+
+
+def test_the_summary_of_a_dense_sweep_says_what_it_cannot_say(dense_only: Results) -> None:
+    summary = dense_only.summary.read_text(encoding="utf-8")
+    assert "2 dense workloads, no MOE workload" in summary
+    assert summary.count("This sweep has no MoE workload") == 4
+    assert "nan" not in summary
+
+
+def test_a_sweep_without_twins_or_comparisons_says_so(root: Path, in_root: None, tmp_path: Path) -> None:
+    results = make(root, tmp_path, ODD)
+    lines = results.summary.read_text(encoding="utf-8").splitlines()
+    assert table(results, "seed_claims")["verdict"].unique().to_list() == ["untested"]
+    assert "    world_size = ETP × PP × EP × DP" in lines
+    assert "  → DP = 16 / (1 × 1 × 4) = 4" in lines
+    assert "• The sweep has no dense equivalents." in lines
+    assert "in 0 of the" in " ".join(lines)
+    assert [line for line in lines if len(line) > 80] == []
+
+
+def test_the_summary_has_the_seeds_sections_within_its_width(small: Results) -> None:
+    lines = small.summary.read_text(encoding="utf-8").splitlines()
+    sections = [lines[at + 1] for at, line in enumerate(lines[:-1]) if line == "=" * 80]
+    for title in (
+        "MOE WORKLOAD EXPERT CONFIGURATION SUMMARY",
+        "EXPERT PARALLELISM (EP) BREAKDOWN",
+        "HOW EXPERTS ARE DISTRIBUTED ACROSS GPUs",
+        "COMMUNICATION PATTERNS FOR MOE",
+        "KEY INSIGHTS",
+    ):
+        assert title in sections
+    assert [line for line in lines if len(line) > 80] == []
+    assert "  → DP = 32 / (2 × 2 × 4) = 2" in lines
+    assert "  → Megatron's dp = 32 / (2 × 2) = 8: 8 shares of every batch" in lines
+
+
+def test_the_dictionary_describes_every_declared_table(small: Results) -> None:
+    declared = json.loads(small.dictionary.read_text(encoding="utf-8"))["tables"]
+    assert set(declared) == {path.stem for path in DECLARED.glob("*.json")}
+    assert all(declared[name]["columns"] == dictionary(name)["columns"] for name in TABLES)
+
+
+def test_two_runs_write_the_same_bytes(small: Results, root: Path) -> None:
+    written = [small.summary, small.dictionary, *sorted((small.root / "tables").iterdir())]
+    before = {path: path.read_bytes() for path in written}
+    code = f"from pathlib import Path\nfrom moesweep.layout import Results\n\
+from moesweep.recost import write_answers\nwrite_answers(Results(Path({str(small.root)!r})))"
+    other = os.environ | {"POLARS_MAX_THREADS": "1", "PYTHONHASHSEED": "7"}
+    subprocess.run([sys.executable, "-c", code], cwd=root, env=other, check=True)
+    assert [path.name for path in written if path.read_bytes() != before[path]] == []
+
+
+def test_a_missing_input_is_named(in_root: None, small: Results, tmp_path: Path) -> None:
+    bare = Results(tmp_path)
+    write_table(table(small, "workloads"), bare.workloads, "workloads")
+    with pytest.raises(BadInput, match=r"costs\.parquet"):
+        write_answers(bare)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["workloads.parquet"]
+
+
+def test_a_huge_table_shows_its_ends_and_says_so(small: Results) -> None:
+    frame = pl.concat([table(small, "communication")] * 10)
+    text = markdown(frame, "communication")
+    assert frame.height > MOST_ROWS
+    assert f"{frame.height} rows, {frame.height - 100} of them left out here" in text
+    assert text.count("\n| gpt_") == 100
+
+
+@pytest.mark.parametrize(
+    ("value", "unit", "shown"),
+    [
+        (5_242_880, "byte", "5 MiB"),
+        (0, "byte", "0"),
+        (7, "byte", "7 B"),
+        (0.000437, "s", "437 µs"),
+        (1.234e15, "flop", "1.234 Pflop"),
+        (16, "", "16"),
+        (12_345.6, "USD", "12,346 USD"),
+    ],
+)
+def test_quantities_read_well(value: float, unit: str, shown: str) -> None:
+    assert quantity(value, unit) == shown
