@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import random
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -100,3 +101,16 @@ def _flip(file: Path, place: int, change: int) -> None:
         byte = opened.read(1)[0]
         opened.seek(place)
         opened.write(bytes([byte ^ change]))
+
+
+def manifest_of(folder: Path) -> dict[str, Any]:
+    """What the manifest of an archive says."""
+    manifest: dict[str, Any] = json.loads((folder / "manifest.json").read_bytes())
+    return manifest
+
+
+def spoil_link(folder: Path) -> None:
+    """Put a link out of the folder in the place of one of its files."""
+    file = folder / "costs.parquet"
+    shutil.move(file, folder.parent / "elsewhere.parquet")
+    file.symlink_to(folder.parent / "elsewhere.parquet")

@@ -1,0 +1,211 @@
+"""Verification: no changed, missing, extra or renamed byte unseen, and nothing believed unseen."""
+
+import os
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from archives import archived, finished, flips, manifest_of, rewritten, signed, spoil_link
+from moesweep.cli import main
+
+FLIPS = 1000
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished sweep."""
+    return finished(tmp_path_factory.mktemp("sweep"))
+
+
+@pytest.fixture(scope="module")
+def pristine(project: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Its archive, which no test changes."""
+    return archived(project, tmp_path_factory.mktemp("archives") / "archive")
+
+
+@pytest.fixture
+def archive(pristine: Path, tmp_path: Path) -> Path:
+    """A copy of the archive to spoil."""
+    return shutil.copytree(pristine, tmp_path / "archive")
+
+
+def verified(folder: Path, capsys: pytest.CaptureFixture[str]) -> tuple[int, list[str]]:
+    """Exit code of `moesweep verify`, and its lines with the folder left out."""
+    capsys.readouterr()
+    code = main(["verify", str(folder)])
+    written = capsys.readouterr()
+    return code, (written.err or written.out).replace(f"{folder}/", "").splitlines()
+
+
+def test_an_archive_and_its_results_verify(
+    project: Path, pristine: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for folder in (pristine, project / "results"):
+        code, (line,) = verified(folder, capsys)
+        assert code == 0
+        assert line.endswith("all as recorded")
+
+
+@pytest.mark.slow
+def test_every_flipped_byte_is_found_and_named(archive: Path) -> None:
+    assert flips(archive, FLIPS) == (FLIPS, FLIPS)
+
+
+def test_every_byte_of_the_manifest_s_first_lines_counts(archive: Path) -> None:
+    manifest = archive / "manifest.json"
+    whole = manifest.read_bytes()
+    for place in range(200):
+        manifest.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+        assert main(["verify", str(archive)]) == 1
+
+
+def spoil_missing(folder: Path) -> None:
+    (folder / "costs.parquet").unlink()
+
+
+def spoil_extra(folder: Path) -> None:
+    (folder / "traces/notes.txt").write_text("mine")
+
+
+def spoil_renamed(folder: Path) -> None:
+    (folder / "costs.parquet").rename(folder / "costs.old.parquet")
+
+
+def spoil_swapped(folder: Path) -> None:
+    (folder / "costs.parquet").rename(folder / "kept")
+    (folder / "workloads.parquet").rename(folder / "costs.parquet")
+    (folder / "kept").rename(folder / "workloads.parquet")
+
+
+def spoil_cut(folder: Path) -> None:
+    file = folder / "summary.txt"
+    file.write_bytes(file.read_bytes()[:-1])
+
+
+def spoil_linked_folder(folder: Path) -> None:
+    shutil.move(folder / "tables", folder.parent / "tables")
+    (folder / "tables").symlink_to(folder.parent / "tables")
+
+
+def spoil_pipe(folder: Path) -> None:
+    (folder / "costs.parquet").unlink()
+    os.mkfifo(folder / "costs.parquet")
+
+
+def spoil_empty_folder(folder: Path) -> None:
+    (folder / "spare").mkdir()
+
+
+def spoil_manifest_missing(folder: Path) -> None:
+    (folder / "manifest.json").unlink()
+
+
+SPOILT: list[tuple[Callable[[Path], None], list[str]]] = [
+    (spoil_missing, ["costs.parquet: missing: is missing"]),
+    (spoil_extra, ["traces/notes.txt: extra: is not in the manifest"]),
+    (spoil_renamed, ['costs.parquet: renamed: is named "costs.old.parquet" now']),
+    (spoil_swapped, ["costs.parquet: changed: has ", "workloads.parquet: changed: has "]),
+    (spoil_cut, ["summary.txt: changed: has "]),
+    (spoil_link, ["costs.parquet: extra: is a symbolic link"]),
+    (spoil_pipe, ["costs.parquet: extra: is neither a file nor a folder"]),
+    (spoil_empty_folder, ["spare: extra: is an empty folder"]),
+    (spoil_manifest_missing, ["manifest.json: missing: there is no manifest"]),
+]
+
+
+@pytest.mark.parametrize(("spoil", "lines"), SPOILT)
+def test_verification_says_what_is_wrong(
+    archive: Path, spoil: Callable[[Path], None], lines: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    spoil(archive)
+    code, said = verified(archive, capsys)
+    assert code == 1
+    assert len(said) == len(lines)
+    assert all(line.startswith(start) for line, start in zip(said, lines, strict=True))
+
+
+def test_folders_may_be_deeper_than_python_recurses(
+    archive: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    subprocess.run(["mkdir", "-p", "/".join(["d"] * 1500)], cwd=archive, check=True)
+    code, (line,) = verified(archive, capsys)
+    subprocess.run(["rm", "-r", "d"], cwd=archive, check=True)
+    assert code == 1
+    assert line.endswith("/d/d: extra: is an empty folder that the manifest does not list")
+
+
+def test_a_folder_behind_a_link_is_missing(archive: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    spoil_linked_folder(archive)
+    code, said = verified(archive, capsys)
+    assert code == 1
+    assert "tables: extra: is a symbolic link, which an archive never holds" in said
+    assert "tables/memory.parquet: missing: is missing" in said
+
+
+def test_what_is_no_archive_is_bad_input(
+    pristine: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert verified(tmp_path / "none", capsys)[0] == 2
+    assert verified(pristine / "README.md", capsys)[0] == 2
+    with pytest.raises(SystemExit, match="2"):
+        main(["verify"])
+
+
+def test_newer_forms_are_refused_by_the_release_they_need(
+    archive: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    files = manifest_of(archive)["files"]
+    newer = [entry | {"schema_version": 7 if entry["table"] == "costs" else 1} for entry in files]
+    rewritten(archive, files=newer, moesweep_version="3.1")
+    assert verified(archive, capsys) == (
+        2,
+        [
+            "manifest.json: files: version: table costs has schema version 7; moesweep 0.1.0 knows 1; "
+            "use moesweep 3.1 or later"
+        ],
+    )
+    rewritten(archive, manifest_version=2, moesweep_version="4.0", unheard_of=True)
+    code, (line,) = verified(archive, capsys)
+    assert code == 2
+    assert "is of manifest version 2" in line
+    assert 'use moesweep "4.0" or later' in line
+
+
+def test_older_tables_are_verified(archive: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    files = manifest_of(archive)["files"]
+    rewritten(archive, files=[entry | {"schema_version": entry["table"] and 0} for entry in files])
+    assert verified(archive, capsys)[0] == 0
+
+
+HOSTILE: list[tuple[bytes, str]] = [
+    (b"", "json"),
+    (b"[" * 100_000, "json"),
+    (b'"manifest_version": ' + b"9" * 5000 + b"}", "json"),
+    (b'"manifest_version": 1}', "missing_key"),
+    (b'"manifest_version": "1", "files": {}}', "type"),
+    (b"\xff}", "json"),
+]
+
+
+@pytest.mark.parametrize(("body", "rule"), HOSTILE)
+def test_a_manifest_that_is_none(
+    archive: Path, body: bytes, rule: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    signed(archive / "manifest.json", body)
+    code, said = verified(archive, capsys)
+    assert code == 1
+    assert f": {rule}: " in "\n".join(said)
+
+
+@pytest.mark.parametrize("path", ["../outside", "/etc/passwd", "a/../../b", "a//b", "./a", "a\\b", "a\n", ""])
+def test_a_manifest_cannot_name_what_lies_outside(
+    archive: Path, path: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    files = manifest_of(archive)["files"]
+    rewritten(archive, files=[files[0] | {"path": path}, *files[1:]])
+    code, said = verified(archive, capsys)
+    assert code == 1
+    assert said[0].startswith("manifest.json: files[0].path: pattern: ")
