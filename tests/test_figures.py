@@ -87,6 +87,20 @@ def test_stacks_are_as_high_as_the_iteration(evidence: Evidence) -> None:
     assert tops == pytest.approx(evidence.ep_scaling["iteration_seconds"].to_list())
 
 
+def test_layouts_that_megatron_would_refuse_have_a_star(results: Results) -> None:
+    def starred() -> list[bool]:
+        drawn = FIGURES["ep_scaling"](evidence)
+        words = [text.get_text() for axes in drawn.axes for text in axes.texts] + [drawn.get_supxlabel()]
+        return ["*" in text for text in words if "GPUs" in text or "refuse" in text]
+
+    evidence = Evidence(results)
+    # Megatron would refuse one workload, but that is in no comparison.
+    assert [id_.split("-")[0] for id_ in evidence.refused] == ["odd", "odd"]
+    assert starred() == [False]
+    evidence.__dict__["refused"] = evidence.ep_scaling["workload"].to_list()
+    assert starred() == [True, True]
+
+
 def test_what_does_not_fit_is_hatched(evidence: Evidence) -> None:
     misfits = evidence.workloads.filter(~pl.col("fits"))
     assert 0 < misfits.height < evidence.workloads.height

@@ -82,6 +82,11 @@ class Evidence:
         return self.table("ep_scaling")
 
     @cached_property
+    def refused(self) -> list[str]:
+        """Workloads that Megatron would refuse."""
+        return self.table("megatron_refusals")["workload"].unique().sort().to_list()
+
+    @cached_property
     def pairs(self) -> pl.DataFrame:
         """MoE workloads beside their dense twins."""
         return self.table("moe_against_dense")

@@ -17,7 +17,7 @@ def ep_scaling(evidence: Evidence) -> Figure:
     """Draw stacked seconds of every workload of every comparison, a panel a model."""
     matched = evidence.ep_scaling.select("comparison", "workload", "nodes_per_ep_group")
     rows = matched.join(evidence.workloads, on="workload", maintain_order="left").with_columns(
-        *parts_of_iteration()
+        *parts_of_iteration(), refused=pl.col("workload").is_in(evidence.refused)
     )
     models = rows["model"].unique(maintain_order=True).to_list()[:MOST_MODELS]
     if not models:
@@ -27,6 +27,8 @@ def ep_scaling(evidence: Evidence) -> Figure:
     for axes, model in zip(panels, models, strict=True):
         _panel(axes, rows.filter(pl.col("model") == model).head(MOST_BARS), model)
     drawn.legend(handles=style.swatches(PARTS, misfit=True), loc="outside upper center", ncols=5)
+    if rows["refused"].any():
+        drawn.supxlabel("* Megatron would refuse this layout", fontsize=7.5)
     return drawn
 
 
@@ -45,7 +47,8 @@ def _panel(axes: Axes, rows: pl.DataFrame, model: str) -> None:
     axes.tick_params(axis="x", length=0)
     for _, group in rows.group_by("comparison", maintain_order=True):
         first = group.row(0, named=True)
-        label = f"{first['world_size']} GPUs\ntp {first['tp']} pp {first['pp']}"
+        mark = " *" if group["refused"].any() else ""
+        label = f"{first['world_size']} GPUs\ntp {first['tp']} pp {first['pp']}{mark}"
         middle = float(group["at"].mean())  # type: ignore[arg-type]
         axes.annotate(
             label,
