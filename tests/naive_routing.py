@@ -17,19 +17,31 @@ from naive_trace import Program, Row
 Peers = dict[tuple[int, int], int]
 
 
-def popularities(form: str, parameter: float, seed: int, layer: int, experts: int) -> list[int]:
-    """Whole-number popularity of every expert of a layer."""
+def popularities(
+    form: str, parameter: float, seed: int, layer: int, experts: int, topk: int
+) -> list[Fraction]:
+    """Popularity of every expert of a layer, as a share of the copies."""
     digests = [hashlib.sha256(f"{seed}/{layer}/{expert}".encode()).digest() for expert in range(experts)]
     bits = [int.from_bytes(digest[:8], "big") for digest in digests]
     assert form == "zipf", "the lognormal one is left out"
     by_rank = sorted(range(experts), key=lambda expert: bits[expert])
-    return [round((by_rank.index(expert) + 1) ** -parameter * 2**40) for expert in range(experts)]
+    whole = [max(1, round((by_rank.index(expert) + 1) ** -parameter * 2**40)) for expert in range(experts)]
+    return poured([Fraction(weight, sum(whole)) for weight in whole], Fraction(1, topk))
+
+
+def poured(shares: list[Fraction], brim: Fraction) -> list[Fraction]:
+    """What runs over the brim is poured on the others by their shares, until nothing does."""
+    while any(share > brim for share in shares):
+        over = sum(share - brim for share in shares if share > brim)
+        below = sum(share for share in shares if share < brim)
+        shares = [min(share, brim) if share >= brim else share * (1 + over / below) for share in shares]
+    return shares
 
 
 class Exchange:
     """One MoE layer of one EP group, for one etp rank and one micro-batch."""
 
-    def __init__(self, w: Workload, weights: list[int], capacity: Fraction | None) -> None:
+    def __init__(self, w: Workload, weights: list[Fraction], capacity: Fraction | None) -> None:
         ep, experts = w["ep"], w["num_experts"]
         local = w["micro_batch_size"] * w["seq_length"] // (w["tp"] if w["sequence_parallel"] else 1)
         each = w["moe_router_topk"] * local

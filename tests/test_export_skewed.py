@@ -58,7 +58,9 @@ def naive_rows(row: dict[str, Any], capacity: str | None) -> pl.DataFrame:
     """Every op of every rank from copies dealt out one by one, none of it by the library's code."""
     limit = None if capacity is None else Fraction(capacity)
     layers = {
-        layer: Exchange(row, popularities("zipf", 1.1, 3, layer, row["num_experts"]), limit)
+        layer: Exchange(
+            row, popularities("zipf", 1.1, 3, layer, row["num_experts"], row["moe_router_topk"]), limit
+        )
         for layer in range(row["num_layers"])
     }
     return pl.DataFrame(uneven_ops(row, layers), infer_schema_length=None)

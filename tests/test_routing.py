@@ -96,6 +96,22 @@ def test_memory_is_that_of_the_rank_with_most_rows_over_its_layers(tmp_path: Pat
     assert extra.to_list() == [2 * row_bytes * (52 + 206 - 2 * 128), row_bytes * 2 * (204 - 128)]
 
 
+def test_no_expert_gets_more_than_every_token() -> None:
+    """zipf 3 over 4 experts: shares 1, 1/8, 1/27, 1/64 of 1.1777; top-2 cuts the first to half of the copies.
+
+    2 members of 32 tokens route 128 copies: 64, and of the other 64 the shares 1/8, 1/27, 1/64 over
+    0.1777: 45.03, 13.34 and 5.63, each rounded up or down by where it ends among the experts.
+    """
+    row = small(routing="zipf(alpha=3,seed=7)").row(0, named=True)
+    for _, layer in given_routing(row, HERE).group_by("layer"):
+        copies = (layer["rows"] // row["etp"]).sort(descending=True).to_list()
+        assert copies[0] == 64
+        assert [abs(a - b) <= 1 for a, b in zip(copies[1:], (45, 13, 6), strict=True)] == [True] * 3
+        assert sum(copies) == 128
+    every = small(routing="zipf(alpha=3,seed=7)", moe_router_topk=4).row(0, named=True)
+    assert set(given_routing(every, HERE)["rows"]) == {2 * 64}
+
+
 # --- against the naive one -----------------------------------------------------------------------------
 @pytest.mark.parametrize("capacity", [None, "1.25", "0.3"])
 @pytest.mark.parametrize("name", CHANGES)
@@ -107,7 +123,9 @@ def test_every_row_of_every_rank(tmp_path: Path, name: str, capacity: str | None
     write_traces(workload, results)
     ours = read_table(results.trace("ops", row["workload"]), "ops").drop("hbm_bytes").to_dicts()
     layers = {
-        layer: Exchange(row, popularities("zipf", 1.1, 3, layer, row["num_experts"]), limit)
+        layer: Exchange(
+            row, popularities("zipf", 1.1, 3, layer, row["num_experts"], row["moe_router_topk"]), limit
+        )
         for layer in range(row["num_layers"])
     }
     theirs = uneven_ops(row, layers)
@@ -156,6 +174,9 @@ def test_copies_are_conserved(workload: pl.DataFrame) -> None:
     ).to_list() == [ep * etp * copies] * 2
     assert routing["rows"].min() >= 0  # type: ignore[operator]
     assert routing["dropped"].min() >= 0  # type: ignore[operator]
+    # The experts of a token differ: none gets more than every token of the group.
+    tokens = ep * etp * row["seq_length"] // row["tp"]
+    assert (routing["rows"] + routing["dropped"]).max() <= tokens  # type: ignore[operator]
     sent = sent_between(routing, ep, etp)
     assert sent["copies"].min() >= 0  # type: ignore[operator]
     arrives = sent.group_by("layer", "ep_rank").agg(pl.col("copies").sum() * etp).sort("layer", "ep_rank")

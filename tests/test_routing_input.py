@@ -113,6 +113,14 @@ def test_a_routing_that_makes_no_sense(project: Path, routing: Any, path: str, s
         ({"layer": [0], "expert": [0], "tokens": [0]}, "sum to [0]"),
         ({"layer": [], "expert": [], "tokens": []}, "counts"),
         ({"layer": [0, 1, 2, 3] * 2, "expert": [0] * 4 + [1] * 4, "tokens": [1] * 8}, "the workload has 4"),
+        (
+            {
+                "layer": [0, 1, 2, 3] * 4,
+                "expert": [0] * 4 + [1] * 4 + [2] * 4 + [3] * 4,
+                "tokens": [51] * 4 + [49] * 4 + [0] * 8,
+            },
+            "gives expert 0 of layer 0 51 of 100 copies; a token's 2 experts differ, so one gets 50 at most",
+        ),
     ],
 )
 def test_a_table_of_the_wrong_shape(project: Path, frame: dict[str, list[Any]], said: str) -> None:

@@ -212,6 +212,14 @@ def misfit(routing: str, root: Path, workload: Mapping[str, Any]) -> str:
     if missing or extra:
         what = f"lacks MoE layers {shown(missing)}" if missing else f"has layers {shown(extra)} too many"
         return f"{spec.file} {what}"
+    topk, total = workload["moe_router_topk"], counts["tokens"].sum() // counts["layer"].n_unique()
+    full = counts.filter(pl.col("tokens").cast(pl.Int128) * topk > total)
+    if full.height:
+        layer, expert, tokens = full.row(0)
+        return (
+            f"{spec.file} gives expert {expert} of layer {layer} {tokens} of {total} copies; "
+            f"a token's {topk} experts differ, so one gets {total // topk} at most"
+        )
     return ""
 
 

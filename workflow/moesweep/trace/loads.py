@@ -30,35 +30,54 @@ def _draw(*words: object) -> int:
 
 
 @cache
-def popularity(routing: Routing, layers: tuple[int, ...], experts: int, root: Path) -> pl.DataFrame:
+def popularity(
+    routing: Routing, layers: tuple[int, ...], experts: int, topk: int, root: Path
+) -> pl.DataFrame:
     """Return layer, expert, weight: popularities as whole numbers, ordered by layer and expert.
 
     zipf: (r+1)^-alpha for the expert of rank r, experts ranked by SHA-256 of seed, layer and expert.
-    lognormal: exp(sigma·z), z the normal quantile of the same bits. table: the counts themselves.
+    lognormal: exp(sigma·z), z the normal quantile of the same bits. Of either no expert gets more than every
+    token. table: the counts themselves.
     """
     if routing.form == "table":
         counts = read_counts(root, routing.file, routing.digest)
         return counts.filter(pl.col("layer").is_in(layers)).rename({"tokens": "weight"})
-    drawn = {layer: _weights(routing, layer, experts) for layer in layers}
+    drawn = {layer: _of_every_token(_weights(routing, layer, experts), topk) for layer in layers}
     return pl.DataFrame(
         {
             "layer": [layer for layer in layers for _ in range(experts)],
             "expert": list(range(experts)) * len(layers),
-            "weight": [round(weight * RESOLUTION) for layer in layers for weight in drawn[layer]],
+            "weight": [weight for layer in layers for weight in drawn[layer]],
         },
         schema=dict.fromkeys(("layer", "expert", "weight"), pl.Int64),
     )
 
 
-def _weights(routing: Routing, layer: int, experts: int) -> list[float]:
-    """Return the popularities of a layer's experts, the greatest being 1."""
+def _weights(routing: Routing, layer: int, experts: int) -> list[int]:
+    """Return the popularities of a layer's experts, the greatest being RESOLUTION, the least at least 1."""
     bits = [_draw(routing.seed, layer, expert) for expert in range(experts)]
     if routing.form == "zipf":
         rank = {expert: r for r, expert in enumerate(sorted(range(experts), key=lambda i: (bits[i], i)))}
-        return [(rank[expert] + 1) ** -routing.parameter for expert in range(experts)]
-    normal = NormalDist()
-    scores = [routing.parameter * normal.inv_cdf(((b >> 12) + 0.5) / 2**52) for b in bits]
-    return [math.exp(score - max(scores)) for score in scores]
+        shares = [(rank[expert] + 1) ** -routing.parameter for expert in range(experts)]
+    else:
+        normal = NormalDist()
+        scores = [routing.parameter * normal.inv_cdf(((b >> 12) + 0.5) / 2**52) for b in bits]
+        shares = [math.exp(score - max(scores)) for score in scores]
+    return [max(1, round(share * RESOLUTION)) for share in shares]
+
+
+def _of_every_token(weights: list[int], topk: int) -> list[int]:
+    """Return popularities of which none is above 1/k of the sum; the others share the rest as before.
+
+    The k experts of a token differ, so the most that one can get is every token, a k-th of the copies.
+    """
+    rest, full = sum(weights), 0
+    for weight in sorted(weights, reverse=True):
+        if weight * (topk - full) <= rest:
+            break
+        rest, full = rest - weight, full + 1
+    least_full = sorted(weights, reverse=True)[full - 1] if full else math.inf
+    return [rest if weight >= least_full else weight * (topk - full) for weight in weights]
 
 
 def given_routing(workload: Mapping[str, Any], root: Path) -> pl.DataFrame:
@@ -81,7 +100,7 @@ def given_routing(workload: Mapping[str, Any], root: Path) -> pl.DataFrame:
     until = wide.cum_sum().over("layer") * (ep * copies) // wide.sum().over("layer")
     kept = pl.min_horizontal("routed", pl.lit(ep * most, dtype=pl.Int64))
     return (
-        popularity(routing, layers, experts, root)
+        popularity(routing, layers, experts, workload["moe_router_topk"], root)
         .with_columns(until=until.cast(pl.Int64))
         .with_columns(routed=pl.col("until") - pl.col("until").shift(1, fill_value=0).over("layer"))
         .select(
