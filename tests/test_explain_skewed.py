@@ -114,8 +114,8 @@ def test_activations_are_those_of_the_rank_with_most_rows(tmp_path: Path) -> Non
 
 
 def test_mfu_counts_the_mean_rows(tmp_path: Path) -> None:
-    found = [node for node in everything_below(metric(by_hand(tmp_path), "mfu")) if node.name == "mean_rows"]
-    assert {node.value for node in found} == {128}
+    below = everything_below(metric(by_hand(tmp_path), "mfu"))
+    assert {node.value for node in below if node.name == "computed_rows"} == {128}
 
 
 # --- which layer ----------------------------------------------------------------------------------------

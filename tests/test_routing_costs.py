@@ -11,8 +11,9 @@ import pytest
 from moesweep.layout import TRACE_TABLES, Results
 from moesweep.tablefile import read_table
 from moesweep.trace.files import write_traces
+from moesweep.trace.loads import given_routing
 from moesweep.traffic.files import read_matrix
-from skewed import CHANGES, COPY, COUNTS, SKEWED, costs_of, measured, seconds, trace_by_hand
+from skewed import CHANGES, COPY, COUNTS, HERE, SKEWED, costs_of, measured, seconds, trace_by_hand
 from small import DENSE, VARIED, small
 
 
@@ -54,17 +55,34 @@ def test_a_skewed_trace_is_at_most_five_times_as_large(tmp_path: Path) -> None:
 
 
 # --- costs ----------------------------------------------------------------------------------------------
+WIDE = {"ep": 4, "num_experts": 16, "hidden_size": 1024, "seq_length": 1024, "ffn_hidden_size": 4096}
+
+
 def test_costs_rise_with_skew() -> None:
-    wide = {"ep": 4, "hidden_size": 1024, "seq_length": 1024, "ffn_hidden_size": 4096}
-    found = [costs_of(small(**wide, routing=f"zipf(alpha={alpha},seed=1)")) for alpha in (0, 0.5, 1, 2)]
+    found = [costs_of(small(**WIDE, routing=f"zipf(alpha={alpha},seed=1)")) for alpha in (0, 0.5, 1, 1.5)]
     for column in ("iteration_seconds", "ep_comm_seconds", "etp_comm_seconds", "compute_seconds"):
         values = [each.workloads[column][0] for each in found]
         assert values == sorted(values)
         assert values[-1] > 1.2 * values[0]
     flops = [each.workloads["model_flops"][0] for each in found]
     assert flops == pytest.approx([flops[0]] * 4)  # the model needs what it needs
-    limited = seconds(small(**wide, routing="zipf(alpha=2,seed=1,capacity=1)"))
+    limited = seconds(small(**WIDE, routing="zipf(alpha=1.5,seed=1,capacity=1)"))
     assert limited < found[-1].workloads["iteration_seconds"][0]
+
+
+@pytest.mark.parametrize("capacity", ["1.25", "0.5", "0.01"])
+def test_what_is_dropped_is_no_work_of_the_model(capacity: str) -> None:
+    workload = small(**WIDE, moe_router_topk=4, routing=f"zipf(alpha=1.5,seed=1,capacity={capacity})")
+    counts = given_routing(workload.row(0, named=True), HERE)
+    kept = counts["rows"].sum() / (counts["rows"].sum() + counts["dropped"].sum())
+    assert kept < 0.9
+    whole = costs_of(small(**WIDE, moe_router_topk=4))
+    experts = whole.ops.filter(kind="grouped_gemm", phase="forward")
+    once = (experts["flops"] * experts["repeats"] * experts["num_microbatches"]).sum()
+    (row,) = costs_of(workload).workloads.to_dicts()
+    needed = whole.workloads["model_flops"][0] - 3 * once / row["pp"] * (1 - kept)
+    assert row["model_flops"] == pytest.approx(needed)
+    assert row["mfu"] < 1
 
 
 def test_expert_seconds_by_hand(tmp_path: Path) -> None:

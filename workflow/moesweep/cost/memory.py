@@ -163,7 +163,7 @@ def stage_memory(
         stages = (
             stages.join(fullest, on=KEY[:2], how="left", maintain_order="left")
             .with_columns(activations_bytes=pl.coalesce(uneven, "activations_bytes"))
-            .drop("mean_rows", "most_rows")
+            .drop("mean_rows", "most_rows", "computed_rows")
         )
     return stages.with_columns(**peak_bytes())
 

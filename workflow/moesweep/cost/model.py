@@ -59,7 +59,7 @@ def cost(folded: pl.DataFrame, workloads: pl.DataFrame, fullest: pl.DataFrame | 
     frame = (
         workloads.join(seconds, on="workload", maintain_order="left")
         .join(worst_rank(memory), on="workload", maintain_order="left")
-        .join(_model_flops(at_mean_load(folded, workloads), workloads), on="workload", maintain_order="left")
+        .join(_model_flops(at_mean_load(folded, fullest), workloads), on="workload", maintain_order="left")
     )
     rated = frame.with_columns(**throughput()).with_columns(**price())
     return Costs(ops, per_pass, stages, memory, rated)

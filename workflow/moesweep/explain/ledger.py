@@ -14,7 +14,7 @@ import polars as pl
 from moesweep.catalog import Cluster, Constant
 from moesweep.cost import collectives, iteration, memory, model, ops, stages, uncertainty
 from moesweep.cost.fold import KEY
-from moesweep.cost.given import at_mean_load, flops_of, mean_rows
+from moesweep.cost.given import at_mean_load, computed_rows, flops_of
 from moesweep.cost.model import OF_THE_WORKLOAD, cost, needed_by_the_model, with_constants
 from moesweep.explain.node import Node, Origin
 from moesweep.explain.programs import LOADS, Programs, programs_of
@@ -103,11 +103,14 @@ class Ledger:
     def ops(self) -> Table:
         """One row per distinct op of a stage."""
         frame = self._costs.ops.with_columns(runs=stages.runs())
-        if self.programs.uneven:
-            shown = self.programs.shown
+        of_rows = None
+        if self.programs.fullest is not None:
+            shown, rows = self.programs.shown, self.programs.fullest.select(*KEY[:2], *computed_rows())
             frame = frame.join(shown, on=KEY, how="left", nulls_equal=True, maintain_order="left")
+            frame = frame.join(rows, on=KEY[:2], how="left", maintain_order="left")
+            of_rows = over(self.members, ("stage",), computed_rows())
         of_a_row = collectives.places() | ops.timings() | {"runs": stages.runs()}
-        return self._table("op", frame, _op, of_a_row, None, self._of_an_op)
+        return self._table("op", frame, _op, of_a_row, of_rows, self._of_an_op)
 
     @cached_property
     def passes(self) -> Table:
@@ -151,21 +154,22 @@ class Ledger:
         """One row per stage and ep rank, where routing is given: the expert rows of its MoE layers."""
         rows = pl.col("rows")
         of_rows = {"mean_rows": rows.sum() / pl.col("moe_layers").first(), "most_rows": rows.max()}
-        frame = self.loads.frame.group_by("stage", "ep_rank", maintain_order=True).agg(**of_rows)
+        ranks = self.loads.frame.group_by("stage", "ep_rank", maintain_order=True)
+        frame = ranks.agg(**of_rows, ep=pl.col("ep").first())
         return self._table("member", frame, _member, {}, over(self.loads, ("stage", "ep_rank"), of_rows))
 
     @cached_property
     def needed(self) -> Table:
-        """One row per distinct op as the model needs it: over mean rows, where routing is given."""
+        """One row per distinct op as the model needs it: over computed rows, where routing is given."""
         if not self.programs.uneven:
             return self.ops
 
         def other(row: pl.DataFrame, name: str) -> Definition | Node:
             if name == "flops" and row["kind"][0] == "grouped_gemm":
-                return Definition(flops_of(mean_rows().alias("mean_rows")), self.ops, tuple(KEY[1:]))
+                return Definition(flops_of(pl.col("computed_rows")), self.ops, tuple(KEY[1:]))
             return self.ops.column(row, name)
 
-        frame = at_mean_load(self.ops.frame, self._described)
+        frame = at_mean_load(self.ops.frame.drop(computed_rows()), self.programs.fullest)
         return self._table("needed", frame, _op, {}, None, other)
 
     @cached_property
