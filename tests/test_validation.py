@@ -10,10 +10,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from moesweep.catalog import load_cluster
 from moesweep.problems import BadInput, Problem
+from moesweep.recost import recosted
 from moesweep.sweep import Sweep, load_sweep
 from moesweep.validation import COLUMNS, findings, validate
 from moesweep.validation.rules import RULES
+from moesweep.validation.states import least_state_bytes
 from moesweep.workload import GIVEN, resolve
 
 # 64 GPUs: dp = 64/(4*2) = 8, and 8 experts over ep 4. Nothing is wrong with it.
@@ -68,12 +71,15 @@ BROKEN: list[tuple[str, dict[str, Any], str, str]] = [
     ("groups_by_tp", {"num_query_groups": 2}, "4", "nearest: 2"),
     ("layers_by_pp", {"num_layers": 7}, "2", "nearest: 1"),
     ("tp_within_node", {"tp": 16, "etp": 1}, "16", "nearest: 8"),
+    # 4 layers a stage, experts of 2 * 2^15 * 2^17 * 8/(4 * 4) = 2^32 parameters, attention 4 * 2^30 / 4; so 2^34
+    # and 2^32. dp 8, edp 2: 6 * 5 + 12 * (1/8 + 4/2) = 55.5 times 4 GiB = 222; 8 * 222 / 80 = 22.2.
+    ("memory", {"hidden_size": 2**15, "ffn_hidden_size": 2**17}, "2", "pp * tp of about 23 would"),
     ("vocabulary_padding", {"vocab_size": 900, "tp": 8, "etp": 1}, "8", "vocab_size 1024"),
 ]
 
 
 def found(changes: dict[str, Any]) -> pl.DataFrame:
-    return findings(resolve([SOUND | changes]))
+    return findings(resolve([SOUND | changes]), usable_hbm_bytes=80 * 2**30)
 
 
 def sweep_of(root: Path, tmp_path: Path, sweep: dict[str, Any]) -> Sweep:
@@ -132,6 +138,19 @@ def test_the_study_has_no_errors_and_known_warnings(root: Path) -> None:
     assert dict(moe.group_by("rule").len().iter_rows()) == counts
     assert moe.filter(rule="heads_by_tp").select("model").unique().rows() == [("gpt_13B",)]
     assert moe.filter(rule="layers_by_pp").select("model", "pp").unique().rows() == [("gpt_7B", 8)]
+
+
+def test_what_memory_is_warned_of_does_not_fit(root: Path) -> None:
+    sweep = load_sweep(root, "config/sweeps/moe-a100-123.yaml")
+    cluster = load_cluster(root, "dgx-a100-80gb-8xhdr200")
+    costs = recosted(sweep.workloads, cluster)
+    least = sweep.workloads.select("workload", least=least_state_bytes())
+    both = costs.join(least, on="workload").select("peak_memory_bytes", "least")
+    assert (both["least"] <= both["peak_memory_bytes"]).all()
+    usable = cluster.value("hbm_bytes") - cluster.value("reserved_hbm_bytes")
+    warned = validate(sweep, 8, usable).filter(rule="memory")
+    assert warned.height == 25
+    assert not costs.join(warned, on="workload")["fits"].any()
 
 
 def test_the_dense_sweep_has_no_errors(root: Path) -> None:

@@ -2,9 +2,10 @@
 
 Errors are what has no meaning or what no framework runs, and stop the run before any trace. Warnings are what
 Megatron would refuse or what is likely to be a mistake, but what the study lists and a trace can express.
-Memory is not judged here: the cost stage knows it.
+Of memory only the least is judged here, the states of the parameters: the cost stage knows the rest.
 """
 
+import math
 import re
 from pathlib import Path
 
@@ -15,34 +16,48 @@ from moesweep.problems import BadInput, Problem, collect
 from moesweep.schema import load_schema
 from moesweep.sweep import Sweep, sound_part
 from moesweep.validation.rules import RULES, Rule
+from moesweep.validation.states import least_state_bytes
 
 COLUMNS = ("workload", "severity", "rule", "message", "value", "suggestion")
 
 
-def checked(root: Path, path: Path | str, gpus_per_node: int = GPUS_PER_NODE) -> tuple[Sweep, pl.DataFrame]:
+def checked(
+    root: Path, path: Path | str, gpus_per_node: int = GPUS_PER_NODE, usable_hbm_bytes: float = math.inf
+) -> tuple[Sweep, pl.DataFrame]:
     """Enumerate and validate a sweep file; raise BadInput with every fault that either finds."""
     sweep, problems = sound_part(root, path)
-    warnings = None if sweep is None else collect(problems, validate, sweep, gpus_per_node)
+    warnings = None
+    if sweep is not None:
+        warnings = collect(problems, validate, sweep, gpus_per_node, usable_hbm_bytes)
     if sweep is None or warnings is None or problems:
         raise BadInput(problems)
     return sweep, warnings
 
 
-def validate(sweep: Sweep, gpus_per_node: int = GPUS_PER_NODE) -> pl.DataFrame:
+def validate(
+    sweep: Sweep, gpus_per_node: int = GPUS_PER_NODE, usable_hbm_bytes: float = math.inf
+) -> pl.DataFrame:
     """The warnings about a sweep as text columns: workload severity rule message value suggestion.
 
+    `usable_hbm_bytes` is a GPU's memory without what the framework reserves; memory is not judged without it.
     Ordered by workload, then by rule. Raises BadInput with all errors, if there are any.
     """
-    found = findings(sweep.workloads, gpus_per_node)
+    found = findings(sweep.workloads, gpus_per_node, usable_hbm_bytes)
     errors = found.filter(severity="error")
     if errors.height:
         raise BadInput(_problems(errors, sweep))
     return found.select(COLUMNS)
 
 
-def findings(workloads: pl.DataFrame, gpus_per_node: int = GPUS_PER_NODE) -> pl.DataFrame:
+def findings(
+    workloads: pl.DataFrame, gpus_per_node: int = GPUS_PER_NODE, usable_hbm_bytes: float = math.inf
+) -> pl.DataFrame:
     """Every broken rule of every workload, warnings and errors: COLUMNS and the rule's key, in order."""
-    frame = workloads.with_columns(pl.lit(gpus_per_node, pl.Int64).alias("gpus_per_node"))
+    frame = workloads.with_columns(
+        gpus_per_node=pl.lit(gpus_per_node, pl.Int64),
+        usable_gib=pl.lit(max(usable_hbm_bytes / 2**30, 0.1)).round(1),
+        least_state_gib=(least_state_bytes() / 2**30).round(1),
+    )
     broken = frame.select(rule.violated.alias(rule.name) for rule in RULES)
     frame = frame.with_row_index("at")
     parts = [_finding(rule, frame.filter(broken[rule.name])) for rule in RULES if broken[rule.name].any()]

@@ -186,6 +186,11 @@ RULES = (
     _warning("tp_within_node", "tp", _c("gpus_per_node") % _c("tp") != 0,
         "tp {tp} does not divide the {gpus_per_node} GPUs of a node: tensor parallelism crosses nodes",
         nearest_divisors("tp", _c("gpus_per_node"), _stage_ranks)),
+    _warning("memory", "pp", _c("least_state_gib") > _c("usable_gib"),
+        "weights, gradients and optimizer states alone take {least_state_gib} GiB of a GPU's {usable_gib}",
+        pl.format("pp * tp of about {} would hold them",
+            (_c("pp") * _c("tp") * _c("least_state_gib") / _c("usable_gib")).ceil().clip(0, 2**53)
+                .cast(pl.Int64))),
     _warning("vocabulary_padding", "tp", _padding > PADDING_WARNED * _c("vocab_size"),
         "vocab_size {vocab_size} is padded to {padded_vocab_size}, a multiple of 128 * tp {tp}",
         pl.format("vocab_size {} would be used in full", _c("padded_vocab_size"))),
