@@ -71,8 +71,8 @@ BROKEN: list[tuple[str, dict[str, Any], str, str]] = [
     ("groups_by_tp", {"num_query_groups": 2}, "4", "nearest: 2"),
     ("layers_by_pp", {"num_layers": 7}, "2", "nearest: 1"),
     ("tp_within_node", {"tp": 16, "etp": 1}, "16", "nearest: 8"),
-    # 4 layers a stage, experts of 2 * 2^15 * 2^17 * 8/(4 * 4) = 2^32 parameters, attention 4 * 2^30 / 4; so 2^34
-    # and 2^32. dp 8, edp 2: 6 * 5 + 12 * (1/8 + 4/2) = 55.5 times 4 GiB = 222; 8 * 222 / 80 = 22.2.
+    # 4 layers a stage, experts of 2 * 2^15 * 2^17 * 8/(4 * 4) = 2^32 parameters, attention 4 * 2^30 / 4, so
+    # 2^34 and 2^32. dp 8, edp 2: 6 * 5 + 12 * (1/8 + 4/2) = 55.5 times 4 GiB = 222; 8 * 222 / 80 = 22.2.
     ("memory", {"hidden_size": 2**15, "ffn_hidden_size": 2**17}, "2", "pp * tp of about 23 would"),
     ("vocabulary_padding", {"vocab_size": 900, "tp": 8, "etp": 1}, "8", "vocab_size 1024"),
 ]
