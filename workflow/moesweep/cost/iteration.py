@@ -61,9 +61,12 @@ def seconds_of_an_iteration() -> dict[str, pl.Expr]:
 
 
 def bubble() -> dict[str, pl.Expr]:
-    """Return what remains of an iteration: filling, draining, and waiting for stages with a longer tail."""
+    """Return what remains of an iteration: filling, draining, and waiting for stages with a longer tail.
+
+    Without a pipeline nothing remains, and a difference of rounded sums may then be a little below 0.
+    """
     busy = pl.col("compute_seconds") + pl.col("exposed_comm_seconds") + pl.col("optimizer_seconds")
-    return {"bubble_seconds": pl.col("iteration_seconds") - busy}
+    return {"bubble_seconds": pl.max_horizontal(pl.col("iteration_seconds") - busy, 0.0)}
 
 
 def bubble_share() -> dict[str, pl.Expr]:
