@@ -29,6 +29,9 @@ MAX_CELLS = 1 << 28
 
 MAX_COLUMNS = 1000
 
+FOLDER = "workload="
+"""How the folder of a workload's file starts; its id follows."""
+
 SAFE_ID = r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"
 """The form of workload ids; no path made from one can leave its folder."""
 
@@ -139,12 +142,13 @@ def write_table(
 def read_table(path: Path, table: str) -> pl.DataFrame:
     """Read one table file back; raise BadInput if it is missing, damaged, too large or of another version.
 
-    What the file says of itself is checked before any of its rows is read, and workload ids after, because
-    paths are made from them.
+    What the file says of itself, also of which workload it is, is checked before any of its rows is read, and
+    workload ids after, because paths are made from them.
     """
     with readable(path):
         _check_whole(path)
         _check_version(path, table)
+        check_workload(path)
         _check_size(path, table)
         columns = dtypes(table)
         frame = pl.read_parquet(path, columns=list(columns), hive_partitioning=False, glob=False)
@@ -157,6 +161,49 @@ def read_table(path: Path, table: str) -> pl.DataFrame:
     return frame
 
 
+def read_costed(workloads_file: Path, costs_file: Path) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Return the catalogue and its costs; raise BadInput unless both are of the same workloads."""
+    workloads, costs = read_table(workloads_file, "workloads"), read_table(costs_file, "costs")
+    listed, costed, where = workloads["workload"], costs["workload"], workloads_file.name
+    strange = costed.filter(~costed.is_in(listed.implode()))
+    absent = listed.filter(~listed.is_in(costed.implode()))
+    odd = {"costs a workload that is not in": strange, "has no costs of a workload of": absent}
+    problems = [
+        Problem(str(costs_file), "", "workload", ids[0], f"{words} {where}: {ids[0]}", "run make sweep")
+        for words, ids in odd.items()
+        if ids.len()
+    ]
+    if problems:
+        raise BadInput(problems)
+    return workloads, costs
+
+
+def check_workload(path: Path) -> None:
+    """Raise BadInput if a file in the folder of one workload says that it is of another one.
+
+    A file that does not say whose it is passes: older releases did not write it everywhere.
+    """
+    if not path.parent.name.startswith(FOLDER):
+        return
+    wanted, named = path.parent.name.removeprefix(FOLDER), _workload(pl.read_parquet_metadata(path))
+    if named not in (wanted, None):
+        message = f"is of another workload: {shown(named)}"
+        advice = "remove it and run make sweep"
+        raise BadInput([Problem(str(path), "", "workload", shown(named), message, advice)])
+
+
+def _workload(found: Mapping[str, str]) -> str | None:
+    """Return the id of the workload that a file's metadata name: traces describe it whole, as JSON."""
+    text = found.get("moesweep.workload")
+    if text is None or not text.startswith("{"):
+        return text
+    try:
+        described = json.loads(text)
+    except (ValueError, RecursionError):
+        return text
+    return str(described.get("workload"))
+
+
 def _check_whole(path: Path) -> None:
     if is_damaged(path):
         message = "is not what was written: its checksum differs"
@@ -165,8 +212,9 @@ def _check_whole(path: Path) -> None:
 
 
 def declaration(path: Path) -> str:
-    """Return the name of the declaration that a table file follows; raise BadInput if it is broken."""
+    """Return the name of the declaration that a table file follows; raise BadInput as `read_table` would."""
     with readable(path):
+        check_workload(path)
         return pl.read_parquet_metadata(path).get("moesweep.table", "")
 
 

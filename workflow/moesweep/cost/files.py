@@ -21,8 +21,9 @@ BATCH_WORKLOADS = 128
 def write_costs(results: Results, cluster: Cluster, facts: Mapping[str, str]) -> None:
     """Cost every workload of the catalogue on one cluster.
 
-    Every file's metadata name the cluster; those of results/costs.parquet also hold `facts` and the digest
-    of the costed programs, so that it changes when any of them does. It is written last.
+    Every file's metadata name the cluster, and those of a costed program its workload; those of
+    results/costs.parquet also hold `facts` and the digest of the costed programs, so that it changes when
+    any of them does. It is written last.
     """
     named = {"cluster": cluster.name}
     workloads = with_constants(read_table(results.workloads, "workloads"), cluster.values)
@@ -46,7 +47,8 @@ def _write_ops(
     costs = cost(folded, workloads, _fullest(results, workloads, programs))
     unfolded = unfold(programs, costs.ops).partition_by("workload", as_dict=True, maintain_order=True)
     for (id_,), frame in unfolded.items():
-        write_table(frame, results.cost_ops(str(id_)), "cost_ops", named)
+        own = dict(named) | {"workload": str(id_)}
+        write_table(frame, results.cost_ops(str(id_)), "cost_ops", own)
     moved = sensitivity(folded, workloads, with_constants(workloads.select("workload"), ends))
     return costs.workloads, moved
 

@@ -10,7 +10,7 @@ from moesweep.catalog import Cluster, load_cluster
 from moesweep.expressions import total
 from moesweep.layout import Results
 from moesweep.problems import BadInput, Problem
-from moesweep.tablefile import read_table
+from moesweep.tablefile import read_costed, read_table
 
 COMM_KINDS = ("tp", "etp", "ep", "dp", "edp", "pp", "other")
 _TOGETHER = {
@@ -41,11 +41,14 @@ class Evidence:
 
     results: Results
 
+    def check(self) -> None:
+        """Raise BadInput unless catalogue and costs can be read and are of the same workloads."""
+        read_costed(self.results.workloads, self.results.costs)
+
     @cached_property
     def workloads(self) -> pl.DataFrame:
         """The catalogue with its costs, and the exposed seconds of communication by kind."""
-        catalogue = read_table(self.results.workloads, "workloads")
-        costs = read_table(self.results.costs, "costs")
+        catalogue, costs = read_costed(self.results.workloads, self.results.costs)
         exposed = self.table("exposed_communication").select(
             "workload", *(f"{kind}_exposed_seconds" for kind in COMM_KINDS)
         )

@@ -10,7 +10,7 @@ from moesweep.catalog import Cluster, load_cluster
 from moesweep.layout import Results
 from moesweep.problems import BadInput, Problem
 from moesweep.routing import given
-from moesweep.tablefile import dtypes, read_table, readable
+from moesweep.tablefile import check_workload, dtypes, read_costed, read_table, readable
 
 LAYOUT = ("model", "world_size", "tp", "pp", "ep", "dp", "edp")
 """Columns that say how a workload is spread over GPUs; dp is Megatron's, edp the seed's DP."""
@@ -63,8 +63,7 @@ class Inputs:
 
 def read_inputs(results: Results, recost: Recost | None = None) -> Inputs:
     """Read what the stages before have written; raise BadInput if a file is missing or of another version."""
-    workloads = read_table(results.workloads, "workloads")
-    costs = read_table(results.costs, "costs")
+    workloads, costs = read_costed(results.workloads, results.costs)
     return Inputs(
         workloads,
         read_table(results.validation, "validation"),
@@ -105,6 +104,7 @@ def _sent(results: Results, ids: list[str]) -> pl.DataFrame | None:
     for id_ in ids:
         path = results.trace("ops", id_)
         with readable(path):
+            check_workload(path)
             frames.append(
                 pl.scan_parquet(path, hive_partitioning=False, glob=False)
                 .filter(pl.col("collective").is_not_null())

@@ -6,7 +6,7 @@ import polars as pl
 
 from moesweep.checksums import digest
 from moesweep.layout import Results
-from moesweep.tablefile import declaration, read_table, readable, write_table
+from moesweep.tablefile import check_workload, declaration, read_table, readable, write_table
 from moesweep.traffic.links import links
 from moesweep.traffic.matrices import Level, aggregated, rank_matrix, uneven_rank_matrix
 
@@ -27,6 +27,7 @@ def _rank_programs(ops: Path, ranks: pl.DataFrame) -> pl.DataFrame:
     """Return the program of every stage and ep rank, as its first rank runs it."""
     first = ranks.group_by("stage", "ep_rank", maintain_order=True).agg(pl.col("rank").first())
     with readable(ops):
+        check_workload(ops)
         rows = pl.scan_parquet(ops, hive_partitioning=False, glob=False)
         each = rows.filter(pl.col("rank").is_in(first["rank"].implode())).collect()
     return each.join(first.select("rank", "ep_rank"), on="rank", maintain_order="left")

@@ -14,6 +14,8 @@ PNG_DOTS_PER_INCH = 130
 def write_figures(results: Results) -> None:
     """Write figures/<name>.svg and .png; raise BadInput on unusable results."""
     evidence = Evidence(results)
+    # Before the first figure is written, not when one is drawn that needs them.
+    evidence.check()
     for name, draw in FIGURES.items():
         with mpl.rc_context():
             # Nobody's own matplotlibrc has a say.
