@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 from itertools import pairwise
@@ -131,6 +132,56 @@ def test_skew_is_drawn_a_line_an_ep_with_what_is_dropped(evidence: Evidence) -> 
     ]
 
 
+class OfNodes(Evidence):
+    """The same results, as if the featured workload ran on so many nodes: each sends 3 bytes to the next."""
+
+    nodes = 2
+
+    def matrix(self, workload: str) -> pl.DataFrame:
+        src = pl.DataFrame({"src": range(self.nodes)})
+        sent = src.with_columns(
+            dst=(pl.col("src") + 1) % self.nodes, group_kind=pl.lit("pp"), bytes=pl.lit(3)
+        )
+        within = src.with_columns(dst=pl.col("src"), group_kind=pl.lit("tp"), bytes=pl.lit(5))
+        return pl.concat([sent, within])
+
+
+def drawn_for(results: Results, nodes: int) -> Figure:
+    evidence = OfNodes(results)
+    size = pl.lit(nodes * evidence.gpus_per_node).alias("world_size")
+    evidence.__dict__ |= {"nodes": nodes, "workloads": evidence.workloads.with_columns(size)}
+    return FIGURES["traffic"](evidence)
+
+
+@pytest.mark.parametrize(("nodes", "side"), [(2, 2), (256, 256), (257, 129), (8192, 256)])
+def test_nodes_share_squares_where_they_are_many(results: Results, nodes: int, side: int) -> None:
+    drawn = drawn_for(results, nodes)
+    panels = {axes.get_title(loc="left") or axes.get_title(): axes for axes in drawn.axes if axes.images}
+    for kind, total in (("pp", 3 * nodes), ("tp", 5 * nodes)):
+        (image,) = panels[kind].images
+        assert image.get_array().shape == (side, side)
+        assert image.get_array().sum() == total
+    each = -(-nodes // side)
+    labels = " ".join(axes.get_ylabel() for axes in drawn.axes)
+    assert (f"a square: {each} × {each} nodes" in labels) == (nodes > 256)
+    assert panels["tp"].get_xlim() == (-0.5, each * side - 0.5)
+
+
+@pytest.mark.parametrize("nodes", [1, 2, 3, 5])
+def test_ticks_are_whole_nodes(results: Results, nodes: int) -> None:
+    for axes in drawn_for(results, nodes).axes:
+        if axes.images:
+            assert all(tick == round(tick) for tick in [*axes.get_xticks(), *axes.get_yticks()])
+
+
+def test_a_lone_pair_lies_on_its_models_line(results: Results) -> None:
+    evidence = Evidence(results)
+    evidence.__dict__["pairs"] = evidence.pairs.unique("model", keep="first", maintain_order=True)
+    for axes in FIGURES["moe_against_dense"](evidence).axes:
+        heights = [y for points in axes.collections for _, y in points.get_offsets()]
+        assert sorted(heights) == [0, 1, 2]
+
+
 def lightness(colour: str) -> float:
     """Return CIE L*, 0 to 100: what is left of a colour on a grey printer."""
     linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in to_rgb(colour)]
@@ -202,5 +253,23 @@ def test_a_sweep_without_experts_says_what_it_cannot_show(tmp_path: Path) -> Non
 
 def test_missing_results_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["figures", "--results", str(tmp_path)]) == 2
-    assert "ep_scaling.parquet: readable: cannot be read" in capsys.readouterr().err
+    assert "workloads.parquet: readable: cannot be read" in capsys.readouterr().err
     assert not (tmp_path / "figures").exists()
+
+
+@pytest.mark.parametrize("command", ["figures", "report", "tables"])
+def test_costs_of_another_sweep_are_refused(
+    command: str, results: Results, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = Results(tmp_path / "other")
+    shutil.copytree(results.root, other.root)
+    costs = pl.read_parquet(other.costs)
+    known = pl.read_parquet_metadata(other.costs)
+    before = {path: path.read_bytes() for path in other.root.rglob("*") if path.is_file()}
+    costs[1:].with_columns(pl.col("workload") + "x").write_parquet(other.costs, metadata=known)
+    before[other.costs] = other.costs.read_bytes()
+    assert main([command, "--results", str(other.root)]) == 2
+    said = capsys.readouterr().err
+    assert f"{other.costs}: workload: costs a workload that is not in workloads.parquet: " in said
+    assert f"{other.costs}: workload: has no costs of a workload of workloads.parquet: " in said
+    assert {path: path.read_bytes() for path in other.root.rglob("*") if path.is_file()} == before

@@ -40,9 +40,9 @@ def _panel(axes: Axes, pairs: pl.DataFrame, models: list[str], column: str) -> N
         "tp > 8, fits": (pl.col("tp") > 8) & pl.col("moe_fits"),
         "tp > 8, does not fit": (pl.col("tp") > 8) & ~pl.col("moe_fits"),
     }
-    # Points of a model are spread over its line, so that they do not hide one another.
+    # Points of a model are spread over its line, so that they do not hide one another; the first lies on it.
     lines = pl.DataFrame({"model": models, "line": [float(line) for line in range(len(models))]})
-    spread = ((pl.int_range(pl.len()) * 7 % 11) / 10 - 0.5) * 0.6
+    spread = (((pl.int_range(pl.len()) * 7 + 5) % 11) / 10 - 0.5) * 0.6
     placed = pairs.join(lines, on="model", maintain_order="left").with_columns(
         y=pl.col("line") + spread.over("model")
     )

@@ -4,26 +4,31 @@ from typing import Any
 
 import numpy as np
 import polars as pl
+from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from moesweep.report.evidence import Evidence
 from moesweep.report.figures import style
 
 COLUMNS = 4
+SIDE = 256
+"""Squares along a side at most: a panel has about as many dots, and an image of all nodes would not end."""
 
 
 def traffic(evidence: Evidence) -> Figure:
     """Draw the featured workload's node matrix of every group kind, bytes on one logarithmic scale."""
     id_ = evidence.featured
-    matrix = evidence.matrix(id_).group_by("src", "dst", "group_kind").agg(pl.col("bytes").sum())
     # An all_reduce of 4 bytes is a line in a table; on a common scale it would take all the range.
-    kinds = [kind for kind in matrix["group_kind"].unique().sort() if kind != "world"]
+    matrix = evidence.matrix(id_).filter(pl.col("group_kind") != "world")
+    kinds = matrix["group_kind"].unique().sort().to_list()
     if not kinds:
         return style.nothing(f"Nobody talks in {id_}.")
-    shown = matrix.filter(pl.col("group_kind").is_in(kinds))
     (world_size,) = evidence.workloads.filter(pl.col("workload") == id_)["world_size"]
     nodes = -(-world_size // evidence.gpus_per_node)
+    per_square = -(-nodes // SIDE)
+    shown = _squares(matrix, per_square)
     lines = -(-len(kinds) // COLUMNS)
     drawn = style.figure(9.5, 0.5 + 2.25 * lines)
     panels = drawn.subplots(lines, COLUMNS, squeeze=False).ravel()
@@ -31,21 +36,36 @@ def traffic(evidence: Evidence) -> Figure:
     scale = LogNorm(max(float(shown["bytes"].min()), high / 1e6), high)  # type: ignore[arg-type]
     image: Any = None
     for axes, kind in zip(panels, kinds, strict=False):
-        image = axes.imshow(
-            _dense(shown.filter(pl.col("group_kind") == kind), nodes), norm=scale, cmap="cividis_r"
-        )
+        image = _panel(axes, shown.filter(pl.col("group_kind") == kind), nodes, per_square, scale)
         axes.set_title(str(kind))
         axes.set_xlabel("receiving node")
     for axes in panels[::COLUMNS]:
         axes.set_ylabel("sending node")
     for axes in panels[len(kinds) :]:
         axes.set_axis_off()
-    drawn.colorbar(image, ax=panels, label="bytes per iteration", shrink=0.8)
+    square = "" if per_square == 1 else f"\na square: {per_square} × {per_square} nodes"
+    drawn.colorbar(image, ax=panels, label=f"bytes per iteration{square}", shrink=0.8)
     drawn.suptitle(id_, fontsize=9.5, fontweight="bold")
     return drawn
 
 
-def _dense(cells: pl.DataFrame, nodes: int) -> "np.ndarray[tuple[int, int], np.dtype[np.float64]]":
-    image = np.full((nodes, nodes), np.nan)
-    image[cells["src"].to_numpy(), cells["dst"].to_numpy()] = cells["bytes"].to_numpy()
-    return image
+def _squares(matrix: pl.DataFrame, per_square: int) -> pl.DataFrame:
+    """Return the bytes of every pair of blocks of nodes: src, dst (numbers of blocks), group_kind, bytes."""
+    blocks = pl.col("src", "dst") // per_square
+    return matrix.with_columns(blocks).group_by("src", "dst", "group_kind").agg(pl.col("bytes").sum())
+
+
+def _panel(axes: Axes, squares: pl.DataFrame, nodes: int, per_square: int, scale: LogNorm) -> Any:
+    """Draw one kind's squares, on axes that count nodes however many share a square."""
+    side = -(-nodes // per_square)
+    image = np.full((side, side), np.nan)
+    image[squares["src"].to_numpy(), squares["dst"].to_numpy()] = squares["bytes"].to_numpy()
+    end = side * per_square - 0.5
+    drawn = axes.imshow(image, norm=scale, cmap="cividis_r", extent=(-0.5, end, end, -0.5))
+    for axis in (axes.xaxis, axes.yaxis):
+        # The usual steps, but there is no half of a node.
+        fewest = min(2, nodes)
+        axis.set_major_locator(
+            MaxNLocator("auto", steps=[1, 2, 2.5, 5, 10], integer=True, min_n_ticks=fewest)
+        )
+    return drawn
