@@ -1,7 +1,10 @@
 """JSON Schema (2020-12) validation of configuration data, reported as Problems with suggestions."""
 
 import json
+import math
+import re
 from collections.abc import Iterable, Iterator, Mapping
+from fractions import Fraction
 from functools import cache
 from itertools import islice
 from pathlib import Path
@@ -26,6 +29,11 @@ _TYPE_WORDS = {
     "array": "a list",
     "null": "null",
 }
+_FORMS = _TYPE_WORDS | {
+    "array": "a list, such as [1, 2]",
+    "object": "a mapping, such as {key: value}",
+}
+_NUMBER = re.compile(r"\s*[-+]?[0-9]{1,18}(\.[0-9]{0,18})?\s*")
 _BOUNDS = {
     "minimum": "below the least allowed value",
     "maximum": "above the greatest allowed value",
@@ -136,8 +144,10 @@ def _explain(error: "ValidationError", rule: str) -> tuple[str, str, str]:
     limit: Any = error.validator_value
     value = shown(error.instance)
     if rule == "type":
-        wanted = " or ".join(_TYPE_WORDS[kind] for kind in ([limit] if isinstance(limit, str) else limit))
-        return "type", f"{_kind(error.instance)} {value} where {wanted} is needed", ""
+        kinds = [limit] if isinstance(limit, str) else limit
+        wanted = " or ".join(_TYPE_WORDS[kind] for kind in kinds)
+        advice = _of_type(error.instance, kinds, error.schema)
+        return "type", f"{_kind(error.instance)} {value} where {wanted} is needed", advice
     if rule in ("enum", "const"):
         known = [str(choice) for choice in (limit if rule == "enum" else [limit])]
         return "choice", f"{value} is not one of the choices", did_you_mean(str(error.instance), known)
@@ -158,6 +168,60 @@ def _explain(error: "ValidationError", rule: str) -> tuple[str, str, str]:
         schema = error.schema
         return "empty", str(schema.get("x-need", error.message)), ""
     return rule, error.message, ""
+
+
+def _of_type(value: object, kinds: list[str], schema: Any) -> str:
+    """What to write instead of a value of the wrong type: the nearest of the right one, or its form."""
+    number = _number(value)
+    if number is not None and "integer" in kinds:
+        near = sorted({_within(schema, whole) for whole in (math.floor(number), math.ceil(number))})
+        return f"write {near[0]}" if near == [number] else f"nearest: {', '.join(map(str, near))}"
+    if number is not None and kinds == ["number"]:
+        return f"write {_within(schema, float(number))}"
+    if "enum" in schema:
+        return did_you_mean(str(value), map(str, schema["enum"]))
+    if kinds == ["string"] and number is not None:
+        return f'write "{value}"'
+    if "boolean" in kinds:
+        return _truth(value)
+    if kinds == ["array"] and value is not None and not isinstance(value, dict):
+        return f"write [{shown(value)}]"
+    form = schema.get("x-form") or _range(schema) or ", or ".join(_FORMS[kind] for kind in kinds)
+    return f"needed: {form}"
+
+
+def _number(value: object) -> Fraction | None:
+    """A number, or text that holds one, exactly; None for anything else."""
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        return None
+    if isinstance(value, str):
+        return Fraction(value) if _NUMBER.fullmatch(value) else None
+    return Fraction(value) if math.isfinite(value) else None
+
+
+def _within(schema: Mapping[str, float], number: float) -> float:
+    """The nearest number that a schema's bounds allow."""
+    return min(max(number, schema.get("minimum", number)), schema.get("maximum", number))
+
+
+def _range(schema: Mapping[str, float]) -> str:
+    """The numbers that a schema allows, in words; empty where it has no least one."""
+    if "minimum" not in schema:
+        return ""
+    return (
+        f"{schema['minimum']} to {schema['maximum']}"
+        if "maximum" in schema
+        else f"{schema['minimum']} or more"
+    )
+
+
+def _truth(value: object) -> str:
+    """`write true` for what means that elsewhere."""
+    word = str(value).strip().lower()
+    meant = {"true": ("1", "true", "yes", "on"), "false": ("0", "false", "no", "off")}
+    return next(
+        (f"write {truth}" for truth, words in meant.items() if word in words), "needed: true or false"
+    )
 
 
 def _kind(value: object) -> str:

@@ -47,7 +47,11 @@ _UNIT = re.compile(r"[A-Za-zµ]+(/[A-Za-zµ]+)?")
 
 
 class QuantityError(ValueError):
-    """A quantity that cannot be used; the message says why and gives an example."""
+    """A quantity that cannot be used: why (`message`), and what to write instead (`suggestion`)."""
+
+    def __init__(self, message: str, suggestion: str) -> None:
+        super().__init__(f"{message}; {suggestion}")
+        self.message, self.suggestion = message, suggestion
 
 
 @cache
@@ -73,36 +77,39 @@ def parse_quantity(value: object, unit: str) -> float:
     except OverflowError:
         amount = math.inf
     if not math.isfinite(amount):
-        raise QuantityError(f"{shown(value)} is not a finite number")
+        raise QuantityError(f"{shown(value)} is not a finite number", _advice(unit))
     if amount < 0:
-        raise QuantityError(f"{shown(value)} is negative")
+        positive = value.strip().lstrip("-") if isinstance(value, str) else amount * -1
+        raise QuantityError(f"{shown(value)} is negative", f"write {positive}")
     return amount
+
+
+def _advice(unit: str) -> str:
+    """What to write where a quantity of a unit is needed, with an example."""
+    if not unit:
+        return "write it without unit or quotes, such as 0.9"
+    return f'write a quantity in {unit}, such as "{EXAMPLES[unit]}"'
 
 
 def _plain(value: object) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise QuantityError(
-            f"{shown(value)} is not a plain number; write it without unit or quotes, such as 0.9"
-        )
+        raise QuantityError(f"{shown(value)} is not a plain number", _advice(""))
     return float(value)
 
 
 def _with_unit(value: object, unit: str) -> float:
-    example = f'such as "{EXAMPLES[unit]}"'
     if not isinstance(value, str):
-        raise QuantityError(f"{shown(value)} has no unit; write a quantity in {unit}, {example}")
+        raise QuantityError(f"{shown(value)} has no unit", _advice(unit))
     match = _QUANTITY.fullmatch(value) if len(value) <= MAX_CHARACTERS else None
     if match is None:
-        raise QuantityError(
-            f"{shown(value)} is not a number with a unit; write a quantity in {unit}, {example}"
-        )
+        raise QuantityError(f"{shown(value)} is not a number with a unit", _advice(unit))
     number, written = match.groups()
     if not written:
-        raise QuantityError(f"{shown(value)} has no unit; write a quantity in {unit}, {example}")
-    return float(Fraction(number) * _factor(written, unit, example))
+        raise QuantityError(f"{shown(value)} has no unit", _advice(unit))
+    return float(Fraction(number) * _factor(written, unit))
 
 
-def _factor(written: str, unit: str, example: str) -> Fraction:
+def _factor(written: str, unit: str) -> Fraction:
     """How many `unit` one `written` is."""
     registry = _registry()
     try:
@@ -110,10 +117,8 @@ def _factor(written: str, unit: str, example: str) -> Fraction:
             raise ValueError(written)
         parsed = registry.parse_units(written)
     except (ValueError, AttributeError):  # pint's UndefinedUnitError is an AttributeError
-        raise QuantityError(f"unknown unit {shown(written)}; write a quantity in {unit}, {example}") from None
+        raise QuantityError(f"unknown unit {shown(written)}", _advice(unit)) from None
     wanted = registry.parse_units(unit)
     if parsed.dimensionality != wanted.dimensionality:
-        raise QuantityError(
-            f"{shown(written)} is of another dimension; write a quantity in {unit}, {example}"
-        )
+        raise QuantityError(f"{shown(written)} is of another dimension", _advice(unit))
     return Fraction(registry.convert(Fraction(1), parsed, wanted))
