@@ -2,7 +2,10 @@
 
 import json
 import math
+import os
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -250,6 +253,15 @@ class TestCommand:
         code, _, err = run(capsys, EXAMPLE, "mfu", "--depth", "-1", "--top", "0")
         assert code == 2
         assert len(err.splitlines()) == 2
+
+
+@pytest.mark.usefixtures("_in_the_checkout")
+def test_letters_that_the_terminal_lacks_are_written_as_numbers() -> None:
+    words = [Path(sys.executable).parent / "moesweep", "explain", EXAMPLE, "mfu"]
+    environment = os.environ | {"PYTHONIOENCODING": "ascii"}
+    done = subprocess.run(words, env=environment, capture_output=True, check=False)
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert rb"\xd7" in done.stdout
 
 
 def test_stages_and_workload_columns_have_explanations_too() -> None:

@@ -82,7 +82,7 @@ def test_a_killed_snakemake_leaves_a_lock_that_the_next_run_removes(new: Project
     new.shim(SLOW_TRACE)
     process = new.start(*new.make_sweep())
     wait_until((new.root / "tracing").exists)
-    os.kill(child(process.pid, "snakemake"), signal.SIGKILL)
+    os.kill(child(process.pid, "moesweep.snakemake"), signal.SIGKILL)
     os.killpg(process.pid, signal.SIGTERM)
     process.communicate()
     assert "removed the lock of a run that was killed" in completes(new, finished)
@@ -139,6 +139,21 @@ def test_an_interrupt(program: str, new: Project, finished: Project) -> None:
     assert process.returncode in (130, -signal.SIGINT), said
     assert seconds < 10
     assert_whole(new, finished)
+    completes(new, finished)
+
+
+MOMENTS = [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0]
+
+
+@pytest.mark.parametrize("seconds", MOMENTS)
+def test_an_interrupt_while_the_run_starts_is_quiet(seconds: float, new: Project, finished: Project) -> None:
+    """The programs' imports and the reading of the Snakefile take a second."""
+    process = new.start("moesweep", "run", "--", "--cores", "2")
+    time.sleep(seconds)
+    said, _ = kill(process, signal.SIGINT)
+    assert process.returncode == 130
+    assert "Traceback" not in said
+    assert "KeyboardInterrupt" not in said
     completes(new, finished)
 
 

@@ -1,54 +1,62 @@
-"""The command line. Exit code 0 for success, 1 for failure, 2 for bad input, 130 when interrupted."""
+"""The command line. Exit code 0 for success, 1 for failure, 2 for bad input, 130 when interrupted.
 
-import argparse
+An interrupt prints nothing, also while the commands are imported. So this module imports as little as it can.
+"""
+
 import os
+import signal
 import sys
 from collections.abc import Sequence
-from importlib.metadata import version
+from types import FrameType
 
-from moesweep.archive.command import add_commands as add_archive
-from moesweep.calibration.command import add_commands as add_calibration
-from moesweep.clean import add_commands as add_clean
-from moesweep.commands import add_commands
-from moesweep.diff.command import add_commands as add_diff
-from moesweep.explain.command import add_commands as add_explain
-from moesweep.export.command import add_commands as add_export
-from moesweep.problems import BadInput
-from moesweep.report.command import add_commands as add_report
-from moesweep.runner import add_commands as add_run
-from moesweep.traffic.command import add_commands as add_traffic
-
-
-def parser() -> argparse.ArgumentParser:
-    """Return the parser of all commands; `run` of the parsed arguments is the command's function."""
-    top = argparse.ArgumentParser(
-        prog="moesweep", description="Sweeps of Mixture-of-Experts training, traced and costed."
-    )
-    top.add_argument("--version", action="version", version=f"moesweep {version('moesweep')}")
-    commands = top.add_subparsers(required=True, metavar="COMMAND")
-    add_commands(commands)
-    add_calibration(commands)
-    add_export(commands)
-    add_archive(commands)
-    add_clean(commands)
-    add_run(commands)
-    add_traffic(commands)
-    add_explain(commands)
-    add_diff(commands)
-    add_report(commands)
-    return top
+INTERRUPTED = 128 + signal.SIGINT
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; print a user's mistakes one a line, without a traceback."""
-    arguments = parser().parse_args(argv)
+    """Run one command; print a user's mistakes one a line, without a traceback.
+
+    argv   the arguments; by default those of the process, which then ends with the command
+    """
+    before = signal.getsignal(signal.SIGINT)
+    # Whoever ignores or handles interrupts has other plans for them.
+    heeded = before is signal.default_int_handler
+    try:
+        if heeded:
+            signal.signal(signal.SIGINT, _leave)
+        try:
+            return _run(argv, heeded)
+        finally:
+            if heeded:
+                # Python's own end would print a traceback.
+                signal.signal(signal.SIGINT, signal.SIG_IGN if argv is None else before)
+    except KeyboardInterrupt:
+        return INTERRUPTED
+
+
+def _leave(number: int, frame: FrameType | None) -> None:
+    """End the process: nothing is at stake yet, and an exception could be caught or printed on its way."""
+    os._exit(INTERRUPTED)
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    """Unwind the command; a second interrupt shall not disturb its cleaning up."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    raise KeyboardInterrupt
+
+
+def _run(argv: Sequence[str] | None, heeded: bool) -> int:
+    from moesweep.arguments import parsed
+    from moesweep.problems import BadInput
+
+    _show_any_letter()
+    arguments = parsed(argv)
+    if heeded:
+        signal.signal(signal.SIGINT, _interrupt)
     try:
         return int(arguments.run(arguments))
     except BadInput as error:
         print(*(problem.line() for problem in error.problems), sep="\n", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        return 130
     except BrokenPipeError:
         # The reader of our output went away; Python must not fail again when it flushes.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -56,3 +64,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     except OSError as error:
         print(f"moesweep: {error}", file=sys.stderr)
         return 1
+
+
+def _show_any_letter() -> None:
+    """Write a letter that the terminal's encoding does not have as its number."""
+    import io
+
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")

@@ -21,6 +21,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
+from moesweep.catalog import in_project
 from moesweep.checksums import RESULTS
 from moesweep.failures import ALONE, WITHOUT
 
@@ -50,7 +51,15 @@ def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 def run(arguments: argparse.Namespace) -> int:
     """Run the workflow; 130 when interrupted, else Snakemake's exit code."""
-    command = [sys.executable, "-m", "snakemake", "--profile", arguments.profile, *arguments.arguments]
+    command = [
+        sys.executable,
+        "-m",
+        "moesweep.snakemake",
+        "--profile",
+        arguments.profile,
+        *arguments.arguments,
+    ]
+    in_project(Path.cwd())
     if _LOOKS_ONLY & set(arguments.arguments):
         os.execv(command[0], command)
     try:
@@ -154,9 +163,12 @@ def _snakemakes_here() -> list[int]:
 
 
 def _program(process: Path) -> set[str]:
-    """The names at the head of a command line: the program, and the script or module that Python runs."""
+    """The names at the head of a command line: the program, and the script or module that Python runs.
+
+    Of a module inside a package the last name counts: moesweep.snakemake runs Snakemake too.
+    """
     words = process.joinpath("cmdline").read_bytes().split(b"\0")[:3]
-    return {Path(os.fsdecode(word)).name for word in words}
+    return {Path(os.fsdecode(word)).name.rpartition(".")[2] for word in words}
 
 
 def _with_failures_left_out(command: list[str], lock: int) -> int:
@@ -197,6 +209,16 @@ def _failed_traces() -> list[list[str]]:
     ]
 
 
+@contextmanager
+def _interrupts_kept() -> Iterator[None]:
+    """Hold back interrupts, also of what the block starts: that takes them when it is ready to."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _watched(command: list[str], lock: int, environment: Mapping[str, str]) -> int:
     """Run a command that shares the lock; return its exit code, 130 or 143 if a signal ended it or us.
 
@@ -209,7 +231,8 @@ def _watched(command: list[str], lock: int, environment: Mapping[str, str]) -> i
 
     before = {number: signal.signal(number, catch) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        child = subprocess.Popen(command, env=os.environ | environment, pass_fds=(lock,))
+        with _interrupts_kept():
+            child = subprocess.Popen(command, env=os.environ | environment, pass_fds=(lock,))
         deadline = 0.0
         while True:
             try:

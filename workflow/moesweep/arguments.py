@@ -1,0 +1,38 @@
+"""The commands and their options, read from the command line."""
+
+import argparse
+from collections.abc import Sequence
+from importlib.metadata import version
+from typing import NoReturn
+
+from moesweep import clean, runner
+from moesweep import commands as stages
+from moesweep.archive import command as archive
+from moesweep.calibration import command as calibration
+from moesweep.diff import command as diff
+from moesweep.explain import command as explain
+from moesweep.export import command as export
+from moesweep.problems import one_line
+from moesweep.report import command as report
+from moesweep.traffic import command as traffic
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser that says in one line what is wrong; --help says how to use the command."""
+
+    def error(self, message: str) -> NoReturn:
+        """Print a user's mistake and leave with exit code 2."""
+        self.exit(2, one_line(f"{self.prog}: {message}") + "\n")
+
+
+def parsed(argv: Sequence[str] | None) -> argparse.Namespace:
+    """Return the parsed arguments, by default the process's own; `run` of them is the command's function."""
+    # A command takes any parser to add its own to.
+    top: argparse.ArgumentParser = Parser(
+        prog="moesweep", description="Sweeps of Mixture-of-Experts training, traced and costed."
+    )
+    top.add_argument("--version", action="version", version=f"moesweep {version('moesweep')}")
+    commands = top.add_subparsers(required=True, metavar="COMMAND")
+    for module in (stages, calibration, export, archive, clean, runner, traffic, explain, diff, report):
+        module.add_commands(commands)
+    return top.parse_args(argv)

@@ -1,0 +1,42 @@
+"""Snakemake as `moesweep run` starts it: an interrupt ends it at any moment, and without a traceback.
+
+Its imports and its reading of the Snakefile take a second, in which it would print one. Nothing is at
+stake while it imports, so it ends at once; later its own cleaning up runs first.
+"""
+
+import os
+import signal
+import sys
+from types import FrameType
+
+INTERRUPTED = 128 + signal.SIGINT
+
+
+def leave(number: int, frame: FrameType | None) -> None:
+    """End the process: no exception, which the code that is interrupted could catch or print."""
+    os._exit(INTERRUPTED)
+
+
+def main() -> int:
+    """Run Snakemake on the command line's arguments; return its exit code, 130 if it was interrupted."""
+    signal.signal(signal.SIGINT, leave)
+    # The one who starts it blocks interrupts, so that none comes before this.
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+    from snakemake.cli import main as snakemake  # type: ignore[import-untyped]
+
+    try:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        try:
+            snakemake()
+        finally:
+            # What is left is Python's own end, which would print a traceback too.
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else int(end.code is not None)
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
