@@ -135,6 +135,30 @@ def test_a_cluster_with_one_mistake(
     assert problem.file == (CLUSTER_FILE if rule == "missing_key" and path == name else file)
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "rule", "suggestion"),
+    [
+        ("nic_bytes_per_second", "-200 Gbit/s", "quantity", "write 200 Gbit/s"),
+        ("nic_bytes_per_second", "200 GiB", "quantity", 'in byte/second, such as "200 Gbit/s"'),
+        ("nic_bytes_per_second", "200 Gbots", "quantity", 'in byte/second, such as "200 Gbit/s"'),
+        ("nic_bytes_per_second", 200, "quantity", 'in byte/second, such as "200 Gbit/s"'),
+        ("nic_bytes_per_second", "20 Gbit/s", "bounds", "nearest: 180 Gbit/s"),
+        ("nic_bytes_per_second", "2000 Gbit/s", "bounds", "nearest: 200 Gbit/s"),
+        ("nic_bytes_per_second", True, "type", 'needed: a number, or text such as "80 GiB"'),
+        ("fabric_efficiency", -0.9, "quantity", "write 0.9"),
+        ("fabric_efficiency", "0.9", "quantity", "write it without unit or quotes, such as 0.9"),
+    ],
+)
+def test_a_constant_s_value_comes_with_a_way_out(
+    project: Path, name: str, value: object, rule: str, suggestion: str
+) -> None:
+    constant(project, CLUSTER_FILE, name, value=value)
+    found = {problem.path: problem for problem in problems(lambda: load_cluster(project, CLUSTER))}
+    problem = found[f"constants.{name}.value"]
+    assert problem.rule == rule
+    assert suggestion in problem.suggestion
+
+
 def test_constants_unknown_and_given_twice(project: Path) -> None:
     known = {"value": "80 GiB", "tag": "paper", "source": "somewhere", "bounds": ["1 GiB", "80 GiB"]}
     constant(project, CLUSTER_FILE, "hbm_bytes", **known)
@@ -148,8 +172,14 @@ def test_constants_unknown_and_given_twice(project: Path) -> None:
 def test_an_unknown_gpu_is_suggested(project: Path) -> None:
     edit(project, CLUSTER_FILE, "gpu: a100-sxm-80gb", "gpu: a100-sxm-80g")
     (problem,) = problems(lambda: load_cluster(project, CLUSTER))
-    assert problem.rule == "unknown_gpu"
+    assert (problem.file, problem.path, problem.rule) == (CLUSTER_FILE, "gpu", "unknown_gpu")
     assert problem.suggestion.startswith("did you mean a100-sxm-80gb")
+
+
+def test_a_missing_calibration_is_the_only_problem(project: Path) -> None:
+    (project / "config/calibration.yaml").unlink()
+    (problem,) = problems(lambda: load_cluster(project, CLUSTER))
+    assert (problem.file, problem.rule) == ("config/calibration.yaml", "missing_file")
 
 
 def test_faults_of_all_of_a_cluster_s_files_come_at_once(project: Path) -> None:

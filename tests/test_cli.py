@@ -9,6 +9,7 @@ import pytest
 from moesweep.cli import main
 from project import CHECKOUT, Project, make_project
 
+CONFIG = "config/config.yaml"
 SWEEP = "config/sweeps/small.yaml"
 CLUSTER = "config/clusters/dgx-a100-80gb-8xhdr200.yaml"
 ROW = "tp: 2, pp: 2, ep: 2"
@@ -43,8 +44,25 @@ MISTAKES: dict[str, tuple[str, str, str, str]] = {
     "wrong dimension": (CLUSTER, "value: 200 Gbit/s", "value: 200 GiB", "nic_bytes_per_second"),
     "no unit": (CLUSTER, "value: 200 Gbit/s", "value: 200", "nic_bytes_per_second"),
     "missing constant": (CLUSTER, "  usd_per_gpu_hour:", "  usd_per_gpu_minute:", "usd_per_gpu_hour"),
-    "missing sweep": ("config/config.yaml", "small.yaml", "smal.yaml", "config/sweeps/smal.yaml"),
-    "missing cluster": ("config/config.yaml", "8xhdr200", "9xhdr200", "did you mean"),
+    "missing sweep": (
+        CONFIG,
+        "small.yaml",
+        "smal.yaml",
+        f"{CONFIG}: sweep: missing_file: there is no file config/sweeps/smal.yaml; did you mean {SWEEP} or ",
+    ),
+    "missing cluster": (
+        CONFIG,
+        "8xhdr200",
+        "9xhdr200",
+        f'{CONFIG}: cluster: unknown_cluster: there is no cluster "dgx-a100-80gb-9xhdr200" in '
+        "config/clusters; did you mean dgx-a100-80gb-8xhdr200",
+    ),
+    "missing gpu": (
+        CLUSTER,
+        "gpu: a100-sxm-80gb",
+        "gpu: a100-sxm-90gb",
+        f'{CLUSTER}: gpu: unknown_gpu: there is no gpu "a100-sxm-90gb" in config/gpus; did you mean a100-sxm',
+    ),
 }
 
 
@@ -90,6 +108,70 @@ def test_mistakes_in_all_files_at_once(project: Project, capsys: pytest.CaptureF
     assert any(line.startswith(f"{CLUSTER}: constants.nic_bytes_per_second") for line in lines)
     assert any(line.startswith(f"{SWEEP}: rows[0].tp") for line in lines)
     assert any("did you mean seq_length?" in line for line in lines)
+
+
+def test_mistakes_of_the_configuration_hide_no_others(
+    project: Project, capsys: pytest.CaptureFixture[str]
+) -> None:
+    project.edit(CONFIG, "outputs: []", "outputs: [figure]")
+    project.edit(CONFIG, "workloads_per_trace_job: 1", "workloads_per_trace_job: 0")
+    project.edit(CLUSTER, "value: 200 Gbit/s", "value: 200 GiB")
+    project.edit(SWEEP, ROW, "tp: 0, pp: 2, ep: 2")
+    assert main(["enumerate"]) == 2
+    lines = capsys.readouterr().err.splitlines()
+    for place in (
+        f"{CONFIG}: outputs[0]",
+        f"{CONFIG}: workloads_per_trace_job",
+        f"{CLUSTER}: constants.nic_bytes_per_second",
+        f"{SWEEP}: rows[0].tp",
+    ):
+        assert any(line.startswith(place) for line in lines), place
+    assert main(["cost"]) == 2
+    assert any(line.startswith(CLUSTER) for line in capsys.readouterr().err.splitlines())
+
+
+def test_a_configuration_without_a_sweep_still_has_its_cluster_judged(
+    project: Project, capsys: pytest.CaptureFixture[str]
+) -> None:
+    project.edit(CONFIG, f"sweep: {SWEEP}", "sweep: 5")
+    project.edit(CLUSTER, "value: 200 Gbit/s", "value: 200 GiB")
+    assert main(["enumerate"]) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.split(": ")[:2] for line in lines] == [
+        [CONFIG, "sweep"],
+        [CLUSTER, "constants.nic_bytes_per_second.value"],
+    ]
+
+
+def test_the_sweep_of_an_export_is_placed_at_its_option(
+    project: Project, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["export", "--format", "perfetto", "--out", "out", "--sweep", "config/sweeps/smal.yaml"]
+    assert main(words) == 2
+    said = f"--sweep: missing_file: there is no file config/sweeps/smal.yaml; did you mean {SWEEP} or "
+    assert capsys.readouterr().err.startswith(said)
+
+
+ARGUMENTS = {
+    "explain ID mfu --depth x": "moesweep explain: argument --depth: invalid int value: 'x'",
+    "diff a b --format xml": "moesweep diff: argument --format: invalid choice: 'xml' (choose from ",
+    "clean": "moesweep clean: say what to clean: --stale, --damaged or both",
+    "clear": "moesweep: argument COMMAND: invalid choice: 'clear' (choose from ",
+    "": "moesweep: the following arguments are required: COMMAND",
+    "predict": "moesweep predict: the following arguments are required: RUNS.csv, --out",
+    "enumerate --al\nl": r"moesweep: unrecognized arguments: --al\nl",
+}
+
+
+@pytest.mark.parametrize("words", ARGUMENTS)
+def test_a_mistaken_argument_takes_one_line(words: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        main(words.split(" ") if words else [])
+    assert end.value.code == 2
+    out, err = capsys.readouterr()
+    (line,) = err.splitlines()
+    assert line.startswith(ARGUMENTS[words])
+    assert out == ""
 
 
 def test_snakemake_stops_with_the_same_lines(project: Project) -> None:

@@ -1,11 +1,12 @@
 """The catalogue: models, GPUs and clusters, each a YAML file under config/."""
 
+import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from moesweep.paths import inside
-from moesweep.problems import BadInput, Problem, did_you_mean, shown
+from moesweep.problems import BadInput, Problem, collect, did_you_mean, shown
 from moesweep.schema import check, load_schema, place
 from moesweep.units import QuantityError, parse_quantity
 from moesweep.yaml_reader import read_yaml
@@ -62,11 +63,32 @@ def unit_of(constant: str) -> str:
 
 def load_config(root: Path, file: str = "config/config.yaml") -> dict[str, Any]:
     """The workflow's configuration, checked against schemas/config.schema.json. Raises BadInput."""
-    data, problems = _read(root, file, "config")
+    config, problems = sound_config(root, file)
     if problems:
         raise BadInput(problems)
-    config: dict[str, Any] = data
     return config
+
+
+def sound_config(root: Path, file: str) -> tuple[dict[str, Any], list[Problem]]:
+    """The configuration's keys that no problem concerns, so that what they name can be judged; the problems.
+
+    Raises BadInput where there is no project.
+    """
+    in_project(root)
+    data, problems = _read(root, file, "config")
+    if not isinstance(data, dict):
+        return {}, problems
+    faulty = {re.split(r"[.\[]", problem.path)[0] for problem in problems}
+    return {key: value for key, value in data.items() if key not in faulty}, problems
+
+
+def in_project(root: Path) -> None:
+    """Raise BadInput if `root` is no project: without a folder config/ there is nothing to read."""
+    if (root / "config").is_dir():
+        return
+    above = next((str(folder) for folder in root.absolute().parents if (folder / "config").is_dir()), "")
+    advice = f"run it in the project's root{above and f', {above}'}"
+    raise BadInput([Problem("config", "", "project_root", str(root), "there is no such folder here", advice)])
 
 
 def load_model(root: Path, name: str) -> dict[str, Any]:
@@ -84,24 +106,36 @@ def load_model(root: Path, name: str) -> dict[str, Any]:
     return {"attention": "gqa" if grouped else "mha"} | defaults | given
 
 
-def load_cluster(root: Path, name: str) -> Cluster:
+def configured_cluster(root: Path, config_file: str) -> Cluster:
+    """The cluster that a configuration names; raises BadInput with the faults of both."""
+    config, problems = sound_config(root, config_file)
+    cluster = None
+    if "cluster" in config:
+        cluster = collect(problems, load_cluster, root, config["cluster"], (config_file, "cluster"))
+    if cluster is None or problems:
+        raise BadInput(problems)
+    return cluster
+
+
+def load_cluster(root: Path, name: str, mention: tuple[str, str] | None = None) -> Cluster:
     """A cluster with the constants of its own file, of its GPU's file and of config/calibration.yaml.
 
+    `mention` says where the name stands, file and path, if in a file: an unknown name is placed there.
     Raises BadInput with every fault of the three files: schema, units, bounds, a constant given twice,
     unknown or missing (`$defs/constants` of schemas/cluster.schema.json lists the constants needed).
     """
+    in_project(root)
     file = f"config/clusters/{name}.yaml"
-    data, problems = _read_named(root, "cluster", name)
+    data, problems = _read_named(root, "cluster", name, mention)
     gpu = data.get("gpu") if isinstance(data, dict) else None
     parts = [(file, data)]
-    if isinstance(gpu, str):
-        gpu_data, more = _read_named(root, "gpu", gpu)
+    if isinstance(gpu, str) and not any(problem.path == "gpu" for problem in problems):
+        gpu_data, more = _read_named(root, "gpu", gpu, (file, "gpu"))
         problems += more
         parts.append((f"config/gpus/{gpu}.yaml", gpu_data))
-    if (root / CALIBRATION_FILE).exists():
-        calibration, more = _read(root, CALIBRATION_FILE, "calibration")
-        problems += more
-        parts.append((CALIBRATION_FILE, calibration))
+    calibration, more = _read(root, CALIBRATION_FILE, "calibration")
+    problems += more
+    parts.append((CALIBRATION_FILE, calibration))
     if problems:
         raise BadInput(problems)
     return Cluster(name, str(gpu), _merged(parts, file))
@@ -116,13 +150,16 @@ def _read(root: Path, file: str, schema: str) -> tuple[Any, list[Problem]]:
     return data, check(data, schema, file)
 
 
-def _read_named(root: Path, kind: str, name: str) -> tuple[Any, list[Problem]]:
+def _read_named(
+    root: Path, kind: str, name: str, mention: tuple[str, str] | None = None
+) -> tuple[Any, list[Problem]]:
     """The entry config/<kind>s/<name>.yaml. A name is only ever compared with the names there are."""
     known = sorted(path.stem for path in (root / f"config/{kind}s").glob("*.yaml"))
     file = f"config/{kind}s/{name}.yaml"
     if name not in known:
         message = f"there is no {kind} {shown(name)} in config/{kind}s"
-        return None, [Problem(file, "", f"unknown_{kind}", name, message, did_you_mean(name, known))]
+        place_ = mention or (file, "")
+        return None, [Problem(*place_, f"unknown_{kind}", name, message, did_you_mean(name, known))]
     return _read(root, file, kind)
 
 
@@ -163,12 +200,15 @@ def _constant(name: str, entry: dict[str, Any], file: str) -> tuple[Constant | N
         try:
             amounts.append(parse_quantity(value, unit_of(name)))
         except QuantityError as error:
-            problems.append(Problem(file, f"{path}.{part}", "quantity", shown(value), str(error)))
+            problems.append(
+                Problem(file, f"{path}.{part}", "quantity", shown(value), error.message, error.suggestion)
+            )
     if problems:
         return None, problems
     if not amounts[1] <= amounts[0] <= amounts[2]:
         message = f"{shown(entry['value'])} is not between its bounds {shown(low)} and {shown(high)}"
-        return None, [Problem(file, f"{path}.value", "bounds", shown(entry["value"]), message)]
+        advice = f"nearest: {low if amounts[0] < amounts[1] else high}"
+        return None, [Problem(file, f"{path}.value", "bounds", shown(entry["value"]), message, advice)]
     return Constant(
         amounts[0], unit_of(name), entry["tag"], entry["source"], amounts[1], amounts[2], file
     ), []

@@ -83,11 +83,11 @@ def trace(arguments: argparse.Namespace) -> int:
 
 def cost(arguments: argparse.Namespace) -> int:
     """Cost every workload of the catalogue on the configured cluster."""
-    from moesweep.catalog import load_cluster, load_config
+    from moesweep.catalog import configured_cluster
     from moesweep.cost.files import write_costs
     from moesweep.diff.inputs import facts
 
-    cluster = load_cluster(Path.cwd(), load_config(Path.cwd(), arguments.config)["cluster"])
+    cluster = configured_cluster(Path.cwd(), arguments.config)
     write_costs(Results(arguments.results), cluster, facts(cluster))
     return 0
 
@@ -127,7 +127,7 @@ def _add_predict(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
     loads = "Experts are taken to be loaded unevenly, as in measured runs; a sweep says how it routes."
     command = commands.add_parser("predict", help=help_, description=f"{help_}. {loads}")
     command.add_argument("runs", type=Path, metavar="RUNS.csv", help="columns: schemas/tables/runs.json")
-    command.add_argument("--out", type=Path, required=True, metavar="OUT.csv")
+    command.add_argument("--out", required=True, metavar="OUT.csv", help="file to write")
     command.add_argument("--keep-going", action="store_true", help="predict the sound rows, list the others")
     command.set_defaults(run=predict)
 
@@ -138,9 +138,12 @@ def _resolved(config: str, validated: bool) -> "pl.DataFrame":
 
         return load_plan(config).workloads
     from moesweep.catalog import load_config
-    from moesweep.sweep import load_sweep
+    from moesweep.sweep import load_sweep, named_at
 
-    return load_sweep(Path.cwd(), load_config(Path.cwd(), config)["sweep"]).workloads
+    root = Path.cwd()
+    sweep = load_config(root, config)["sweep"]
+    with named_at(root, sweep, config, "sweep"):
+        return load_sweep(root, sweep).workloads
 
 
 def _chosen(workloads: "pl.DataFrame", ids: list[str] | None) -> "pl.DataFrame":

@@ -1,6 +1,7 @@
 """What Snakemake must know while it parses: workloads, trace jobs, and what each stage reads."""
 
 import hashlib
+import math
 import sys
 from dataclasses import dataclass
 from functools import cached_property
@@ -10,13 +11,14 @@ from typing import Any
 
 import polars as pl
 
-from moesweep.catalog import CALIBRATION_FILE, load_cluster, load_config
+from moesweep.catalog import CALIBRATION_FILE, load_cluster, sound_config
 from moesweep.checksums import RECORDS
 from moesweep.failures import alone, left_out, without
 from moesweep.layout import TRACE_TABLES, Results
 from moesweep.paths import folders_inside
-from moesweep.problems import BadInput, Problem, collect
+from moesweep.problems import BadInput, collect
 from moesweep.routing import given
+from moesweep.sweep import named_at
 from moesweep.tables.registry import TABLES
 from moesweep.validation import checked
 from moesweep.workload import description
@@ -269,12 +271,16 @@ def _hash(id_: str) -> int:
 def load_plan(config_file: str) -> Plan:
     """Read, enumerate and validate what a configuration names; raise BadInput with every problem found."""
     root = Path.cwd()
-    config = load_config(root, config_file)
-    problems: list[Problem] = []
-    cluster = collect(problems, load_cluster, root, config["cluster"])
+    config, problems = sound_config(root, config_file)
+    cluster = found = None
+    if "cluster" in config:
+        cluster = collect(problems, load_cluster, root, config["cluster"], (config_file, "cluster"))
     nodes = {} if cluster is None else {"gpus_per_node": int(cluster.value("gpus_per_node"))}
-    found = collect(problems, checked, root, config["sweep"], **nodes)
-    if cluster is None or found is None:
+    usable = math.inf if cluster is None else cluster.value("hbm_bytes") - cluster.value("reserved_hbm_bytes")
+    if "sweep" in config:
+        placed = named_at(root, config["sweep"], config_file, "sweep")(checked)
+        found = collect(problems, placed, root, config["sweep"], usable_hbm_bytes=usable, **nodes)
+    if cluster is None or found is None or problems:
         raise BadInput(problems)
     sweep, findings = found
     workloads, findings = without(sweep.workloads, findings, left_out())

@@ -5,17 +5,19 @@ from pathlib import Path
 
 import polars as pl
 
-from moesweep.catalog import Cluster, load_cluster
+from moesweep.catalog import Cluster, in_project, load_cluster
 from moesweep.cost.model import cost
 from moesweep.cost.uncertainty import banded, farther_ends, sensitivity
-from moesweep.problems import BadInput, Problem
+from moesweep.outputs import folders_only_if_written, output_file
+from moesweep.problems import BadInput, Problem, collect
 from moesweep.runs import Runs, read_runs
 from moesweep.tablefile import dtypes, whole
 from moesweep.trace.programs import folded
 
 
 def cluster_names(root: Path) -> list[str]:
-    """Return the names of the catalogue's clusters."""
+    """Return the names of the catalogue's clusters; raise BadInput where there is no catalogue."""
+    in_project(root)
     return sorted(path.stem for path in (root / "config/clusters").glob("*.yaml"))
 
 
@@ -33,37 +35,63 @@ def predicted(workloads: pl.DataFrame, clusters: list[Cluster]) -> pl.DataFrame:
     return banded(cost(programs, frame).workloads, sensitivity(programs, frame, ends))
 
 
-def predict(path: Path, out: Path, root: Path, keep_going: bool) -> int:
+def predict(path: Path, written: str, root: Path, keep_going: bool) -> int:
     """Write the runs of a CSV file with their predicted cost columns; return how many could not be modelled.
 
     A measured `iteration_seconds` passes through as `measured_iteration_seconds` and is never read.
     Raises BadInput with every fault, unless `keep_going`: then faulty runs are written with their
-    faults in the column `problem` and no costs.
+    faults in the column `problem` and no costs. `written` is the file to write as the user names it.
     """
-    runs = read_runs(path, cluster_names(root))
+    known = cluster_names(root)
+    problems: list[Problem] = []
+    out = collect(problems, output_file, written, [path])
+    runs = collect(problems, read_runs, path, known)
+    if out is None or runs is None:
+        raise BadInput(problems)
+    names = [name for name in dtypes("costs") if name != "workload"]
     faults = [problem for row in sorted(runs.problems) for problem in runs.problems[row]]
-    if faults and not keep_going:
-        raise BadInput(faults)
+    clashes = _clashes(runs.given.columns, names, str(path))
+    if clashes or (faults and not keep_going):
+        raise BadInput([*clashes, *faults])
     used = runs.workloads["cluster"].unique().sort().to_list()
     clusters = [load_cluster(root, name) for name in used]
-    names = [name for name in dtypes("costs") if name != "workload"]
     costs = predicted(runs.workloads, clusters).select("row", *names) if used else None
-    with whole(out) as partial:
-        _joined(runs, costs, names).write_csv(partial)
+    table = _joined(runs, costs, names)
+    with folders_only_if_written(out), whole(out) as partial:
+        table.write_csv(partial)
     print(*(problem.line() for problem in faults), sep="\n", file=sys.stderr, end="\n" if faults else "")
     return len(runs.problems)
 
 
 def _joined(runs: Runs, costs: pl.DataFrame | None, names: list[str]) -> pl.DataFrame:
-    given = runs.given.with_row_index("row").with_columns(pl.col("row").cast(pl.Int64))
-    given = given.rename({name: f"measured_{name}" for name in names if name in given.columns})
+    given = runs.given.rename({name: _renamed(name) for name in names if name in runs.given.columns})
     if costs is None:
         costs = pl.DataFrame(schema={"row": pl.Int64, **{name: dtypes("costs")[name] for name in names}})
     faults = {row: "; ".join(map(_without_file, found)) for row, found in runs.problems.items()}
-    frame = given.join(costs, on="row", how="left", maintain_order="left")
-    return frame.with_columns(
+    rows = pl.DataFrame({"row": pl.int_range(given.height, dtype=pl.Int64, eager=True)})
+    added = rows.join(costs, on="row", how="left", maintain_order="left").with_columns(
         problem=pl.col("row").replace_strict(faults, default=None, return_dtype=pl.String)
-    ).drop("row")
+    )
+    return given.hstack(added.drop("row"))
+
+
+def _renamed(name: str) -> str:
+    """What a given column is called beside the predicted one of its name."""
+    return f"measured_{name}"
+
+
+def _clashes(given: list[str], names: list[str], file: str) -> list[Problem]:
+    """Return a problem for each given column whose name the prediction needs for another."""
+    reasons = {
+        _renamed(name): f"the column {name} is written by that name" for name in names if name in given
+    }
+    reasons["problem"] = "the prediction writes a column by that name"
+    advice = "rename or remove it; if the file is itself a prediction, predict the list that it was made from"
+    return [
+        Problem(file, f"line 1, column {name}", "reserved", name, f"{name} is taken: {reason}", advice)
+        for name, reason in reasons.items()
+        if name in given
+    ]
 
 
 def _without_file(problem: Problem) -> str:

@@ -6,6 +6,7 @@ its schema and finds the models; whether the workloads make sense is validation'
 
 import re
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ import polars as pl
 from moesweep.catalog import load_model
 from moesweep.entries import Entry, entries, items
 from moesweep.paths import inside
-from moesweep.problems import BadInput, Problem
+from moesweep.problems import BadInput, Problem, did_you_mean
 from moesweep.routing import misfit, with_texts
 from moesweep.schema import check
 from moesweep.workload import SCHEMA, dense_twins, resolve
@@ -83,6 +84,23 @@ def sound_part(root: Path, path: Path | str) -> tuple[Sweep | None, list[Problem
         sweep, faults = _with_twins(sweep)
         problems += faults
     return sweep, problems
+
+
+@contextmanager
+def named_at(root: Path, sweep: Path | str, file: str, path: str) -> Iterator[None]:
+    """Where the block finds that there is no such sweep, place the problem at `path` of `file`."""
+    missing = _shown_path(root, sweep)
+    known = [str(Path("config/sweeps", found.name)) for found in (root / "config/sweeps").glob("*.yaml")]
+    try:
+        yield
+    except BadInput as bad:
+        message, advice = f"there is no file {missing}", did_you_mean(missing, known)
+        raise BadInput(
+            Problem(file, path, problem.rule, missing, message, advice)
+            if (problem.file, problem.rule) == (missing, "missing_file")
+            else problem
+            for problem in bad.problems
+        ) from None
 
 
 def _understood(

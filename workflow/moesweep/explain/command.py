@@ -44,7 +44,7 @@ def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 def explain(arguments: argparse.Namespace) -> int:
     """Print the explanation of one metric of one workload."""
-    from moesweep.catalog import load_cluster, load_config
+    from moesweep.catalog import configured_cluster, load_config
     from moesweep.explain.ledger import Ledger
     from moesweep.explain.metrics import metric
     from moesweep.explain.origins import origins
@@ -53,18 +53,20 @@ def explain(arguments: argparse.Namespace) -> int:
 
     _check(arguments)
     root, results = Path.cwd(), Results(arguments.results)
+    cluster = configured_cluster(root, arguments.config)
     config = load_config(root, arguments.config)
-    cluster = load_cluster(root, config["cluster"])
     workload = _workload(results, arguments)
     from_sweep = origins(root, config["sweep"], workload.row(0, named=True))
     ledger = Ledger(workload, cluster, from_sweep, programs_of(workload, root))
     node = metric(ledger, arguments.metric)
+    # Before anything is printed: costs that cannot be read are refused.
+    made = _made(results, arguments.workload, node)
     if arguments.format == "json":
         print(json.dumps(as_json(node, arguments.depth), indent=1, ensure_ascii=False))
     else:
         width = shutil.get_terminal_size((110, 24)).columns
         print(*TextTree(width, arguments.depth, arguments.top).lines(node), sep="\n")
-    _compare(results, arguments.workload, node)
+    _compare(results, made, node)
     return 0
 
 
@@ -102,22 +104,22 @@ def _nearest(id_: str, known: list[str]) -> str:
     return advice if advice.startswith("did") else f"{len(known)} workloads: see results/workloads.parquet"
 
 
-def _compare(results: Results, workload: str, node: "Node") -> None:
-    """Say on stderr if the results at hand were made with other inputs than this explanation."""
+def _made(results: Results, workload: str, node: "Node") -> float | None:
+    """Return what the results hold of a cost column, None if nothing; raise BadInput if they are broken."""
     import polars as pl
 
     from moesweep.tablefile import dtypes, read_table
 
     if not results.costs.exists() or node.name not in dtypes("costs") or node.where:
+        return None
+    costs = read_table(results.costs, "costs").filter(pl.col("workload") == workload)
+    return None if costs.is_empty() else costs[node.name][0]
+
+
+def _compare(results: Results, found: float | None, node: "Node") -> None:
+    """Say on stderr if the results at hand were made with other inputs than this explanation."""
+    if found is None or not isinstance(node.value, float | int):
         return
-    try:
-        costs = read_table(results.costs, "costs").filter(pl.col("workload") == workload)
-    except BadInput:
-        print(f"{results.costs} is of another version: run make sweep to renew it", file=sys.stderr)
-        return
-    if costs.is_empty() or not isinstance(node.value, float | int):
-        return
-    found = costs[node.name][0]
     if not math.isclose(found, node.value, rel_tol=1e-12, abs_tol=1e-300):
         print(
             f"{results.costs} holds {found!r}, made with other inputs: run make sweep to renew it",

@@ -138,12 +138,12 @@ def _write_aicb(workloads: "pl.DataFrame", request: "Request") -> None:
 
 
 def _write_traced(workloads: "pl.DataFrame", request: "Request") -> None:
-    from moesweep.catalog import load_cluster, load_config
+    from moesweep.catalog import configured_cluster
     from moesweep.export.folder import failures_named
     from moesweep.export.source import traced
 
     write = _writer(request.format)
-    cluster = load_cluster(request.root, load_config(request.root, request.config)["cluster"])
+    cluster = configured_cluster(request.root, request.config)
     progress = Progress(workloads.height)
     with failures_named(request.out):
         for each in traced(workloads, request.results, cluster, request.root):

@@ -8,9 +8,11 @@ from typing import Any
 
 import polars as pl
 
-from moesweep.catalog import load_cluster, load_config
+from moesweep.catalog import configured_cluster, load_config
 from moesweep.layout import Results
+from moesweep.outputs import among_results
 from moesweep.problems import BadInput, Problem, did_you_mean, shown
+from moesweep.sweep import named_at
 from moesweep.tablefile import read_table
 from moesweep.validation import checked
 
@@ -57,17 +59,23 @@ def catalogue(request: Request) -> pl.DataFrame:
     """Return the workloads of the named sweep, else those of the results, else of the configured sweep."""
     if request.sweep is None and request.results.workloads.exists():
         return read_table(request.results.workloads, "workloads")
-    config = load_config(request.root, request.config)
-    node = int(load_cluster(request.root, config["cluster"]).value("gpus_per_node"))
-    sweep, _ = checked(request.root, request.sweep or config["sweep"], node)
-    return sweep.workloads
+    node = int(configured_cluster(request.root, request.config).value("gpus_per_node"))
+    path, place = request.sweep, ("", "--sweep")
+    if path is None:
+        path, place = load_config(request.root, request.config)["sweep"], (request.config, "sweep")
+    with named_at(request.root, path, *place):
+        return checked(request.root, path, node)[0].workloads
 
 
 def chosen(request: Request) -> pl.DataFrame:
     """Return the workloads to export, in the catalogue's order; raise BadInput with all that is wrong."""
     everything = catalogue(request)
     known = everything["workload"].to_list()
-    problems = [*_option_problems(request), *folder_problems(request.out, request.overwrite)]
+    problems = [
+        *_option_problems(request),
+        *folder_problems(request.out, request.overwrite),
+        *among_results(request.out, request.results.root),
+    ]
     problems += [
         Problem(
             "", "--workload", "known", id_, f"there is no workload {shown(id_)}", did_you_mean(id_, known)

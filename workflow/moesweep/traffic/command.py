@@ -4,7 +4,8 @@ import argparse
 from pathlib import Path
 
 from moesweep.layout import Results
-from moesweep.problems import BadInput, Problem, did_you_mean
+from moesweep.outputs import folders_only_if_written, output_file
+from moesweep.problems import BadInput, Problem, collect, did_you_mean
 
 _HELP = "write traffic matrices: of every workload between nodes, or of one between ranks, nodes or rails"
 
@@ -24,7 +25,6 @@ def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
     )
     command.add_argument(
         "--out",
-        type=Path,
         metavar="OUT.parquet",
         help="where to write the one matrix",
     )
@@ -33,28 +33,28 @@ def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 def traffic(arguments: argparse.Namespace) -> int:
     """Write the matrices that are asked for."""
-    from moesweep.catalog import load_cluster, load_config
+    from moesweep.catalog import configured_cluster
     from moesweep.traffic.files import write_matrix, write_traffic
     from moesweep.traffic.matrices import LEVELS
 
     results = Results(arguments.results)
-    _check(arguments, results, LEVELS)
-    cluster = load_cluster(Path.cwd(), load_config(Path.cwd(), arguments.config)["cluster"])
+    out = _check(arguments, results, LEVELS)
+    cluster = configured_cluster(Path.cwd(), arguments.config)
     gpus_per_node = int(cluster.value("gpus_per_node"))
-    if arguments.workload is None:
+    if out is None:
         write_traffic(results, gpus_per_node)
     else:
-        level, workload = arguments.level, arguments.workload
-        write_matrix(results, workload, level, gpus_per_node, arguments.out)
+        with folders_only_if_written(out):
+            write_matrix(results, arguments.workload, arguments.level, gpus_per_node, out)
     return 0
 
 
-def _check(arguments: argparse.Namespace, results: Results, levels: tuple[str, ...]) -> None:
-    """Raise BadInput with everything that is wrong with the arguments."""
+def _check(arguments: argparse.Namespace, results: Results, levels: tuple[str, ...]) -> Path | None:
+    """Return the file of the one matrix, None for all; raise BadInput with all that is wrong."""
     from moesweep.tablefile import read_table
 
-    problems = []
-    level, workload = arguments.level, arguments.workload
+    problems: list[Problem] = []
+    level, workload, out = arguments.level, arguments.workload, None
     if level not in levels:
         advice = did_you_mean(level, levels)
         problems.append(Problem("", "--level", "known", level, f"there is no level {level}", advice))
@@ -76,5 +76,8 @@ def _check(arguments: argparse.Namespace, results: Results, levels: tuple[str, .
             # Not among the results: those are what the workflow makes, and what it does not make is cleaned.
             message, advice = "one workload's matrix needs a file", "add --out OUT.parquet"
             problems.append(Problem("", "--out", "missing", "", message, advice))
+        else:
+            out = collect(problems, output_file, arguments.out)
     if problems:
         raise BadInput(problems)
+    return out
