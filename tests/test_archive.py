@@ -189,6 +189,10 @@ def test_results_that_are_not_as_recorded_are_not_archived(
     said = refused(spare, spare.parent / "out", capsys)
     assert "results/costs.parquet: changed: is not what results/manifest.json records" in said
     assert "results/summary.txt: readable: cannot be read: No such file" in said
+    assert said.count("; run make sweep\n") == 2
+    config = spare / "config/config.yaml"
+    config.write_text(re.sub("outputs: .*", "outputs: []", config.read_text(encoding="utf-8")))
+    assert refused(spare, spare.parent / "out", capsys).count("; name manifest under outputs in config/") == 2
     (spare / "results/manifest.json").unlink()
     assert "there is no manifest" in refused(spare, spare.parent / "out", capsys)
 

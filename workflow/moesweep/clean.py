@@ -5,20 +5,28 @@ import shutil
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from moesweep.checksums import RECORDS, RESULTS, damaged, lost
 from moesweep.layout import Results
+from moesweep.problems import BadInput
+
+if TYPE_CHECKING:
+    from moesweep.plan import Plan
+
+CONFIG = "config/config.yaml"
+"""The configuration of the workflow, where no other is named."""
 
 
 def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Add `clean`."""
     help_ = "list and remove results that no longer belong to the sweep, or are damaged"
     command = commands.add_parser("clean", help=help_, description=help_)
+    command.add_argument("--config", default=CONFIG, help="configuration of the workflow (%(default)s)")
     command.add_argument(
-        "--config", default="config/config.yaml", help="configuration of the workflow (%(default)s)"
-    )
-    command.add_argument(
-        "--stale", action="store_true", help="files of workloads and tables that the sweep no longer has"
+        "--stale",
+        action="store_true",
+        help="files of workloads, tables and outputs that the configured sweep no longer has",
     )
     command.add_argument("--damaged", action="store_true", help="files that differ from what was written")
     command.add_argument("--dry-run", action="store_true", help="only list them")
@@ -41,7 +49,7 @@ def clean(arguments: argparse.Namespace) -> int:
 
 
 def stale(config: str) -> Iterator[Path]:
-    """Yield the files of the workflow's own tables that the configured sweep does not make.
+    """Yield the workflow's own files that the configured sweep does not make.
 
     What a killed run left half-written counts too. Files that no rule ever makes are not the workflow's.
     """
@@ -50,17 +58,34 @@ def stale(config: str) -> Iterator[Path]:
     plan = load_plan(config)
     wanted = {Path(file) for file in [*plan.recorded, *plan.wanted]}
     root = Path(RESULTS)
-    own = [*root.glob("*/*/workload=*/*.parquet"), *root.glob("tables/*.*"), *half_written()]
+    own = [
+        *root.glob("*/*/workload=*/*.parquet"),
+        *root.glob("tables/*.*"),
+        *half_written(),
+        *(path for path in unmade(plan) if path.exists()),
+    ]
     yield from sorted({path for path in own if path not in wanted and not path.is_symlink()})
+
+
+def unmade(plan: "Plan") -> Iterator[Path]:
+    """Yield the outputs of stages that a configuration does not run; what is there, another one made."""
+    from moesweep.plan import ENTRY
+
+    for stage in ENTRY:
+        if stage not in plan.stages:
+            yield from map(Path, plan.outputs(stage))
 
 
 def unusable() -> dict[Path, str]:
     """Return the results that are to be made again, and why.
 
     Parts are files that a job writes besides those that its rule declares. Snakemake knows nothing of
-    them, so the table that is made with them goes with a part that is damaged or lost.
+    them, so the table that is made with them goes with a part that is damaged or lost. A file in the place of
+    a workload's folder would end Snakemake itself, and with it the jobs of all other workloads.
     """
     found = dict.fromkeys(damaged(), "checksum: is not what was written")
+    folders = [path for path in Path(RESULTS).glob("*/*/workload=*") if not path.is_symlink()]
+    found |= dict.fromkeys((path for path in folders if path.is_file()), "is a file where a folder belongs")
     for table, pattern in Results(Path(RESULTS)).in_parts.items():
         broken = [path for path in found if path.match(pattern)]
         gone = dict.fromkeys(lost(pattern), "is gone")
@@ -77,22 +102,55 @@ def half_written() -> Iterator[Path]:
 
 
 def remove(path: Path) -> None:
-    """Remove a result, the record of its checksum, and the folder of a workload that it leaves empty."""
+    """Remove a result, the record of its checksum, and the folder of results that it leaves empty."""
     path.unlink(missing_ok=True)
     (RECORDS / path).unlink(missing_ok=True)
     folder = path.parent
-    if folder.name.startswith("workload=") and folder.is_dir() and not any(folder.iterdir()):
+    if folder == Path(RESULTS) or folder.is_symlink() or not folder.is_dir():
+        return
+    if not any(folder.iterdir()):
         folder.rmdir()
 
 
-def forget_others(results: Path, ids: Iterable[str]) -> None:
-    """Remove every file of workloads that are not among `ids`, so that no table holds rows of them."""
+def forget_others(results: Path, ids: Iterable[str], config: str = CONFIG) -> None:
+    """Remove every file that is not of the catalogue `ids`, so that no table holds rows of other workloads.
+
+    With them go the outputs that the configuration does not have made again. What cannot be removed is said
+    on stderr and left: no stage reads it.
+    """
     wanted = {f"workload={id_}" for id_ in ids}
-    others = [folder for folder in results.glob("*/*/workload=*") if folder.name not in wanted]
-    for folder in others:
-        if not folder.is_symlink():
-            shutil.rmtree(folder)
-            shutil.rmtree(RECORDS / folder, ignore_errors=True)
-    if others:
-        count = len({folder.name for folder in others})
-        print(f"{results}: removed the files of {count} workloads that are not in the sweep", file=sys.stderr)
+    others = [path for path in results.glob("*/*/workload=*") if path.name not in wanted]
+    gone = {path.name for path in others if not path.is_symlink() and _removed(path)}
+    if gone:
+        print(
+            f"{results}: removed the files of {len(gone)} workloads that are not in the sweep",
+            file=sys.stderr,
+        )
+    old = [results / path.relative_to(RESULTS) for path in _unmade_by(config)]
+    count = sum(_removed(path) for path in old if path.exists() and not path.is_symlink())
+    if count:
+        print(f"{results}: removed {count} files of outputs that are not made any more", file=sys.stderr)
+
+
+def _unmade_by(config: str) -> list[Path]:
+    from moesweep.plan import load_plan
+
+    try:
+        return list(unmade(load_plan(config)))
+    except BadInput:
+        # Enumerated by hand with a configuration of another name: nothing is known of its outputs.
+        return []
+
+
+def _removed(path: Path) -> bool:
+    """Remove a file, or a folder with all that it holds; say so and return False if that is not allowed."""
+    try:
+        if path.is_dir():
+            shutil.rmtree(path)
+            shutil.rmtree(RECORDS / path, ignore_errors=True)
+        else:
+            remove(path)
+    except OSError as error:
+        print(f"{path}: cannot be removed, and is left: {error.strerror or error}", file=sys.stderr)
+        return False
+    return True

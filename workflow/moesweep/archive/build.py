@@ -17,11 +17,13 @@ from moesweep.archive.content import checksum
 from moesweep.archive.croissant import croissant
 from moesweep.archive.manifest import NAME, Entry, Manifest, entries, read_manifest
 from moesweep.archive.origin import PROJECT
+from moesweep.catalog import load_config
 from moesweep.paths import inside
-from moesweep.problems import BadInput, Problem
+from moesweep.problems import BadInput, Problem, collect
 from moesweep.tablefile import dictionary
 from moesweep.yaml_reader import read_yaml
 
+CONFIG = "config/config.yaml"
 CITATION, LICENSE = "CITATION.cff", "LICENSE"
 
 
@@ -32,6 +34,7 @@ def archive(results: Path, out: Path) -> Manifest:
     or if a file is not what the manifest says.
     """
     _refuse_full(out)
+    _refuse_unrecorded(results)
     made = read_manifest(results)
     _refuse_other_tables(results, made)
     _refuse_own_names(results, made)
@@ -60,6 +63,21 @@ def _refuse_full(out: Path) -> None:
     else:
         return
     raise BadInput([Problem("", "--out", "folder", str(out), f"{out} {message}", advice)])
+
+
+def _refuse_unrecorded(results: Path) -> None:
+    if not (results / NAME).exists():
+        message = "there is no manifest"
+        raise BadInput([Problem(str(results / NAME), "", "missing", "", message, _renewed())])
+
+
+def _renewed() -> str:
+    """Return how to have a manifest of the results as they are: a configuration need not make one."""
+    problems: list[Problem] = []
+    config = collect(problems, load_config, Path.cwd(), CONFIG)
+    if config is None or "manifest" in config["outputs"]:
+        return "run make sweep"
+    return f"name manifest under outputs in {CONFIG} and run make sweep"
 
 
 def _refuse_other_tables(results: Path, made: Manifest) -> None:
@@ -123,7 +141,7 @@ def _copy(results: Path, partial: Path, files: list[Entry]) -> None:
 
 
 def _unusable(source: Path, rule: str, message: str) -> Problem:
-    return Problem(str(source), "", rule, "", message, "remove it and run make sweep")
+    return Problem(str(source), "", rule, "", message, _renewed())
 
 
 def _configuration(config: dict[str, Any]) -> dict[str, str]:
