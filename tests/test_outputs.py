@@ -158,14 +158,15 @@ def test_a_column_of_any_other_name_passes_through(project: Project) -> None:
 
 
 @pytest.mark.parametrize("out", ["results", "results/mine", "link/mine"])
-def test_exports_stay_out_of_the_results(
+def test_exports_and_archives_stay_out_of_the_results(
     project: Project, capsys: pytest.CaptureFixture[str], out: str
 ) -> None:
     main(["enumerate"])
     (project.root / "link").symlink_to("results")
     before = everything(project.root)
-    for words in (["export", "--format", "perfetto"], ["trace", "--unroll"]):
-        assert main([*words, "--workload", ID, "--out", out, "--overwrite"]) == 2
+    chosen = ["--workload", ID, "--overwrite"]
+    for words in (["export", "--format", "perfetto", *chosen], ["trace", "--unroll", *chosen], ["archive"]):
+        assert main([*words, "--out", out]) == 2
         assert f'--out: among_results: "{out}" lies in the results' in capsys.readouterr().err
     assert everything(project.root) == before
 

@@ -25,7 +25,11 @@ def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
 def archive(arguments: argparse.Namespace) -> int:
     """Write the archive."""
     from moesweep.archive.build import archive
+    from moesweep.outputs import among_results
+    from moesweep.problems import BadInput
 
+    if problems := among_results(arguments.out, arguments.results):
+        raise BadInput(problems)
     manifest = archive(arguments.results, arguments.out)
     size = sum(entry.bytes for entry in manifest.files)
     print(f"{arguments.out}: {len(manifest.files)} files, {size} bytes")
