@@ -7,7 +7,7 @@ import polars as pl
 import pytest
 from polars.testing import assert_frame_equal
 
-from export_workloads import CLUSTER, MICROBATCHES, SMALL, SWEEP, traced_workload
+from export_workloads import CLUSTER, MICROBATCHES, SMALL, SWEEP, traced_workload, workload
 from moesweep.catalog import load_cluster
 from moesweep.cli import main
 from moesweep.cost.model import cost, with_constants
@@ -120,6 +120,14 @@ def test_the_last_op_ends_when_the_costs_say_that_the_iteration_does(root: Path)
         end = optimizer_ops(each, steps(each, step_programs(each)))["end"].max()
         alike = each.workload["num_layers"] % each.workload["pp"] == 0
         assert end == pytest.approx(seconds[each.workload["workload"]] * 1e9, rel=0.001 if alike else 0.02)
+
+
+@pytest.mark.parametrize("name", ["interleaved", "two_stages_interleaved"])
+def test_an_interleaved_pipeline_of_equal_chunks_ends_within_a_percent(root: Path, name: str) -> None:
+    frame, cluster, each = workload(name), load_cluster(root, CLUSTER), traced_workload(name)
+    costed = cost(folded(frame), with_constants(frame, cluster.values)).workloads
+    end = optimizer_ops(each, steps(each, step_programs(each)))["end"].max()
+    assert 1 <= end / 1e9 / costed["iteration_seconds"][0] < 1.01
 
 
 def test_a_slow_host_leaves_a_gap_after_each_layer() -> None:
