@@ -37,8 +37,8 @@ jobs that Snakemake started are counted. `tests/test_reruns.py` repeats every li
 - Edits of what the workflow reads but no number is made from rerun nothing, but for the manifest, which
   quotes the configuration: comments in a sweep or a model, schemas, the command line.
 - When the catalogue is written, the files of workloads that it no longer lists are removed, so no table holds
-  rows of a workload that is not in the sweep; so are figures, page and manifest that `outputs` no longer names,
-  as they would describe another sweep. `moesweep clean --stale` does the same, and more, by hand.
+  rows of a workload that is not in the sweep. So are figures, page and manifest where `outputs` does not name
+  them: they would describe another sweep. `moesweep clean --stale` does the same, and more, by hand.
 
 """
 
