@@ -51,7 +51,7 @@ def enumerate_(arguments: argparse.Namespace) -> int:
 
     plan = load_plan(arguments.config)
     write_table(plan.workloads, Results(arguments.results).workloads, "workloads")
-    forget_others(arguments.results, plan.ids)
+    forget_others(arguments.results, plan.ids, arguments.config)
     return 0
 
 
