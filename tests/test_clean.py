@@ -92,7 +92,7 @@ def misplaced(project: Project) -> Path:
 
 
 def test_a_file_in_the_place_of_a_folder_is_forgotten_as_one(misplaced: Path) -> None:
-    forget_others(Path("results"), [])
+    forget_others(Path("results"), [], [])
     assert not misplaced.exists()
 
 
@@ -104,10 +104,10 @@ def test_a_file_in_the_place_of_a_folder_is_damage(
     assert not misplaced.exists()
 
 
-def test_without_a_configuration_of_the_workflow_outputs_are_left(project: Project) -> None:
+def test_outputs_are_those_of_the_configuration_that_is_named(project: Project) -> None:
     (project.root / "config/config.yaml").rename(project.root / "config/other.yaml")
     assert main(["enumerate", "--config", "config/other.yaml"]) == 0
-    assert files(project) == sorted([*OWN, *OUTPUTS])
+    assert files(project) == sorted(OWN)
 
 
 @pytest.mark.parametrize("outputs", ["[]", "[manifest]"])

@@ -9,20 +9,18 @@ from typing import TYPE_CHECKING
 
 from moesweep.checksums import RECORDS, RESULTS, damaged, lost
 from moesweep.layout import Results
-from moesweep.problems import BadInput
 
 if TYPE_CHECKING:
     from moesweep.plan import Plan
-
-CONFIG = "config/config.yaml"
-"""The configuration of the workflow, where no other is named."""
 
 
 def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Add `clean`."""
     help_ = "list and remove results that no longer belong to the sweep, or are damaged"
     command = commands.add_parser("clean", help=help_, description=help_)
-    command.add_argument("--config", default=CONFIG, help="configuration of the workflow (%(default)s)")
+    command.add_argument(
+        "--config", default="config/config.yaml", help="configuration of the workflow (%(default)s)"
+    )
     command.add_argument(
         "--stale",
         action="store_true",
@@ -112,11 +110,11 @@ def remove(path: Path) -> None:
         folder.rmdir()
 
 
-def forget_others(results: Path, ids: Iterable[str], config: str = CONFIG) -> None:
+def forget_others(results: Path, ids: Iterable[str], outputs: Iterable[Path]) -> None:
     """Remove every file that is not of the catalogue `ids`, so that no table holds rows of other workloads.
 
-    With them go the outputs that the configuration does not have made again. What cannot be removed is said
-    on stderr and left: no stage reads it.
+    With them go `outputs`, those that the configuration does not have made again (`unmade`). What cannot be
+    removed is said on stderr and left: no stage reads it.
     """
     wanted = {f"workload={id_}" for id_ in ids}
     others = [path for path in results.glob("*/*/workload=*") if path.name not in wanted]
@@ -126,20 +124,10 @@ def forget_others(results: Path, ids: Iterable[str], config: str = CONFIG) -> No
             f"{results}: removed the files of {len(gone)} workloads that are not in the sweep",
             file=sys.stderr,
         )
-    old = [results / path.relative_to(RESULTS) for path in _unmade_by(config)]
+    old = [results / path.relative_to(RESULTS) for path in outputs]
     count = sum(_removed(path) for path in old if path.exists() and not path.is_symlink())
     if count:
         print(f"{results}: removed {count} files of outputs that are not made any more", file=sys.stderr)
-
-
-def _unmade_by(config: str) -> list[Path]:
-    from moesweep.plan import load_plan
-
-    try:
-        return list(unmade(load_plan(config)))
-    except BadInput:
-        # Enumerated by hand with a configuration of another name: nothing is known of its outputs.
-        return []
 
 
 def _removed(path: Path) -> bool:

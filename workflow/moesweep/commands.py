@@ -45,13 +45,13 @@ def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 def enumerate_(arguments: argparse.Namespace) -> int:
     """Write the catalogue; results of workloads that it does not list are removed."""
-    from moesweep.clean import forget_others
+    from moesweep.clean import forget_others, unmade
     from moesweep.plan import load_plan
     from moesweep.tablefile import write_table
 
     plan = load_plan(arguments.config)
     write_table(plan.workloads, Results(arguments.results).workloads, "workloads")
-    forget_others(arguments.results, plan.ids, arguments.config)
+    forget_others(arguments.results, plan.ids, unmade(plan))
     return 0
 
 
