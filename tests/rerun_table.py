@@ -101,7 +101,7 @@ def _measured_anew(project: Project) -> None:
     table = project.root / "config/routing/measured.parquet"
     table.parent.mkdir(exist_ok=True)
     experts = [{"layer": layer, "expert": expert} for layer in range(4) for expert in range(4)]
-    for place, counts in enumerate(([40, 30, 20, 10], [70, 10, 10, 10])):
+    for place, counts in enumerate(([40, 30, 20, 10], [50, 20, 20, 10])):
         rows = [expert | {"tokens": counts[expert["expert"]]} for expert in experts]
         pl.DataFrame(rows).write_parquet(table)
         if not place:
