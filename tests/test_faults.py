@@ -142,7 +142,8 @@ def test_an_interrupt(program: str, new: Project, finished: Project) -> None:
     completes(new, finished)
 
 
-MOMENTS = [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0]
+# Not the first instants, in which Python itself starts.
+MOMENTS = [0.3, 0.45, 0.6, 0.75, 0.9]
 
 
 @pytest.mark.parametrize("seconds", MOMENTS)

@@ -1,31 +1,37 @@
 """Snakemake as `moesweep run` starts it: an interrupt ends it at any moment, and without a traceback.
 
 Its imports and its reading of the Snakefile take a second, in which it would print one. Nothing is at
-stake while it imports, so it ends at once; later its own cleaning up runs first.
+stake before it locks the directory, so it ends at once; later its own cleaning up runs first.
 """
 
 import os
 import signal
 import sys
+from pathlib import Path
 from types import FrameType
 
 INTERRUPTED = 128 + signal.SIGINT
+LOCKS = Path(".snakemake/locks")
 
 
-def leave(number: int, frame: FrameType | None) -> None:
-    """End the process: no exception, which the code that is interrupted could catch or print."""
-    os._exit(INTERRUPTED)
+def interrupt(number: int, frame: FrameType | None) -> None:
+    """End the process while it holds no lock; then let Snakemake clean up.
+
+    At first no exception: libraries would catch it, print it, or, where they are not Python, panic.
+    """
+    if not LOCKS.is_dir() or not any(LOCKS.iterdir()):
+        os._exit(INTERRUPTED)
+    raise KeyboardInterrupt
 
 
 def main() -> int:
     """Run Snakemake on the command line's arguments; return its exit code, 130 if it was interrupted."""
-    signal.signal(signal.SIGINT, leave)
+    signal.signal(signal.SIGINT, interrupt)
     # The one who starts it blocks interrupts, so that none comes before this.
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     from snakemake.cli import main as snakemake  # type: ignore[import-untyped]
 
     try:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
         try:
             snakemake()
         finally:
