@@ -271,7 +271,14 @@ def test_faults_of_every_kind_are_reported_at_once(project: Path) -> None:
     }
 
 
-@pytest.mark.parametrize("faulty", [{"optoins": {}}, {"options": OPTIONS | {"num_experts": "16"}}])
+@pytest.mark.parametrize(
+    "faulty",
+    [
+        {"optoins": {}},
+        {"options": OPTIONS | {"num_experts": "16"}},
+        {"options": OPTIONS | {"sequence_parallel": "off", "seq_length": 126}},
+    ],
+)
 def test_what_concerns_every_workload_is_mended_first(project: Path, faulty: dict[str, Any]) -> None:
     """What num_experts is not known cannot be told what ep it divides by: no faults made up."""
     (fault,) = sweep_problems(project, {"options": OPTIONS, "rows": [ROW | {"world_size": 10}]} | faulty)

@@ -22,8 +22,8 @@ from moesweep.schema import check
 from moesweep.workload import SCHEMA, dense_twins, resolve
 from moesweep.yaml_reader import read_yaml
 
-_WORDS = "sequence_parallel|recompute|flash_attention|distributed_optimizer|dtype|framework|blocking_launches"
-_OF_SOME = re.compile(rf"(grids|rows)\[|options\.({_WORDS}|routing)\b")
+_UNRULED = "recompute|flash_attention|distributed_optimizer|dtype|framework|blocking_launches|routing"
+_OF_SOME = re.compile(rf"(grids|rows)\[|options\.({_UNRULED})\b")
 """Paths of problems that do not concern every workload's numbers."""
 
 
@@ -108,7 +108,7 @@ def _understood(
 ) -> dict[str, dict[str, Any]]:
     """The options, grids and rows by path that no problem concerns; empty if one concerns them all.
 
-    A faulty option that is no number falls back to its default, which breaks no rule about the others.
+    A faulty option that no rule judges others by falls back to its default.
     """
     here = [problem for problem in problems if problem.file == file]
     if not all(_OF_SOME.match(problem.path) for problem in here):

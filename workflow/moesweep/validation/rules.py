@@ -187,7 +187,7 @@ RULES = (
         "tp {tp} does not divide the {gpus_per_node} GPUs of a node: tensor parallelism crosses nodes",
         nearest_divisors("tp", _c("gpus_per_node"), _stage_ranks)),
     _warning("memory", "pp", _c("least_state_gib") > _c("usable_gib"),
-        "weights, gradients and optimizer states alone take {least_state_gib} GiB of a GPU's {usable_gib}",
+        "weights, gradients and optimizer states take {least_state_gib} GiB; a GPU has {usable_gib} GiB",
         pl.format("pp * tp of about {} would hold them",
             (_c("pp") * _c("tp") * _c("least_state_gib") / _c("usable_gib")).ceil().clip(0, 2**53)
                 .cast(pl.Int64))),
