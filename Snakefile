@@ -1,6 +1,6 @@
 # MoE Sweep: enumerate -> validate -> trace -> cost -> tables -> (figures, report, manifest).
 # Rules call the command line, nothing else.
-from moesweep.plan import plan_or_exit
+from moesweep.run.plan import plan_or_exit
 
 PLAN = plan_or_exit("config/config.yaml")
 

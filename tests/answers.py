@@ -6,11 +6,11 @@ from typing import Any
 import polars as pl
 
 from moesweep.cli import main
-from moesweep.layout import Results
-from moesweep.tablefile import write_table
+from moesweep.store.layout import Results
+from moesweep.store.tablefile import write_table
+from moesweep.study.validation import findings
+from moesweep.study.workload import resolve
 from moesweep.trace.files import write_traces
-from moesweep.validation import findings
-from moesweep.workload import resolve
 from small import BASE
 
 # Two models, an ep comparison, twins, a workload too big for a GPU, and one whose heads tp does not divide.

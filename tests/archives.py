@@ -12,7 +12,7 @@ from typing import Any
 
 from moesweep.archive.verify import verify
 from moesweep.cli import main
-from moesweep.plan import ENTRY
+from moesweep.run.plan import ENTRY
 from project import make_project
 
 STAGES = (

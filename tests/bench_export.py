@@ -17,13 +17,13 @@ from pathlib import Path
 import polars as pl
 
 from export_workloads import CLUSTER, ROOT, SWEEP, traced_workload
-from moesweep.catalog import load_cluster
 from moesweep.export import chakra, perfetto, simai_aicb, simai_megatron, unroll
 from moesweep.export.chakra_check import check_folder
 from moesweep.export.request import Request
 from moesweep.export.source import traced
-from moesweep.layout import Results
-from moesweep.sweep import enumerate_sweep
+from moesweep.store.layout import Results
+from moesweep.study.catalog import load_cluster
+from moesweep.study.sweep import enumerate_sweep
 
 DENSE_SWEEP = "config/sweeps/dense-a100-184.yaml"
 LARGE = "gpt_13B-ws512-tp8-pp2-ep16-gbs1024-mbs1-seq4096-moe"

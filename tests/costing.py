@@ -6,8 +6,8 @@ from typing import Any
 
 import polars as pl
 
-from moesweep.catalog import Cluster, load_cluster
 from moesweep.cost.model import Costs, cost, with_constants
+from moesweep.study.catalog import Cluster, load_cluster
 from moesweep.trace.programs import folded
 from small import small
 

@@ -6,11 +6,11 @@ from typing import Any
 
 import polars as pl
 
-from moesweep.catalog import load_cluster
 from moesweep.export.source import Traced, traced
-from moesweep.layout import Results
-from moesweep.sweep import enumerate_sweep
-from moesweep.workload import resolve
+from moesweep.store.layout import Results
+from moesweep.study.catalog import load_cluster
+from moesweep.study.sweep import enumerate_sweep
+from moesweep.study.workload import resolve
 
 ROOT = Path(__file__).resolve().parents[1]
 CLUSTER = "dgx-a100-80gb-8xhdr200"

@@ -8,14 +8,14 @@ import polars as pl
 
 from costing import constants
 from moesweep.cost.fold import fold
-from moesweep.cost.given import fullest_ranks
 from moesweep.cost.model import Costs, cost, with_constants
-from moesweep.layout import Results
-from moesweep.routing import Routing
+from moesweep.cost.skewed_ranks import fullest_ranks
+from moesweep.store.layout import Results
+from moesweep.study.routing import Routing
 from moesweep.trace.files import write_traces
-from moesweep.trace.loads import given_routing
 from moesweep.trace.programs import folded
-from moesweep.trace.uneven import busiest, rank_programs
+from moesweep.trace.skewed_copies import given_routing
+from moesweep.trace.skewed_programs import busiest, rank_programs
 from small import VARIED, small
 
 SKEWED = "zipf(alpha=1.2,seed=7)"

@@ -4,7 +4,7 @@ from typing import Any
 
 import polars as pl
 
-from moesweep.workload import resolve
+from moesweep.study.workload import resolve
 
 BASE: dict[str, Any] = {
     "listed": 1,

@@ -10,15 +10,15 @@ from typing import Any
 
 import polars as pl
 
-from moesweep.catalog import load_cluster
 from moesweep.cost.files import write_costs
-from moesweep.layout import Results
-from moesweep.recost import write_answers
-from moesweep.sweep import load_sweep
-from moesweep.tablefile import read_table, write_table
+from moesweep.store.layout import Results
+from moesweep.store.tablefile import read_table, write_table
+from moesweep.study.catalog import load_cluster
+from moesweep.study.sweep import load_sweep
+from moesweep.study.validation import validate
+from moesweep.tables.files import write_tables
 from moesweep.trace.files import write_traces
 from moesweep.traffic.files import write_traffic
-from moesweep.validation import validate
 
 CLUSTER = "dgx-a100-80gb-8xhdr200"
 OPTIONS = """\
@@ -76,9 +76,9 @@ def make(root: Path, folder: Path, sweep: str) -> Results:
     write_table(loaded.workloads, results.workloads, "workloads")
     write_table(validate(loaded), results.validation, "validation")
     write_traces(loaded.workloads, results)
-    write_costs(results, load_cluster(root, CLUSTER), {"cluster": CLUSTER})
+    write_costs(results, load_cluster(root, CLUSTER))
     write_traffic(results, 8)
-    write_answers(results)
+    write_tables(results)
     return results
 
 

@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 
-from moesweep.catalog import load_cluster, load_config, load_model
-from moesweep.problems import BadInput, Problem
-from moesweep.sweep import load_sweep
-from moesweep.yaml_reader import read_yaml
+from moesweep.edge.problems import BadInput, Problem
+from moesweep.edge.yaml_reader import read_yaml
+from moesweep.study.catalog import load_cluster, load_model
+from moesweep.study.configured import Configuration
+from moesweep.study.sweep import load_sweep
 
 CLUSTER = "dgx-a100-80gb-8xhdr200"
 
@@ -206,5 +207,5 @@ def test_a_configuration_with_one_mistake(
 ) -> None:
     sound = {"sweep": "config/sweeps/x.yaml", "cluster": CLUSTER, "workloads_per_trace_job": 8, "outputs": []}
     (project / "config/config.yaml").write_text(json.dumps(sound | changes), encoding="utf-8")
-    (problem,) = problems(lambda: load_config(project))
+    (problem,) = problems(lambda: Configuration(project).load())
     assert (problem.path, problem.rule) == (path, rule)

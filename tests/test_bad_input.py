@@ -12,10 +12,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from moesweep.problems import BadInput, Problem
-from moesweep.sweep import load_sweep
-from moesweep.validation import checked
-from moesweep.yaml_reader import read_yaml
+from moesweep.edge.problems import BadInput, Problem
+from moesweep.edge.yaml_reader import read_yaml
+from moesweep.study.sweep import load_sweep
+from moesweep.study.validation import checked
 
 SWEEP = "config/sweeps/mine.yaml"
 OPTIONS = {"num_experts": 8, "moe_router_topk": 2, "seq_length": 128, "micro_batch_size": 1}

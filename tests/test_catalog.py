@@ -5,9 +5,10 @@ from typing import Any
 
 import pytest
 
-from moesweep.catalog import load_cluster, load_config, load_model, unit_of
-from moesweep.schema import load_schema
-from moesweep.yaml_reader import read_yaml
+from moesweep.edge.schema import load_schema
+from moesweep.edge.yaml_reader import read_yaml
+from moesweep.study.catalog import load_cluster, load_model, unit_of
+from moesweep.study.configured import Configuration
 
 CLUSTER = "dgx-a100-80gb-8xhdr200"
 
@@ -87,7 +88,7 @@ def test_the_name_of_a_constant_gives_its_unit(name: str, unit: str) -> None:
 
 
 def test_the_configuration_names_the_study(root: Path) -> None:
-    config = load_config(root)
+    config = Configuration(root).load()
     assert config["sweep"] == "config/sweeps/moe-a100-123.yaml"
     assert config["cluster"] == CLUSTER
     assert config["workloads_per_trace_job"] == 4

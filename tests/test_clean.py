@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from moesweep.clean import forget_others
 from moesweep.cli import main
+from moesweep.run.clean import forget_others
 from project import Project, make_project
 from unchangeable import unchangeable
 

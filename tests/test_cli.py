@@ -191,7 +191,7 @@ def test_one_workload_by_hand(project: Project) -> None:
 
 
 def test_an_unknown_workload_is_suggested(project: Project, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["trace", "--workload", "tiny-ws16-tp2-pp2-ep2-gbs32-mbs1-seq128-mo"]) == 2
+    assert main(["trace", "--workload", "tiny-ws16-tp2-pp2-ep2-gbs32-mbs1-seq128-mob"]) == 2
     assert "did you mean tiny-ws16-tp2-pp2-ep2-gbs32-mbs1-seq128-moe" in capsys.readouterr().err
 
 

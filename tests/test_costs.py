@@ -245,7 +245,7 @@ def test_the_number_of_threads_moves_no_digit() -> None:
     study = """
 from costing import cluster
 from moesweep.cost.model import cost, with_constants
-from moesweep.sweep import enumerate_sweep
+from moesweep.study.sweep import enumerate_sweep
 from moesweep.trace.programs import folded
 from pathlib import Path
 workloads = enumerate_sweep(Path(), "config/sweeps/moe-a100-123.yaml")

@@ -13,15 +13,15 @@ from typing import Any
 import polars as pl
 import pytest
 
-from moesweep.catalog import Cluster, load_cluster
 from moesweep.cli import main
 from moesweep.cost.files import write_costs
 from moesweep.diff.comparison import Comparison
 from moesweep.diff.folder import read_folders
-from moesweep.diff.inputs import code_checksums, facts
-from moesweep.layout import Results
-from moesweep.routing import Routing
-from moesweep.tablefile import write_table
+from moesweep.store.layout import Results
+from moesweep.store.provenance import code_checksums, facts
+from moesweep.store.tablefile import write_table
+from moesweep.study.catalog import Cluster, load_cluster
+from moesweep.study.routing import Routing
 from moesweep.trace.files import write_traces
 from skewed import HERE, table_file
 from small import DENSE, small
@@ -31,6 +31,10 @@ SWEEP: dict[str, dict[str, Any]] = {"moe": {}, "wide": {"ep": 4, "world_size": 3
 FASTER = {"nic_bytes_per_second": 5e10, "kernel_seconds": 2e-6}
 
 Make = Callable[..., Path]
+
+
+def made_from(on: Cluster) -> dict[str, str]:
+    return facts(on.name, on.constants)
 
 
 def cluster(changed: Mapping[str, float] | None = None) -> Cluster:
@@ -50,7 +54,7 @@ def write(path: Path, sweep: Mapping[str, dict[str, Any]], on: Cluster, root: Pa
     )
     write_table(workloads, results.workloads, "workloads")
     write_traces(workloads, results, root)
-    write_costs(results, on, facts(on))
+    write_costs(results, on)
     return path
 
 
@@ -76,9 +80,9 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     }
     other_code = {"code": json.dumps({"trace": "other", "cost": "other"})}
     return made | {
-        "same": retold(made["base"], base / "same", facts(cluster())),
-        "coded": retold(made["base"], base / "coded", facts(cluster()) | other_code),
-        "idle": retold(made["base"], base / "idle", facts(cluster({"flash_forward_efficiency": 0.6}))),
+        "same": retold(made["base"], base / "same", made_from(cluster())),
+        "coded": retold(made["base"], base / "coded", made_from(cluster()) | other_code),
+        "idle": retold(made["base"], base / "idle", made_from(cluster({"flash_forward_efficiency": 0.6}))),
     }
 
 

@@ -13,19 +13,19 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from moesweep.catalog import Cluster, load_cluster
 from moesweep.cli import main
 from moesweep.cost.model import Costs, cost, with_constants
+from moesweep.edge.problems import BadInput
 from moesweep.explain.formula import Call, Constant, Reference, evaluate, shown, text
 from moesweep.explain.ledger import QUANTITIES, Ledger
 from moesweep.explain.metrics import cost_metrics, metric
 from moesweep.explain.node import Node, Reading
+from moesweep.explain.number_units import with_unit
 from moesweep.explain.origins import origins
-from moesweep.explain.text import TextTree, as_json
-from moesweep.explain.units import with_unit
+from moesweep.explain.text_tree import TextTree, as_json
 from moesweep.predict import predicted
-from moesweep.problems import BadInput
-from moesweep.sweep import enumerate_sweep
+from moesweep.study.catalog import Cluster, load_cluster
+from moesweep.study.sweep import enumerate_sweep
 from moesweep.trace.programs import folded
 from small import VARIED, small
 

@@ -7,7 +7,7 @@ import polars as pl
 import pytest
 
 from moesweep.cli import main
-from moesweep.tablefile import dictionary
+from moesweep.store.tablefile import dictionary
 from project import make_project
 
 ID = "tiny-ws16-tp2-pp2-ep2-gbs32-mbs1-seq128-moe"

@@ -7,11 +7,11 @@ from pathlib import Path
 import polars as pl
 import pytest
 
+from moesweep.edge.problems import BadInput
+from moesweep.evaluate.programs import programs_of
 from moesweep.explain.ledger import QUANTITIES, Ledger
 from moesweep.explain.metrics import cost_metrics, metric
-from moesweep.explain.programs import programs_of
-from moesweep.problems import BadInput
-from moesweep.routing import Routing
+from moesweep.study.routing import Routing
 from skewed import CHANGES, COPY, COUNTS, costs_of, measured
 from small import VARIED, small
 from test_explain import BAND, agrees, cluster, everything_below

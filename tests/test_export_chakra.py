@@ -17,7 +17,7 @@ from moesweep.export.chakra_check import check_folder
 from moesweep.export.chakra_read import Node, nodes
 from moesweep.export.chakra_schema import message_classes
 from moesweep.export.unroll import executed
-from moesweep.parallelism import ranks
+from moesweep.shapes.parallelism import ranks
 
 SETS = ["moe16", "moe64", "moe256", "dense16", "dense64", "dense256"]
 

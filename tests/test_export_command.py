@@ -8,13 +8,13 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from moesweep.catalog import load_cluster
 from moesweep.cli import main
 from moesweep.export.request import parsed_ranks
 from moesweep.export.source import traced
-from moesweep.layout import Results
-from moesweep.sweep import enumerate_sweep
-from moesweep.tablefile import write_table
+from moesweep.store.layout import Results
+from moesweep.store.tablefile import write_table
+from moesweep.study.catalog import load_cluster
+from moesweep.study.sweep import enumerate_sweep
 from moesweep.trace.files import write_traces
 
 SWEEP = "config/sweeps/moe-a100-123.yaml"

@@ -12,7 +12,7 @@ from export_workloads import MICROBATCHES, traced_workload
 from moesweep.export import perfetto
 from moesweep.export.request import Request
 from moesweep.export.unroll import unrolled
-from moesweep.parallelism import ranks
+from moesweep.shapes.parallelism import ranks
 
 
 def written(name: str, folder: Path, **options: Any) -> tuple[dict[str, Any], Path]:

@@ -9,13 +9,13 @@ import polars as pl
 import pytest
 from polars.testing import assert_frame_equal
 
-from moesweep.catalog import load_cluster
 from moesweep.cli import main
 from moesweep.export import simai_aicb, simai_megatron
 from moesweep.export.source import traced
-from moesweep.layout import Results
-from moesweep.sweep import enumerate_sweep
-from moesweep.workload import resolve
+from moesweep.store.layout import Results
+from moesweep.study.catalog import load_cluster
+from moesweep.study.sweep import enumerate_sweep
+from moesweep.study.workload import resolve
 
 MOE, DENSE = "config/sweeps/moe-a100-123.yaml", "config/sweeps/dense-a100-184.yaml"
 FIELDS = [

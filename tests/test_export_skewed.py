@@ -13,7 +13,6 @@ import pytest
 from polars.testing import assert_frame_equal
 
 from export_workloads import CLUSTER, ROOT
-from moesweep.catalog import load_cluster
 from moesweep.cost.model import OF_THE_WORKLOAD, with_constants
 from moesweep.cost.ops import timed
 from moesweep.export import chakra, perfetto, simai_megatron
@@ -23,11 +22,12 @@ from moesweep.export.chakra_schema import message_classes
 from moesweep.export.request import Request
 from moesweep.export.source import Traced, traced
 from moesweep.export.unroll import executed, unrolled
-from moesweep.layout import Results
-from moesweep.parallelism import ranks
-from moesweep.routing import Routing
+from moesweep.shapes.parallelism import ranks
+from moesweep.store.layout import Results
+from moesweep.study.catalog import load_cluster
+from moesweep.study.routing import Routing
 from moesweep.trace.files import ops
-from moesweep.trace.uneven import rank_programs
+from moesweep.trace.skewed_programs import rank_programs
 from naive_routing import Exchange, popularities, uneven_ops
 from skewed import CHANGES, costs_of, measured
 from small import small

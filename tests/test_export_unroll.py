@@ -8,16 +8,16 @@ import pytest
 from polars.testing import assert_frame_equal
 
 from export_workloads import CLUSTER, MICROBATCHES, SMALL, SWEEP, traced_workload, workload
-from moesweep.catalog import load_cluster
 from moesweep.cli import main
 from moesweep.cost.model import cost, with_constants
 from moesweep.export.source import traced
 from moesweep.export.timeline import optimizer_ops, step_programs, steps
 from moesweep.export.unroll import executed, unrolled
-from moesweep.layout import Results
-from moesweep.parallelism import ranks
-from moesweep.sweep import enumerate_sweep
-from moesweep.tablefile import read_table
+from moesweep.shapes.parallelism import ranks
+from moesweep.store.layout import Results
+from moesweep.store.tablefile import read_table
+from moesweep.study.catalog import load_cluster
+from moesweep.study.sweep import enumerate_sweep
 from moesweep.trace.programs import folded
 from moesweep.trace.schedule import schedules
 

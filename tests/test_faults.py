@@ -13,7 +13,7 @@ import polars as pl
 import pytest
 
 from kills import KILLS, kill, killed
-from moesweep.tablefile import dtypes, write_table
+from moesweep.store.tablefile import dtypes, write_table
 from project import SWEEP, Project, make_project
 from rerun_table import copied, finished_project
 
@@ -82,7 +82,7 @@ def test_a_killed_snakemake_leaves_a_lock_that_the_next_run_removes(new: Project
     new.shim(SLOW_TRACE)
     process = new.start(*new.make_sweep())
     wait_until((new.root / "tracing").exists)
-    os.kill(child(process.pid, "moesweep.snakemake"), signal.SIGKILL)
+    os.kill(child(process.pid, "moesweep.run.interruptible"), signal.SIGKILL)
     os.killpg(process.pid, signal.SIGTERM)
     process.communicate()
     assert "removed the lock of a run that was killed" in completes(new, finished)

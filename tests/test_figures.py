@@ -18,12 +18,12 @@ from matplotlib.figure import Figure
 
 from answers import make_answers
 from moesweep.cli import main
-from moesweep.layout import Results
 from moesweep.report.evidence import Evidence, parts_of_iteration
 from moesweep.report.figures import style
+from moesweep.report.figures.gallery import FIGURES
 from moesweep.report.figures.ink import MEMORY, PARTS
-from moesweep.report.figures.registry import FIGURES
-from moesweep.report.timeline import pass_seconds, tail_seconds
+from moesweep.report.pass_seconds import pass_seconds, tail_seconds
+from moesweep.store.layout import Results
 from naive_pipeline import makespan
 
 ROOT = Path(__file__).resolve().parents[1]

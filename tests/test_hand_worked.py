@@ -27,7 +27,7 @@ from hand_worked import (
     SMALL_MOE,
     Brief,
 )
-from moesweep.sweep import enumerate_sweep
+from moesweep.study.sweep import enumerate_sweep
 from moesweep.trace.programs import programs
 from naive_layout import naive_groups, naive_schedule
 from naive_trace import Row, naive_ops, naive_program

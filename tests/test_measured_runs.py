@@ -8,8 +8,8 @@ import pytest
 from moesweep.calibration.fit import PRIORS, errors, to_fit
 from moesweep.calibration.measured import TARGETS, Measured, read_measured, thinned
 from moesweep.calibration.report import error_rows
-from moesweep.catalog import Cluster, load_cluster
 from moesweep.predict import cluster_names, predicted
+from moesweep.study.catalog import Cluster, load_cluster
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from moesweep.parallelism import GROUP_KINDS, groups, placement, ranks
+from moesweep.shapes.parallelism import GROUP_KINDS, groups, placement, ranks
 
 # 16 ranks in two stages, tensor-parallel in pairs; 2 of a stage's 4 data-parallel ranks share its experts.
 SIXTEEN = {"world_size": 16, "tp": 2, "pp": 2, "dp": 4, "etp": 2, "ep": 2, "edp": 2, "num_experts": 4}

@@ -10,12 +10,13 @@ from pathlib import Path
 import polars as pl
 import pytest
 
+import moesweep.tables.results
 from costing import cluster
-from moesweep.recost import AT_ONCE, recosted
-from moesweep.tablefile import conform
+from moesweep.evaluate.recost import AT_ONCE, recosted
+from moesweep.store.tablefile import conform
 from moesweep.tables.fitting import LEVELS, feasible_ep, recompute_options
-from moesweep.tables.inputs import Inputs, read_inputs
-from moesweep.tables.skew import ALPHAS, skew_sensitivity
+from moesweep.tables.results import Inputs, read_inputs
+from moesweep.tables.skew_sensitivity import ALPHAS, skew_sensitivity
 from skewed import SKEWED
 from small import DENSE, small
 from tabled import CLUSTER, EP, SMALL, make
@@ -27,7 +28,7 @@ GIB = 2**30
 def inputs(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Inputs:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(root)
-        return read_inputs(make(root, tmp_path_factory.mktemp("small"), SMALL), recosted)
+        return read_inputs(make(root, tmp_path_factory.mktemp("small"), SMALL))
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +40,9 @@ def as_made_by(name: str, frame: pl.DataFrame) -> pl.DataFrame:
     return conform(frame.lazy(), name).collect()
 
 
-def with_fake_costs(inputs: Inputs, peaks: dict[str, float], own: str = "none") -> Inputs:
+def with_fake_costs(
+    patch: pytest.MonkeyPatch, inputs: Inputs, peaks: dict[str, float], own: str = "none"
+) -> Inputs:
     """Return inputs of one workload, whose recomputations take 1, 2 and 3 seconds and so many GiB."""
     told = pl.DataFrame(
         {
@@ -57,9 +60,8 @@ def with_fake_costs(inputs: Inputs, peaks: dict[str, float], own: str = "none") 
         "peak_memory_bytes",
         *(pl.lit(rate).alias(name) for name, rate in rates.items()),
     )
-    return replace(
-        inputs, workloads=workloads, costs=costs, recost=lambda frame, _: frame.join(told, on="recompute")
-    )
+    patch.setattr(moesweep.tables.results, "recosted", lambda frame, _: frame.join(told, on="recompute"))
+    return replace(inputs, workloads=workloads, costs=costs)
 
 
 def test_what_the_sweep_has_costs_the_same_again(inputs: Inputs) -> None:
@@ -189,8 +191,9 @@ def test_the_fastest_recomputation_that_fits(inputs: Inputs, own: str) -> None:
         ((90.0, 60.0, 39.99), ("selective", 2.0), (None, None)),
         ((90.0, 85.0, 81.0), (None, None), (None, None)),
     ):
-        fake = with_fake_costs(inputs, dict(zip(LEVELS, peaks, strict=True)), own)
-        row = as_made_by("recompute_options", recompute_options(fake)).row(0, named=True)
+        with pytest.MonkeyPatch.context() as patch:
+            fake = with_fake_costs(patch, inputs, dict(zip(LEVELS, peaks, strict=True)), own)
+            row = as_made_by("recompute_options", recompute_options(fake)).row(0, named=True)
         assert (row["fastest_at_80_gib"], row["ratio_at_80_gib"]) == at_80
         assert (row["fastest_at_40_gib"], row["ratio_at_40_gib"]) == at_40
 
@@ -203,8 +206,3 @@ def test_recomputing_trades_time_for_memory(inputs: Inputs) -> None:
         # The host's launches may outlast the kernels of both.
         assert (found[f"{less}_iteration_seconds"] <= found[f"{more}_iteration_seconds"]).all()
         assert (found[f"{less}_peak_memory_bytes"] > found[f"{more}_peak_memory_bytes"]).all()
-
-
-def test_tables_without_what_costs_them_say_so(inputs: Inputs) -> None:
-    with pytest.raises(ValueError, match="need moesweep"):
-        skew_sensitivity(replace(inputs, recost=None))

@@ -14,13 +14,13 @@ from selenium.webdriver.support.select import Select
 from answers import make_answers
 from browser import chromium, requests
 from moesweep.cli import main
-from moesweep.layout import Results
 from moesweep.report.answer import sentences
 from moesweep.report.evidence import Evidence
-from moesweep.report.figures.registry import FIGURES
+from moesweep.report.figures.gallery import FIGURES
 from moesweep.report.heatmap import SIDE, heat_maps
 from moesweep.report.page import FIGURES as SHOWN
 from moesweep.report.pipeline_map import pipeline_maps
+from moesweep.store.layout import Results
 
 PHONE, DESKTOP = (390, 844), (1280, 900)
 

@@ -11,12 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from moesweep.cost.files import write_costs
-from moesweep.layout import Results
-from moesweep.routing import Routing, parsed, sent_between
-from moesweep.tablefile import read_table, write_table
+from moesweep.store.layout import Results
+from moesweep.store.tablefile import read_table, write_table
+from moesweep.study.routing import Routing, parsed, sent_between
 from moesweep.trace.files import write_traces
-from moesweep.trace.loads import given_routing, loads
-from moesweep.trace.uneven import rank_programs
+from moesweep.trace.skewed_copies import given_routing, loads
+from moesweep.trace.skewed_programs import rank_programs
 from naive_routing import Exchange, popularities, uneven_ops
 from skewed import CHANGES, COPY, COUNTS, HERE, SKEWED, costs_of, measured, trace_by_hand
 from small import DENSE, small
@@ -228,7 +228,7 @@ def test_costs_are_written_and_read(tmp_path: Path) -> None:
     workloads = pl.concat([small(routing=SKEWED, ep=4), small(), small(**DENSE)])
     write_table(workloads, results.workloads, "workloads")
     write_traces(workloads, results)
-    write_costs(results, cluster(), {})
+    write_costs(results, cluster())
     costs = read_table(results.costs, "costs")
     assert costs["workload"].to_list() == workloads["workload"].to_list()
     assert json.loads(json.dumps(costs["fits"].to_list())) == [True] * 3

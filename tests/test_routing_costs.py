@@ -8,10 +8,10 @@ import polars as pl
 import polars.selectors as cs
 import pytest
 
-from moesweep.layout import TRACE_TABLES, Results
-from moesweep.tablefile import read_table
+from moesweep.store.layout import TRACE_TABLES, Results
+from moesweep.store.tablefile import read_table
 from moesweep.trace.files import write_traces
-from moesweep.trace.loads import given_routing
+from moesweep.trace.skewed_copies import given_routing
 from moesweep.traffic.files import read_matrix
 from skewed import CHANGES, COPY, COUNTS, HERE, SKEWED, costs_of, measured, seconds, trace_by_hand
 from small import DENSE, VARIED, small

@@ -9,10 +9,10 @@ import polars as pl
 import pytest
 
 from moesweep.cli import main
-from moesweep.layout import Results
-from moesweep.problems import BadInput, Problem
-from moesweep.sweep import enumerate_sweep, load_sweep
-from moesweep.tablefile import read_table
+from moesweep.edge.problems import BadInput, Problem
+from moesweep.store.layout import Results
+from moesweep.store.tablefile import read_table
+from moesweep.study.sweep import enumerate_sweep, load_sweep
 from moesweep.trace.files import write_traces
 from project import MODEL, SWEEP
 from skewed import table_file

@@ -8,10 +8,10 @@ import pytest
 
 from answers import make_answers
 from moesweep.cli import main
-from moesweep.layout import Results
-from moesweep.tablefile import read_table, write_table
+from moesweep.store.layout import Results
+from moesweep.store.tablefile import read_table, write_table
+from moesweep.study.validation import findings
 from moesweep.trace.files import write_traces
-from moesweep.validation import findings
 from skewed import SKEWED
 from small import small
 

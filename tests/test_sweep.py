@@ -9,11 +9,11 @@ from typing import Any
 import polars as pl
 import pytest
 
-from moesweep.entries import MAX_WORKLOADS
-from moesweep.problems import BadInput
-from moesweep.schema import check, load_schema
-from moesweep.sweep import enumerate_sweep, load_sweep
-from moesweep.workload import SCHEMA
+from moesweep.edge.problems import BadInput
+from moesweep.edge.schema import check, load_schema
+from moesweep.study.entries import MAX_WORKLOADS
+from moesweep.study.sweep import enumerate_sweep, load_sweep
+from moesweep.study.workload import SCHEMA
 
 STUDY = "config/sweeps/moe-a100-123.yaml"
 DENSE = "config/sweeps/dense-a100-184.yaml"
@@ -208,7 +208,7 @@ def test_enumeration_needs_no_units_library(root: Path) -> None:
 import sys, time
 from pathlib import Path
 import polars
-from moesweep.sweep import enumerate_sweep
+from moesweep.study.sweep import enumerate_sweep
 start = time.process_time()
 enumerate_sweep(Path({str(root)!r}), {STUDY!r})
 assert "pint" not in sys.modules

@@ -6,15 +6,15 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from moesweep.catalog import load_cluster
 from moesweep.cli import main
-from moesweep.layout import Results
-from moesweep.sweep import enumerate_sweep
-from moesweep.tablefile import read_table
+from moesweep.store.layout import Results
+from moesweep.store.tablefile import read_table
+from moesweep.study.catalog import load_cluster
+from moesweep.study.rules import RULES
+from moesweep.study.sweep import enumerate_sweep
 from moesweep.tables.catalogue import REFUSED, distribution_examples, ep_breakdown
 from moesweep.tables.exposed import COMM_KINDS, exposed_communication
-from moesweep.tables.inputs import Inputs, per_iteration
-from moesweep.validation.rules import RULES
+from moesweep.tables.results import Inputs, per_iteration
 from tabled import CLUSTER, EP, SMALL, make, row, table
 
 

@@ -9,11 +9,11 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from moesweep.layout import Results
-from moesweep.problems import BadInput
-from moesweep.recost import write_answers
-from moesweep.tablefile import TABLES as DECLARED
-from moesweep.tablefile import dictionary, dtypes, write_table
+from moesweep.edge.problems import BadInput
+from moesweep.store.layout import Results
+from moesweep.store.tablefile import TABLES as DECLARED
+from moesweep.store.tablefile import dictionary, dtypes, write_table
+from moesweep.tables.files import write_tables
 from moesweep.tables.markdown import MOST_ROWS, markdown
 from moesweep.tables.numbers import quantity
 from moesweep.tables.registry import TABLES
@@ -91,8 +91,8 @@ def test_the_dictionary_describes_every_declared_table(small: Results) -> None:
 def test_two_runs_write_the_same_bytes(small: Results, root: Path) -> None:
     written = [small.summary, small.dictionary, *sorted((small.root / "tables").iterdir())]
     before = {path: path.read_bytes() for path in written}
-    code = f"from pathlib import Path\nfrom moesweep.layout import Results\n\
-from moesweep.recost import write_answers\nwrite_answers(Results(Path({str(small.root)!r})))"
+    code = f"from pathlib import Path\nfrom moesweep.store.layout import Results\n\
+from moesweep.tables.files import write_tables\nwrite_tables(Results(Path({str(small.root)!r})))"
     other = os.environ | {"POLARS_MAX_THREADS": "1", "PYTHONHASHSEED": "7"}
     subprocess.run([sys.executable, "-c", code], cwd=root, env=other, check=True)
     assert [path.name for path in written if path.read_bytes() != before[path]] == []
@@ -102,7 +102,7 @@ def test_a_missing_input_is_named(in_root: None, small: Results, tmp_path: Path)
     bare = Results(tmp_path)
     write_table(table(small, "workloads"), bare.workloads, "workloads")
     with pytest.raises(BadInput, match=r"costs\.parquet"):
-        write_answers(bare)
+        write_tables(bare)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["workloads.parquet"]
 
 

@@ -6,8 +6,8 @@ from typing import Any
 import polars as pl
 import pytest
 
-from moesweep.layout import TRACE_TABLES, Results
-from moesweep.tablefile import dictionary, dtypes, read_table
+from moesweep.store.layout import TRACE_TABLES, Results
+from moesweep.store.tablefile import dictionary, dtypes, read_table
 from moesweep.trace.files import write_traces
 from moesweep.trace.schedule import schedules
 from naive_layout import naive_groups, naive_schedule

@@ -10,9 +10,9 @@ import polars as pl
 import pytest
 
 from moesweep.cli import main
-from moesweep.layout import Results
-from moesweep.parallelism import groups, ranks
-from moesweep.tablefile import read_table, write_table
+from moesweep.shapes.parallelism import groups, ranks
+from moesweep.store.layout import Results
+from moesweep.store.tablefile import read_table, write_table
 from moesweep.trace.files import write_traces
 from moesweep.trace.programs import programs
 from moesweep.traffic.links import links

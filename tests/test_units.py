@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from moesweep.units import QuantityError, parse_quantity
+from moesweep.edge.quantities import QuantityError, parse_quantity
 
 
 @pytest.mark.parametrize(

@@ -10,14 +10,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from moesweep.catalog import load_cluster
-from moesweep.problems import BadInput, Problem
-from moesweep.recost import recosted
-from moesweep.sweep import Sweep, load_sweep
-from moesweep.validation import COLUMNS, findings, validate
-from moesweep.validation.rules import RULES
-from moesweep.validation.states import least_state_bytes
-from moesweep.workload import GIVEN, resolve
+from moesweep.edge.problems import BadInput, Problem
+from moesweep.evaluate.recost import recosted
+from moesweep.shapes.states import least_state_bytes
+from moesweep.study.catalog import load_cluster
+from moesweep.study.rules import RULES
+from moesweep.study.sweep import Sweep, load_sweep
+from moesweep.study.validation import COLUMNS, findings, validate
+from moesweep.study.workload import GIVEN, resolve
 
 # 64 GPUs: dp = 64/(4*2) = 8, and 8 experts over ep 4. Nothing is wrong with it.
 SOUND: dict[str, Any] = {

@@ -12,7 +12,7 @@ import polars as pl
 
 from archives import rewritten, signed
 from malformed import PAYLOADS, Input
-from moesweep.tablefile import dictionary, dtypes, metadata
+from moesweep.store.tablefile import dictionary, dtypes, metadata
 
 SWEEP, CONFIG, CLUSTER = "config/sweeps/small.yaml", "config/config.yaml", "config/clusters/mine.yaml"
 GIGABYTE = 1 << 30

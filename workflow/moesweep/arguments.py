@@ -5,15 +5,15 @@ from collections.abc import Sequence
 from importlib.metadata import version
 from typing import NoReturn
 
-from moesweep import clean, runner
-from moesweep import commands as stages
 from moesweep.archive import command as archive
 from moesweep.calibration import command as calibration
 from moesweep.diff import command as diff
+from moesweep.edge.problems import one_line
 from moesweep.explain import command as explain
 from moesweep.export import command as export
-from moesweep.problems import one_line
 from moesweep.report import command as report
+from moesweep.run import clean, runner
+from moesweep.run import commands as stages
 from moesweep.traffic import command as traffic
 
 

@@ -46,7 +46,7 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
 
 def _run(argv: Sequence[str] | None, heeded: bool) -> int:
     from moesweep.arguments import parsed
-    from moesweep.problems import BadInput
+    from moesweep.edge.problems import BadInput
 
     _show_any_letter()
     arguments = parsed(argv)

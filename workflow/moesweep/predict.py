@@ -5,13 +5,13 @@ from pathlib import Path
 
 import polars as pl
 
-from moesweep.catalog import Cluster, in_project, load_cluster
 from moesweep.cost.model import cost
 from moesweep.cost.uncertainty import banded, farther_ends, sensitivity
-from moesweep.outputs import folders_only_if_written, output_file
-from moesweep.problems import BadInput, Problem, collect
-from moesweep.runs import Runs, read_runs
-from moesweep.tablefile import dtypes, whole
+from moesweep.edge.outputs import folders_only_if_written, output_file
+from moesweep.edge.problems import BadInput, Problem, collect
+from moesweep.store.tablefile import dtypes, whole
+from moesweep.study.catalog import Cluster, in_project, load_cluster
+from moesweep.study.runs import Runs, read_runs
 from moesweep.trace.programs import folded
 
 

@@ -17,13 +17,12 @@ from moesweep.archive.content import checksum
 from moesweep.archive.croissant import croissant
 from moesweep.archive.manifest import NAME, Entry, Manifest, entries, read_manifest
 from moesweep.archive.origin import PROJECT
-from moesweep.catalog import load_config
-from moesweep.paths import inside
-from moesweep.problems import BadInput, Problem, collect
-from moesweep.tablefile import dictionary
-from moesweep.yaml_reader import read_yaml
+from moesweep.edge.paths import inside
+from moesweep.edge.problems import BadInput, Problem, collect
+from moesweep.edge.yaml_reader import read_yaml
+from moesweep.store.tablefile import dictionary
+from moesweep.study.configured import DEFAULT_FILE, Configuration
 
-CONFIG = "config/config.yaml"
 CITATION, LICENSE = "CITATION.cff", "LICENSE"
 
 
@@ -74,10 +73,10 @@ def _refuse_unrecorded(results: Path) -> None:
 def _renewed() -> str:
     """Return how to have a manifest of the results as they are: a configuration need not make one."""
     problems: list[Problem] = []
-    config = collect(problems, load_config, Path.cwd(), CONFIG)
+    config = collect(problems, Configuration().load)
     if config is None or "manifest" in config["outputs"]:
         return "run make sweep"
-    return f"name manifest under outputs in {CONFIG} and run make sweep"
+    return f"name manifest under outputs in {DEFAULT_FILE} and run make sweep"
 
 
 def _refuse_other_tables(results: Path, made: Manifest) -> None:

@@ -4,7 +4,7 @@ from typing import Any
 
 from moesweep.archive.croissant import cite_as, name
 from moesweep.archive.manifest import NAME, Manifest
-from moesweep.archive.tables import Table, parquet_tables
+from moesweep.archive.parquet_tables import Table, parquet_tables
 
 _QUERIES = """\
 DuckDB, what expert parallelism costs each MoE workload, beside its dense twin:

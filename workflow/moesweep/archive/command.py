@@ -4,6 +4,8 @@ import argparse
 import sys
 from pathlib import Path
 
+from moesweep.study.configured import add_options, asked
+
 
 def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Add `archive` and `verify`."""
@@ -12,9 +14,7 @@ def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
     command.add_argument(
         "--out", type=Path, required=True, metavar="DIR", help="folder to write, new or empty"
     )
-    command.add_argument(
-        "--results", type=Path, default=Path("results"), help="folder of the results (%(default)s)"
-    )
+    add_options(command)
     command.set_defaults(run=archive)
     help_ = "find every changed, missing, extra or renamed file of an archive or a results folder"
     command = commands.add_parser("verify", help=help_, description=help_)
@@ -25,12 +25,13 @@ def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
 def archive(arguments: argparse.Namespace) -> int:
     """Write the archive."""
     from moesweep.archive.build import archive
-    from moesweep.outputs import among_results
-    from moesweep.problems import BadInput
+    from moesweep.edge.outputs import among_results
+    from moesweep.edge.problems import BadInput
 
-    if problems := among_results(arguments.out, arguments.results):
+    results = asked(arguments).results().root
+    if problems := among_results(arguments.out, results):
         raise BadInput(problems)
-    manifest = archive(arguments.results, arguments.out)
+    manifest = archive(results, arguments.out)
     size = sum(entry.bytes for entry in manifest.files)
     print(f"{arguments.out}: {len(manifest.files)} files, {size} bytes")
     return 0

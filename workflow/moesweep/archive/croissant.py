@@ -3,7 +3,7 @@
 from typing import Any
 
 from moesweep.archive.manifest import Entry, Manifest
-from moesweep.archive.tables import Table, parquet_tables
+from moesweep.archive.parquet_tables import Table, parquet_tables
 
 FORMAT_VERSION = "http://mlcommons.org/croissant/1.0"
 

@@ -14,8 +14,10 @@ from typing import Any
 
 from moesweep import __version__
 from moesweep.archive.content import checksum, open_file
-from moesweep.problems import BadInput, Problem, shown
-from moesweep.schema import check
+from moesweep.edge.problems import BadInput, Problem, shown
+from moesweep.edge.schema import check
+from moesweep.store.layout import Results
+from moesweep.store.tablefile import whole
 
 NAME = "manifest.json"
 VERSION = 1
@@ -146,3 +148,10 @@ def _refuse_newer(data: Any, file: str) -> None:
         message = f"is of manifest version {version}; moesweep {__version__} reads versions up to {VERSION}"
         advice = f"use moesweep {shown(data.get('moesweep_version'))} or later"
         raise BadInput([Problem(file, "manifest_version", "version", str(version), message, advice)])
+
+
+def write_manifest(results: Results, paths: Iterable[str], origin: dict[str, Any]) -> None:
+    """Write the manifest of the files `paths` (from the results folder) of a finished sweep."""
+    manifest = Manifest(origin, entries(results.root, paths))
+    with whole(results.manifest) as partial:
+        partial.write_bytes(manifest.encoded())

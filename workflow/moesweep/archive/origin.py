@@ -14,8 +14,8 @@ from typing import Any
 
 from moesweep import __version__
 from moesweep.archive.content import checksum
-from moesweep.catalog import Cluster, load_model
-from moesweep.paths import inside
+from moesweep.edge.paths import inside
+from moesweep.study.catalog import Cluster, load_model
 
 PACKAGES = ("polars", "pyarrow", "snakemake")
 """The packages whose version can change a byte of the results."""

@@ -7,8 +7,8 @@ from pathlib import Path
 from moesweep import __version__
 from moesweep.archive.content import checksum, walk
 from moesweep.archive.manifest import NAME, Entry, Manifest, read_manifest
-from moesweep.problems import BadInput, Problem, shown
-from moesweep.tablefile import TABLES, dictionary
+from moesweep.edge.problems import BadInput, Problem, shown
+from moesweep.store.tablefile import TABLES, dictionary
 
 _KINDS = {
     "folder": "an empty folder that the manifest does not list",

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import polars as pl
 
-    from moesweep.catalog import Cluster
+    from moesweep.study.catalog import Cluster
 
 
 def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -25,8 +25,8 @@ def calibrate(arguments: argparse.Namespace) -> int:
     from moesweep.calibration.fit import errors, fit, left_out, save, to_fit
     from moesweep.calibration.measured import read_measured, thinned
     from moesweep.calibration.report import SCHEMES, accuracy, constants_table, draw, write_validation
-    from moesweep.catalog import load_cluster
     from moesweep.predict import cluster_names
+    from moesweep.study.catalog import load_cluster
 
     root = Path.cwd()
     clusters = [load_cluster(root, name) for name in cluster_names(root)]

@@ -9,7 +9,7 @@ import polars as pl
 from scipy.optimize import least_squares
 
 from moesweep.calibration.measured import Measured
-from moesweep.catalog import Cluster
+from moesweep.study.catalog import Cluster
 
 ROBUST = 0.03
 """Log error beyond which a run counts ever less: some measurements have no smooth cause."""

@@ -6,8 +6,8 @@ from pathlib import Path
 import polars as pl
 
 from moesweep.cost.model import cost
-from moesweep.problems import BadInput
-from moesweep.runs import read_runs
+from moesweep.edge.problems import BadInput
+from moesweep.study.runs import read_runs
 from moesweep.trace.programs import folded
 
 TARGETS = {

@@ -7,10 +7,10 @@ communicators that cross at the same time. Ranks fill nodes in order.
 
 import polars as pl
 
-from moesweep.cost.load import busiest_share, known
+from moesweep.cost.skew import busiest_share, known
 from moesweep.cost.timing import Timing, constant
-from moesweep.expressions import by_word
-from moesweep.parallelism import GROUP_KINDS, placement
+from moesweep.shapes.expressions import by_word
+from moesweep.shapes.parallelism import GROUP_KINDS, placement
 
 MEASURED_SIZES = (2, 4, 8)
 DATA_PARALLEL = ("dp", "edp", "embedding")

@@ -4,26 +4,27 @@ from collections.abc import Mapping
 
 import polars as pl
 
-from moesweep.catalog import Cluster
-from moesweep.checksums import digest
 from moesweep.cost.fold import fold, unfold
-from moesweep.cost.given import fullest_ranks
 from moesweep.cost.model import cost, with_constants
+from moesweep.cost.skewed_ranks import fullest_ranks
 from moesweep.cost.uncertainty import banded, changes, farther_ends, sensitivity
-from moesweep.layout import Results
-from moesweep.routing import given
-from moesweep.tablefile import read_table, write_table
+from moesweep.store.checksums import digest
+from moesweep.store.layout import Results
+from moesweep.store.provenance import facts
+from moesweep.store.tablefile import read_table, write_table
+from moesweep.study.catalog import Cluster
+from moesweep.study.routing import given
 
 BATCH_WORKLOADS = 128
 """Workloads costed at a time: enough for columns to pay, few enough for memory not to grow with the sweep."""
 
 
-def write_costs(results: Results, cluster: Cluster, facts: Mapping[str, str]) -> None:
+def write_costs(results: Results, cluster: Cluster) -> None:
     """Cost every workload of the catalogue on one cluster.
 
     Every file's metadata name the cluster, and those of a costed program its workload; those of
-    results/costs.parquet also hold `facts` and the digest of the costed programs, so that it changes when
-    any of them does. It is written last.
+    results/costs.parquet also say what it was made from, and hold the digest of the costed programs, so that
+    it changes when any of them does. It is written last.
     """
     named = {"cluster": cluster.name}
     workloads = with_constants(read_table(results.workloads, "workloads"), cluster.values)
@@ -32,7 +33,12 @@ def write_costs(results: Results, cluster: Cluster, facts: Mapping[str, str]) ->
     costs, moved = (pl.concat(frames) for frames in zip(*batches, strict=True))
     write_table(changes(costs, moved), results.sensitivity, "sensitivity", named)
     ops = digest(results.cost_ops(id_) for id_ in workloads["workload"])
-    write_table(banded(costs, moved), results.costs, "costs", named | dict(facts) | {"ops_sha256": ops})
+    write_table(
+        banded(costs, moved),
+        results.costs,
+        "costs",
+        facts(cluster.name, cluster.constants) | {"ops_sha256": ops},
+    )
 
 
 def _write_ops(

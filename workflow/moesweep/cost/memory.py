@@ -150,7 +150,7 @@ def stage_memory(
 ) -> pl.DataFrame:
     """Return one row per stage: its contents, its workload's columns, and the bytes of its rank.
 
-    `fullest` are the expert rows of the stages' fullest ranks (moesweep.cost.given), where they differ.
+    `fullest` are the expert rows of the stages' fullest ranks (`fullest_ranks`), where they differ.
     """
     stages = (
         folded.group_by(KEY[:2], maintain_order=True)

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 
 import polars as pl
 
-from moesweep.cost.given import at_mean_load
 from moesweep.cost.iteration import iterations, stage_seconds
 from moesweep.cost.memory import stage_memory, worst_rank
 from moesweep.cost.ops import timed
+from moesweep.cost.skewed_ranks import at_mean_load
 from moesweep.cost.stages import passes
 
 COST_COLUMNS = ("workload", "seconds", "bound")

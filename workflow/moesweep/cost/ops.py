@@ -3,9 +3,9 @@
 import polars as pl
 
 from moesweep.cost import collectives, compute
-from moesweep.cost.load import busiest_share
+from moesweep.cost.skew import busiest_share
 from moesweep.cost.timing import Timing
-from moesweep.expressions import by_word
+from moesweep.shapes.expressions import by_word
 
 TIMINGS: dict[str, Timing] = {
     "gemm": compute.gemm(),

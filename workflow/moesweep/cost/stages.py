@@ -11,7 +11,7 @@ from operator import add
 import polars as pl
 
 from moesweep.cost.timing import constant
-from moesweep.expressions import total
+from moesweep.shapes.expressions import total
 
 COMM_KINDS = ("tp", "etp", "ep", "dp", "edp", "pp", "other")
 OTHER = ("tp_ep", "embedding", "world")

@@ -9,10 +9,10 @@ from collections.abc import Mapping
 
 import polars as pl
 
-from moesweep.catalog import Constant
 from moesweep.cost.iteration import iterations, stage_seconds
 from moesweep.cost.ops import timed
 from moesweep.cost.stages import passes
+from moesweep.study.catalog import Constant
 
 UNCERTAIN = (
     "gemm_gain",

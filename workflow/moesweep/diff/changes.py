@@ -6,9 +6,9 @@ from typing import Any
 
 import polars as pl
 
-from moesweep.catalog import unit_of
 from moesweep.diff.folder import Folder
-from moesweep.schema import load_schema
+from moesweep.edge.schema import load_schema
+from moesweep.study.catalog import unit_of
 
 NOT_INPUTS = ("workload", "twin", "listed")
 """Columns of a workload that its costs do not depend on."""

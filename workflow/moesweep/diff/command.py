@@ -5,7 +5,7 @@ import json
 import math
 from pathlib import Path
 
-from moesweep.problems import BadInput, Problem
+from moesweep.edge.problems import BadInput, Problem
 
 _HELP = "say which workloads moved between two result folders, through which terms, by which inputs"
 _EXIT = "exit code 0: the costs are equal; 1: they differ; 2: the folders cannot be compared"
@@ -34,8 +34,8 @@ def diff(arguments: argparse.Namespace) -> int:
     """Print the comparison; return 1 if the costs differ."""
     from moesweep.diff.comparison import Comparison
     from moesweep.diff.folder import read_folders
+    from moesweep.diff.listing import lines
     from moesweep.diff.output import as_csv, as_json
-    from moesweep.diff.text import lines
 
     _check(arguments)
     found = Comparison(*read_folders(arguments.a, arguments.b), arguments.tolerance)

@@ -8,7 +8,7 @@ import polars as pl
 from moesweep.diff.changes import InputChange, changed_inputs, moved, only_in
 from moesweep.diff.effects import effects
 from moesweep.diff.folder import Folder
-from moesweep.diff.inputs import code_checksums
+from moesweep.store.provenance import code_checksums
 
 
 @dataclass(frozen=True)

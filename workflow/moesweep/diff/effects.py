@@ -8,8 +8,8 @@ import polars as pl
 from moesweep.diff.changes import InputChange
 from moesweep.diff.folder import Folder
 from moesweep.diff.models import MEASURES, Model, chosen, has_traces, resolved, traced
-from moesweep.routing import given
-from moesweep.schema import definition
+from moesweep.edge.schema import definition
+from moesweep.study.routing import given
 
 NEEDED = set(definition("cluster", "constants")["required"])
 MODEL, PARAMETERS, BOTH, REST = "model", "parameters", "model and parameters", "interaction"

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import polars as pl
 
-from moesweep.diff.inputs import Inputs, inputs
-from moesweep.layout import Results
-from moesweep.problems import BadInput, Problem, collect
-from moesweep.tablefile import read_table
+from moesweep.edge.problems import BadInput, Problem, collect
+from moesweep.store.layout import Results
+from moesweep.store.provenance import Inputs, inputs
+from moesweep.store.tablefile import read_table
 
 
 @dataclass(frozen=True)

@@ -6,12 +6,12 @@ from functools import partial
 import polars as pl
 
 from moesweep.cost.fold import fold
-from moesweep.cost.given import fullest_ranks
 from moesweep.cost.model import cost, with_constants
+from moesweep.cost.skewed_ranks import fullest_ranks
 from moesweep.diff.folder import Folder
-from moesweep.layout import Results
-from moesweep.routing import given
-from moesweep.tablefile import read_table
+from moesweep.store.layout import Results
+from moesweep.store.tablefile import read_table
+from moesweep.study.routing import given
 from moesweep.trace.programs import folded
 
 MEASURES = ("iteration_seconds", "peak_memory_bytes", "usd_per_billion_tokens")

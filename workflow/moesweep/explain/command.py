@@ -5,11 +5,12 @@ import json
 import math
 import shutil
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from moesweep.layout import Results
-from moesweep.problems import BadInput, Problem, did_you_mean
+from moesweep.edge.problems import BadInput, Problem
+from moesweep.store.layout import Results
+from moesweep.study.configured import Configuration, add_options, asked, configured
+from moesweep.study.naming import the_one
 
 if TYPE_CHECKING:
     import polars as pl
@@ -33,34 +34,27 @@ def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
         "--top", type=int, default=4, metavar="N", help="parts shown of a long sum (%(default)s)"
     )
     command.add_argument("--format", choices=("text", "json"), default="text", help="(%(default)s)")
-    command.add_argument(
-        "--config", default="config/config.yaml", help="configuration of the workflow (%(default)s)"
-    )
-    command.add_argument(
-        "--results", type=Path, default=Path("results"), help="folder of the results (%(default)s)"
-    )
+    add_options(command)
     command.set_defaults(run=explain)
 
 
 def explain(arguments: argparse.Namespace) -> int:
     """Print the explanation of one metric of one workload."""
-    from moesweep.catalog import configured_cluster, load_config
+    from moesweep.evaluate.programs import programs_of
     from moesweep.explain.ledger import Ledger
     from moesweep.explain.metrics import metric
     from moesweep.explain.origins import origins
-    from moesweep.explain.programs import programs_of
-    from moesweep.explain.text import TextTree, as_json
+    from moesweep.explain.text_tree import TextTree, as_json
 
     _check(arguments)
-    root, results = Path.cwd(), Results(arguments.results)
-    cluster = configured_cluster(root, arguments.config)
-    config = load_config(root, arguments.config)
-    workload = _workload(results, arguments)
-    from_sweep = origins(root, config["sweep"], workload.row(0, named=True))
+    configuration = asked(arguments)
+    root, results, cluster = configuration.root, configuration.results(), configuration.cluster()
+    workload = _workload(configuration, results, arguments.workload)
+    from_sweep = origins(root, configuration.load()["sweep"], workload.row(0, named=True))
     ledger = Ledger(workload, cluster, from_sweep, programs_of(workload, root))
     node = metric(ledger, arguments.metric)
     # Before anything is printed: costs that cannot be read are refused.
-    made = _made(results, arguments.workload, node)
+    made = _made(results, workload["workload"].item(), node)
     if arguments.format == "json":
         print(json.dumps(as_json(node, arguments.depth), indent=1, ensure_ascii=False))
     else:
@@ -81,34 +75,20 @@ def _check(arguments: argparse.Namespace) -> None:
         raise BadInput(problems)
 
 
-def _workload(results: Results, arguments: argparse.Namespace) -> "pl.DataFrame":
+def _workload(configuration: Configuration, results: Results, word: str) -> "pl.DataFrame":
     """Return the workload's row, from the catalogue if there is one, else from the sweep."""
-    import polars as pl
-
-    from moesweep.plan import load_plan
-    from moesweep.tablefile import read_table
+    from moesweep.store.tablefile import read_table
 
     made = results.workloads.exists()
-    workloads = read_table(results.workloads, "workloads") if made else load_plan(arguments.config).workloads
-    row = workloads.filter(pl.col("workload") == arguments.workload)
-    if row.is_empty():
-        id_, known = arguments.workload, workloads["workload"].to_list()
-        message = f"there is no workload {id_} in the sweep"
-        raise BadInput([Problem("", "WORKLOAD", "known", id_, message, _nearest(id_, known))])
-    return row
-
-
-def _nearest(id_: str, known: list[str]) -> str:
-    """Return the nearest ids; a sweep has too many to list them all."""
-    advice = did_you_mean(id_, known)
-    return advice if advice.startswith("did") else f"{len(known)} workloads: see results/workloads.parquet"
+    known = read_table(results.workloads, "workloads") if made else configured(configuration).workloads
+    return the_one(known, word, "WORKLOAD")
 
 
 def _made(results: Results, workload: str, node: "Node") -> float | None:
     """Return what the results hold of a cost column, None if nothing; raise BadInput if they are broken."""
     import polars as pl
 
-    from moesweep.tablefile import dtypes, read_table
+    from moesweep.store.tablefile import dtypes, read_table
 
     if not results.costs.exists() or node.name not in dtypes("costs") or node.where:
         return None

@@ -11,19 +11,19 @@ from pathlib import Path
 
 import polars as pl
 
-from moesweep.catalog import Cluster, Constant
 from moesweep.cost import collectives, iteration, memory, model, ops, stages, uncertainty
 from moesweep.cost.fold import KEY
-from moesweep.cost.given import at_mean_load, computed_rows, flops_of
 from moesweep.cost.model import OF_THE_WORKLOAD, cost, needed_by_the_model, with_constants
+from moesweep.cost.skewed_ranks import at_mean_load, computed_rows, flops_of
+from moesweep.evaluate.programs import LOADS, Programs, programs_of
+from moesweep.explain.columns import Definition, Table, over
 from moesweep.explain.node import Node, Origin
-from moesweep.explain.programs import LOADS, Programs, programs_of
-from moesweep.explain.tables import Definition, Table, over
+from moesweep.shapes.sizes import BALANCED, GIVEN
+from moesweep.study.catalog import Cluster, Constant
+from moesweep.study.workload import derivations
 from moesweep.trace.programs import quantities, sections
 from moesweep.trace.programs import stages as stage_contents
-from moesweep.trace.shapes import BALANCED, GIVEN
 from moesweep.trace.vocabulary import Op
-from moesweep.workload import derivations
 
 LAYOUT = Origin(
     "docs/trace.md", "which of num_layers a stage holds: layers over pp · virtual_pipeline stages"

@@ -5,12 +5,12 @@ from collections.abc import Iterable
 import polars as pl
 
 from moesweep.cost import uncertainty
+from moesweep.edge.problems import BadInput, Problem, did_you_mean
+from moesweep.explain.columns import Table
 from moesweep.explain.ledger import QUANTITIES, Ledger
 from moesweep.explain.node import Node
-from moesweep.explain.tables import Table
-from moesweep.problems import BadInput, Problem, did_you_mean
-from moesweep.tablefile import dtypes
-from moesweep.workload import SCHEMA
+from moesweep.store.tablefile import dtypes
+from moesweep.study.workload import SCHEMA
 
 OP_METRICS = ("seconds", *QUANTITIES)
 PHASES = ("forward", "backward", "optimizer")

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 from moesweep.explain.formula import Formula, Value, references
-from moesweep.explain.units import unit_of
+from moesweep.explain.number_units import unit_of
 
 
 @dataclass(frozen=True)

@@ -6,12 +6,12 @@ from typing import Any
 
 import polars as pl
 
-from moesweep.catalog import load_model
+from moesweep.edge.problems import BadInput
+from moesweep.edge.schema import load_schema
+from moesweep.edge.yaml_reader import read_yaml
 from moesweep.explain.node import Origin
-from moesweep.problems import BadInput
-from moesweep.schema import load_schema
-from moesweep.sweep import load_sweep
-from moesweep.yaml_reader import read_yaml
+from moesweep.study.catalog import load_model
+from moesweep.study.sweep import load_sweep
 
 EXPERT_COLUMNS = (
     *("ep", "etp", "num_experts", "moe_router_topk", "moe_ffn_hidden_size", "num_shared_experts"),

@@ -18,11 +18,11 @@ from moesweep.export.chakra_nodes import ATTRIBUTE, COLUMNS, Builder, Shape, Tem
 from moesweep.export.chakra_schema import FIELD_NUMBERS, ROUTING
 from moesweep.export.folder import whole_folder
 from moesweep.export.request import Request, chosen_ranks
+from moesweep.export.skewed_costs import alike
 from moesweep.export.source import Traced
 from moesweep.export.timeline import nanoseconds, step_programs, steps
-from moesweep.export.uneven import alike
 from moesweep.export.wire import ID_BASE, ID_LIMIT, TAGS, Bytes, bytes_field, varint
-from moesweep.parallelism import GROUP_KINDS, groups, ranks
+from moesweep.shapes.parallelism import GROUP_KINDS, groups, ranks
 
 GROUPS_FILE = "comm_groups.json"
 SCHEMA_VERSION = b"0.0.4"

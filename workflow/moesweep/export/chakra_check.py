@@ -17,9 +17,9 @@ from dataclasses import dataclass, field
 from itertools import zip_longest
 from pathlib import Path
 
+from moesweep.edge.problems import Problem, shown
 from moesweep.export.chakra_read import BrokenTrace, Node, metadata, nodes
 from moesweep.export.chakra_schema import COLLECTIVE, COMM_TYPES, COMPUTE, RECV, ROUTING, SEND
-from moesweep.problems import Problem, shown
 
 SHOWN_PROBLEMS = 20
 _RANK = re.compile(r"\.(\d+)\.et$")

@@ -25,7 +25,7 @@ from moesweep.export.wire import (
     number_field,
     varint,
 )
-from moesweep.parallelism import GROUP_KINDS
+from moesweep.shapes.parallelism import GROUP_KINDS
 
 NODE, ATTRIBUTE = FIELD_NUMBERS["Node"], FIELD_NUMBERS["AttributeProto"]
 

@@ -6,6 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from moesweep.study.configured import add_options
+
 if TYPE_CHECKING:
     import polars as pl
 
@@ -41,8 +43,7 @@ def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
     add("--microbatches", type=int, metavar="N", help="write the first N micro-batches of an iteration")
     add("--overwrite", action="store_true", help="replace files in a folder that is not empty")
     add("--check", action="store_true", help="write nothing: validate the Chakra traces in DIR")
-    add("--config", default="config/config.yaml", help="configuration of the workflow (%(default)s)")
-    add("--results", type=Path, default=Path("results"), help="folder of the results (%(default)s)")
+    add_options(command)
     command.set_defaults(run=export)
 
 
@@ -91,7 +92,7 @@ def export(arguments: argparse.Namespace) -> int:
 def _request(arguments: argparse.Namespace, **own: Any) -> "Request":
     """Return the request that the options of both commands describe, and `own` of one of them."""
     from moesweep.export.request import Request
-    from moesweep.layout import Results
+    from moesweep.study.configured import asked
 
     return Request(
         out=arguments.out,
@@ -99,17 +100,15 @@ def _request(arguments: argparse.Namespace, **own: Any) -> "Request":
         ranks=arguments.ranks,
         microbatches=arguments.microbatches,
         overwrite=arguments.overwrite,
-        config=arguments.config,
-        results=Results(arguments.results),
-        root=Path.cwd(),
+        configuration=asked(arguments),
         **own,
     )
 
 
 def _check(folder: Path) -> int:
     """Print what the Chakra sets in a folder hold; raise BadInput with their faults."""
+    from moesweep.edge.problems import BadInput, Problem
     from moesweep.export.chakra_check import SHOWN_PROBLEMS, check_folder, folders
-    from moesweep.problems import BadInput, Problem
 
     sets = [check_folder(each) for each in folders(folder)]
     if not sets:
@@ -138,15 +137,14 @@ def _write_aicb(workloads: "pl.DataFrame", request: "Request") -> None:
 
 
 def _write_traced(workloads: "pl.DataFrame", request: "Request") -> None:
-    from moesweep.catalog import configured_cluster
     from moesweep.export.folder import failures_named
     from moesweep.export.source import traced
 
     write = _writer(request.format)
-    cluster = configured_cluster(request.root, request.config)
+    cluster = request.configuration.cluster()
     progress = Progress(workloads.height)
     with failures_named(request.out):
-        for each in traced(workloads, request.results, cluster, request.root):
+        for each in traced(workloads, request.results, cluster, request.configuration.root):
             write(each, request)
             progress.step()
 

@@ -13,11 +13,11 @@ from typing import Any
 import polars as pl
 
 from moesweep.export.request import Request, chosen_ranks
+from moesweep.export.skewed_costs import alike
 from moesweep.export.source import Traced
-from moesweep.export.uneven import alike
 from moesweep.export.unroll import by_stage
-from moesweep.parallelism import GROUP_KINDS, ranks
-from moesweep.tablefile import whole
+from moesweep.shapes.parallelism import GROUP_KINDS, ranks
+from moesweep.store.tablefile import whole
 
 EVENTS_AT_ONCE = 1 << 16
 LANES = ("compute", *(kind for kind in GROUP_KINDS if kind != "pp"), "pp send", "pp recv")

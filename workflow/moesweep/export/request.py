@@ -8,13 +8,11 @@ from typing import Any
 
 import polars as pl
 
-from moesweep.catalog import configured_cluster, load_config
-from moesweep.layout import Results
-from moesweep.outputs import among_results
-from moesweep.problems import BadInput, Problem, did_you_mean, shown
-from moesweep.sweep import named_at
-from moesweep.tablefile import read_table
-from moesweep.validation import checked
+from moesweep.edge.outputs import among_results
+from moesweep.edge.problems import BadInput, Problem, did_you_mean, shown
+from moesweep.store.layout import Results
+from moesweep.store.tablefile import read_table
+from moesweep.study.configured import Configuration, configured
 
 FORMATS = ("simai", "chakra", "perfetto")
 UNROLLED = "unrolled"
@@ -50,21 +48,19 @@ class Request:
     ranks: str | None = None
     microbatches: int | None = None
     overwrite: bool = False
-    config: str = "config/config.yaml"
-    results: Results = field(default_factory=lambda: Results(Path("results")))
-    root: Path = Path()
+    configuration: Configuration = field(default_factory=Configuration)
+
+    @property
+    def results(self) -> Results:
+        """The results folder."""
+        return self.configuration.results()
 
 
 def catalogue(request: Request) -> pl.DataFrame:
     """Return the workloads of the named sweep, else those of the results, else of the configured sweep."""
     if request.sweep is None and request.results.workloads.exists():
         return read_table(request.results.workloads, "workloads")
-    node = int(configured_cluster(request.root, request.config).value("gpus_per_node"))
-    path, place = request.sweep, ("", "--sweep")
-    if path is None:
-        path, place = load_config(request.root, request.config)["sweep"], (request.config, "sweep")
-    with named_at(request.root, path, *place):
-        return checked(request.root, path, node)[0].workloads
+    return configured(request.configuration, request.sweep).workloads
 
 
 def chosen(request: Request) -> pl.DataFrame:

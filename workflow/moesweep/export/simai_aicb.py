@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from moesweep.edge.problems import Problem, shown
 from moesweep.export.simai_text import NONE, Block, header, row, write
-from moesweep.problems import Problem, shown
 
 _NOT_EXPRESSED: dict[str, tuple[Any, str]] = {
     "attention": ("mha", "AICB counts 4·h² attention parameters and knows no other attention"),

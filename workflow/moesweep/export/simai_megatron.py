@@ -12,11 +12,11 @@ from typing import Any
 
 import polars as pl
 
+from moesweep.edge.problems import Problem, shown
 from moesweep.export.request import Request
 from moesweep.export.simai_text import NONE, Block, Communication, header, row, write
 from moesweep.export.source import Traced
 from moesweep.export.timeline import nanoseconds
-from moesweep.problems import Problem, shown
 
 MAX_COMM_BYTES = 17_179_869_184
 MAX_NANOSECONDS = 2**31 - 1

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from moesweep.tablefile import whole
+from moesweep.store.tablefile import whole
 
 NONE = ("NONE", 0)
 """No communication: a word and its bytes."""

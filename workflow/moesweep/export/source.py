@@ -7,17 +7,17 @@ from typing import Any
 
 import polars as pl
 
-from moesweep.catalog import Cluster
 from moesweep.cost.fold import fold, unfold, with_layer_kind
 from moesweep.cost.model import OF_THE_WORKLOAD, cost, with_constants
 from moesweep.cost.stages import PASS_KEY, passes
-from moesweep.export.uneven import own_costs
-from moesweep.layout import Results
-from moesweep.routing import given
-from moesweep.tablefile import conform, read_table
+from moesweep.export.skewed_costs import own_costs
+from moesweep.store.layout import Results
+from moesweep.store.tablefile import conform, read_table
+from moesweep.study.catalog import Cluster
+from moesweep.study.routing import given
+from moesweep.study.workload import description
 from moesweep.trace.programs import programs
-from moesweep.trace.uneven import busiest, rank_programs
-from moesweep.workload import description
+from moesweep.trace.skewed_programs import busiest, rank_programs
 
 COMPUTED_TOGETHER = 32
 """Workloads whose expressions are evaluated at once: nearly the cost of one, and little memory."""

@@ -10,10 +10,10 @@ import polars as pl
 
 from moesweep.cost.stages import HIDES_BEHIND
 from moesweep.export.source import Traced
-from moesweep.steps import step_ends
+from moesweep.shapes.steps import step_ends
+from moesweep.study.workload import SCHEMA
 from moesweep.trace.programs import layer_layout
 from moesweep.trace.schedule import schedules
-from moesweep.workload import SCHEMA
 
 _STEP = ("stage", "phase", "chunk")
 

@@ -7,9 +7,9 @@ import polars as pl
 from moesweep.export.request import UNROLLED, Request, chosen_ranks
 from moesweep.export.source import Traced
 from moesweep.export.timeline import nanoseconds, optimizer_ops, step_programs, steps
-from moesweep.parallelism import GROUP_KINDS, ranks
-from moesweep.tablefile import dtypes, write_table
-from moesweep.workload import description
+from moesweep.shapes.parallelism import GROUP_KINDS, ranks
+from moesweep.store.tablefile import dtypes, write_table
+from moesweep.study.workload import description
 
 _SHARED = [name for name in dtypes("unrolled") if name not in ("rank", "group_id")]
 _OWN = ("flops", "comm_bytes")

@@ -1,9 +1,8 @@
 """`moesweep figures` and `moesweep report`: results to look at."""
 
 import argparse
-from pathlib import Path
 
-from moesweep.layout import Results
+from moesweep.study.configured import add_options, asked
 
 
 def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -14,9 +13,7 @@ def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
     }
     for name, (run, help_) in described.items():
         command = commands.add_parser(name, help=help_, description=help_)
-        command.add_argument(
-            "--results", type=Path, default=Path("results"), help="folder of the results (%(default)s)"
-        )
+        add_options(command)
         command.set_defaults(run=run)
 
 
@@ -24,7 +21,7 @@ def figures(arguments: argparse.Namespace) -> int:
     """Draw the figures."""
     from moesweep.report.figures.files import write_figures
 
-    write_figures(Results(arguments.results))
+    write_figures(asked(arguments).results())
     return 0
 
 
@@ -32,5 +29,5 @@ def report(arguments: argparse.Namespace) -> int:
     """Write the page."""
     from moesweep.report.page import write_report
 
-    write_report(Results(arguments.results))
+    write_report(asked(arguments).results())
     return 0

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import polars as pl
 
-from moesweep.catalog import Cluster, load_cluster
-from moesweep.expressions import total
-from moesweep.layout import Results
-from moesweep.problems import BadInput, Problem
-from moesweep.tablefile import read_costed, read_table
+from moesweep.edge.problems import BadInput, Problem
+from moesweep.shapes.expressions import total
+from moesweep.store.layout import Results
+from moesweep.store.tablefile import read_costed, read_table
+from moesweep.study.catalog import Cluster, load_cluster
 
 COMM_KINDS = ("tp", "etp", "ep", "dp", "edp", "pp", "other")
 _TOGETHER = {

@@ -2,9 +2,9 @@
 
 import re
 
-from moesweep.layout import Results
-from moesweep.problems import BadInput, Problem
+from moesweep.edge.problems import BadInput, Problem
 from moesweep.report.figures.ink import INK
+from moesweep.store.layout import Results
 
 
 def inline_figure(results: Results, name: str, title: str) -> str:

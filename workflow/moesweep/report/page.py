@@ -8,7 +8,6 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from moesweep import __version__
-from moesweep.layout import Results
 from moesweep.report import words
 from moesweep.report.answer import experts_across_nodes, sentences
 from moesweep.report.evidence import Evidence
@@ -16,7 +15,8 @@ from moesweep.report.figures.ink import MEMORY, PARTS, PASSES
 from moesweep.report.inline import inline_figure
 from moesweep.report.overview import COLUMNS, overview
 from moesweep.report.sections import sections
-from moesweep.tablefile import whole
+from moesweep.store.layout import Results
+from moesweep.store.tablefile import whole
 
 TEMPLATES = Path(__file__).parent / "templates"
 CAPTIONS = Path(__file__).parents[2] / "report" / "figures"

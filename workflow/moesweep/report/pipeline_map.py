@@ -6,7 +6,7 @@ from typing import Any
 import polars as pl
 
 from moesweep.report.evidence import Evidence
-from moesweep.report.timeline import pass_seconds
+from moesweep.report.pass_seconds import pass_seconds
 
 WIDTH, LINE = 500, 10
 """Units of the drawing: width of each end, height of a stage."""

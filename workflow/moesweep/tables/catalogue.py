@@ -2,7 +2,7 @@
 
 import polars as pl
 
-from moesweep.tables.inputs import Inputs
+from moesweep.tables.results import Inputs
 
 SEED_EXAMPLES = pl.DataFrame(
     {"world_size": [1024, 512, 1024], "tp": [16, 8, 4], "pp": [2, 8, 8], "ep": [16, 8, 4]}

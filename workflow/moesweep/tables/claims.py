@@ -3,7 +3,7 @@
 import polars as pl
 
 from moesweep.tables.comparison import ep_scaling
-from moesweep.tables.inputs import Inputs
+from moesweep.tables.results import Inputs
 
 GRAIN = "Higher EP = More fine-grained expert distribution"
 TRAFFIC = "Higher EP → More ALLTOALL communication between experts"

@@ -2,7 +2,7 @@
 
 import polars as pl
 
-from moesweep.tables.inputs import COMMUNICATION, Inputs, per_iteration, seconds_per_iteration
+from moesweep.tables.results import COMMUNICATION, Inputs, per_iteration, seconds_per_iteration
 
 
 def communication(inputs: Inputs) -> pl.DataFrame:

@@ -4,7 +4,7 @@ import polars as pl
 
 from moesweep.tables.communication import communication, wire_bytes_per_rank
 from moesweep.tables.expense import PARTS, costed
-from moesweep.tables.inputs import BATCH, LAYOUT, Inputs, per_iteration, seconds_per_iteration
+from moesweep.tables.results import BATCH, LAYOUT, Inputs, per_iteration, seconds_per_iteration
 
 _COMPARED = (
     "iteration_seconds",

@@ -2,7 +2,7 @@
 
 import polars as pl
 
-from moesweep.tables.inputs import BATCH, LAYOUT, Inputs
+from moesweep.tables.results import BATCH, LAYOUT, Inputs
 
 PARTS = ("weights_bytes", "gradients_bytes", "optimizer_bytes", "activations_bytes")
 

@@ -2,9 +2,9 @@
 
 import polars as pl
 
-from moesweep.expressions import total
+from moesweep.shapes.expressions import total
 from moesweep.tables.expense import costed
-from moesweep.tables.inputs import LAYOUT, Inputs
+from moesweep.tables.results import LAYOUT, Inputs
 
 COMM_KINDS = ("tp", "etp", "ep", "dp", "edp", "pp", "other")
 

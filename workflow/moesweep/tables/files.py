@@ -5,21 +5,18 @@ import json
 import polars as pl
 
 from moesweep import __version__
-from moesweep.layout import Results
-from moesweep.tablefile import TABLES as DECLARED
-from moesweep.tablefile import conform, dictionary, whole, write_table
-from moesweep.tables.inputs import Recost, read_inputs
+from moesweep.store.layout import Results
+from moesweep.store.tablefile import TABLES as DECLARED
+from moesweep.store.tablefile import conform, dictionary, whole, write_table
 from moesweep.tables.markdown import markdown
 from moesweep.tables.registry import TABLES
+from moesweep.tables.results import read_inputs
 from moesweep.tables.summary import summary
 
 
-def write_tables(results: Results, recost: Recost | None = None) -> None:
-    """Write tables/<name>.{parquet,csv,md}, summary.txt, schema.json; raise BadInput on unusable inputs.
-
-    `recost` costs the workloads that some tables have beside the sweep's (moesweep.recost).
-    """
-    inputs = read_inputs(results, recost)
+def write_tables(results: Results) -> None:
+    """Write tables/<name>.{parquet,csv,md}, summary.txt, schema.json; raise BadInput on unusable inputs."""
+    inputs = read_inputs(results)
     tables = {name: conform(table(inputs).lazy(), name).collect() for name, table in TABLES.items()}
     facts = {"cluster": inputs.cluster.name}
     for name, frame in tables.items():

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 
 import polars as pl
 
-from moesweep.routing import given
+from moesweep.study.routing import given
 from moesweep.tables.expense import costed
-from moesweep.tables.inputs import BATCH, LAYOUT, Inputs
+from moesweep.tables.results import BATCH, LAYOUT, Inputs
 
 LEVELS = ("none", "selective", "full")
 SIZES_GIB = (80, 40)

@@ -2,7 +2,7 @@
 
 import polars as pl
 
-from moesweep.tables.inputs import Inputs
+from moesweep.tables.results import Inputs
 
 
 def link_traffic(inputs: Inputs) -> pl.DataFrame:

@@ -4,7 +4,7 @@ from typing import Any
 
 import polars as pl
 
-from moesweep.tablefile import dictionary
+from moesweep.store.tablefile import dictionary
 from moesweep.tables.numbers import PREFIXED, prefix, quantity, rounded, text
 
 Scales = dict[str, tuple[str, float]]

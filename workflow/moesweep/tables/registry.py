@@ -17,9 +17,9 @@ from moesweep.tables.comparison import ep_scaling, moe_against_dense
 from moesweep.tables.expense import cost_summary, memory
 from moesweep.tables.exposed import exposed_communication
 from moesweep.tables.fitting import feasible_ep, recompute_options
-from moesweep.tables.inputs import Inputs
 from moesweep.tables.links import link_traffic
-from moesweep.tables.skew import skew_sensitivity
+from moesweep.tables.results import Inputs
+from moesweep.tables.skew_sensitivity import skew_sensitivity
 
 TABLES: dict[str, Callable[[Inputs], pl.DataFrame]] = {
     "workloads": workloads,

@@ -2,7 +2,7 @@
 
 import polars as pl
 
-from moesweep.trace import shapes as s
+from moesweep.shapes import sizes as s
 from moesweep.trace.vocabulary import (
     Op,
     all_gather,

@@ -6,17 +6,17 @@ from typing import Any
 
 import polars as pl
 
-from moesweep.expressions import by_word
-from moesweep.layout import Results
-from moesweep.parallelism import GROUP_KINDS, groups, ranks
-from moesweep.routing import given
-from moesweep.tablefile import write_table
-from moesweep.trace.loads import given_routing
+from moesweep.shapes.expressions import by_word
+from moesweep.shapes.parallelism import GROUP_KINDS, groups, ranks
+from moesweep.store.layout import Results
+from moesweep.store.tablefile import write_table
+from moesweep.study.routing import given
+from moesweep.study.workload import description
+from moesweep.trace.balanced import routing
 from moesweep.trace.programs import programs
-from moesweep.trace.routing import routing
 from moesweep.trace.schedule import schedules
-from moesweep.trace.uneven import busiest, rank_programs
-from moesweep.workload import description
+from moesweep.trace.skewed_copies import given_routing
+from moesweep.trace.skewed_programs import busiest, rank_programs
 
 GIVEN_ROUTING = "given_routing"
 """The declaration of a `routing` table whose counts are given: it has dropped copies, too."""

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import polars as pl
 
-from moesweep.trace import shapes as s
+from moesweep.shapes import sizes as s
 from moesweep.trace.vocabulary import (
     Op,
     all_gather,

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import polars as pl
 
-from moesweep.trace import shapes as s
+from moesweep.shapes import sizes as s
 from moesweep.trace.vocabulary import Op, all_gather, all_reduce, reduce_scatter
 
 # Adam on fp32 state: reads gradient, master weight, two moments; writes the last three and the bf16 weight.

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 
 import polars as pl
 
-from moesweep.routing import given
+from moesweep.shapes.sizes import BALANCED, GROUP_SIZE, Rows
+from moesweep.study.routing import given
 from moesweep.trace import ends, layers
 from moesweep.trace.optimizer import optimizer_ops
-from moesweep.trace.shapes import BALANCED, GROUP_SIZE, Rows
 from moesweep.trace.vocabulary import Op, wire_bytes
 
 
@@ -160,10 +160,10 @@ def evaluate(
 def folded(workloads: pl.DataFrame) -> pl.DataFrame:
     """Return every distinct op of every stage; `repeats` layers of the stage run it.
 
-    Raises ValueError for a given routing, whose layers are not alike (moesweep.trace.uneven).
+    Raises ValueError for a given routing, whose layers are not alike (moesweep.trace.skewed_programs).
     """
     if workloads.select(given.any()).item():
-        raise ValueError("programs of a given routing are made by moesweep.trace.uneven")
+        raise ValueError("programs of a given routing are made by moesweep.trace.skewed_programs")
     stage_frame = stages(workloads)
     frames = [
         frame

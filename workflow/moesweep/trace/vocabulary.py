@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 
 import polars as pl
 
-from moesweep.trace.shapes import ELEMENT_BYTES, GROUP_SIZE
+from moesweep.shapes.sizes import ELEMENT_BYTES, GROUP_SIZE
 
 MAIN_GRADIENT_BYTES = 4
 ZERO = pl.lit(0, dtype=pl.Int64)

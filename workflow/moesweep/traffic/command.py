@@ -3,9 +3,11 @@
 import argparse
 from pathlib import Path
 
-from moesweep.layout import Results
-from moesweep.outputs import folders_only_if_written, output_file
-from moesweep.problems import BadInput, Problem, collect, did_you_mean
+from moesweep.edge.outputs import folders_only_if_written, output_file
+from moesweep.edge.problems import BadInput, Problem, collect, did_you_mean
+from moesweep.store.layout import Results
+from moesweep.study.configured import add_options, asked
+from moesweep.study.naming import the_one
 
 _HELP = "write traffic matrices: of every workload between nodes, or of one between ranks, nodes or rails"
 
@@ -13,12 +15,7 @@ _HELP = "write traffic matrices: of every workload between nodes, or of one betw
 def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Add the parser of `moesweep traffic`."""
     command = commands.add_parser("traffic", help=_HELP, description=_HELP)
-    command.add_argument(
-        "--config", default="config/config.yaml", help="configuration of the workflow (%(default)s)"
-    )
-    command.add_argument(
-        "--results", type=Path, default=Path("results"), help="folder of the results (%(default)s)"
-    )
+    add_options(command)
     command.add_argument("--workload", metavar="ID", help="this workload alone (default: all)")
     command.add_argument(
         "--level", default="node", help="between what: rank, node or rail (%(default)s); needs --workload"
@@ -33,28 +30,31 @@ def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 def traffic(arguments: argparse.Namespace) -> int:
     """Write the matrices that are asked for."""
-    from moesweep.catalog import configured_cluster
     from moesweep.traffic.files import write_matrix, write_traffic
     from moesweep.traffic.matrices import LEVELS
 
-    results = Results(arguments.results)
-    out = _check(arguments, results, LEVELS)
-    cluster = configured_cluster(Path.cwd(), arguments.config)
-    gpus_per_node = int(cluster.value("gpus_per_node"))
-    if out is None:
+    configuration = asked(arguments)
+    results = configuration.results()
+    asked_for = _check(arguments, results, LEVELS)
+    gpus_per_node = int(configuration.cluster().value("gpus_per_node"))
+    if asked_for is None:
         write_traffic(results, gpus_per_node)
     else:
+        workload, out = asked_for
         with folders_only_if_written(out):
-            write_matrix(results, arguments.workload, arguments.level, gpus_per_node, out)
+            write_matrix(results, workload, arguments.level, gpus_per_node, out)
     return 0
 
 
-def _check(arguments: argparse.Namespace, results: Results, levels: tuple[str, ...]) -> Path | None:
-    """Return the file of the one matrix, None for all; raise BadInput with all that is wrong."""
-    from moesweep.tablefile import read_table
+def _check(
+    arguments: argparse.Namespace, results: Results, levels: tuple[str, ...]
+) -> tuple[str, Path] | None:
+    """Return workload and file of the one matrix, None for all; raise BadInput with all that is wrong."""
+    from moesweep.store.tablefile import read_table
 
     problems: list[Problem] = []
-    level, workload, out = arguments.level, arguments.workload, None
+    level, workload = arguments.level, arguments.workload
+    row = out = None
     if level not in levels:
         advice = did_you_mean(level, levels)
         problems.append(Problem("", "--level", "known", level, f"there is no level {level}", advice))
@@ -67,11 +67,7 @@ def _check(arguments: argparse.Namespace, results: Results, levels: tuple[str, .
             if is_given
         ]
     else:
-        known = read_table(results.workloads, "workloads")["workload"].to_list()
-        if workload not in known:
-            message = f"there is no workload {workload} in the sweep"
-            advice = did_you_mean(workload, known)
-            problems.append(Problem("", "--workload", "known", workload, message, advice))
+        row = collect(problems, the_one, read_table(results.workloads, "workloads"), workload)
         if arguments.out is None:
             # Not among the results: those are what the workflow makes, and what it does not make is cleaned.
             message, advice = "one workload's matrix needs a file", "add --out OUT.parquet"
@@ -80,4 +76,4 @@ def _check(arguments: argparse.Namespace, results: Results, levels: tuple[str, .
             out = collect(problems, output_file, arguments.out)
     if problems:
         raise BadInput(problems)
-    return out
+    return None if out is None or row is None else (row["workload"].item(), out)

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import polars as pl
 
-from moesweep.checksums import digest
-from moesweep.layout import Results
-from moesweep.tablefile import check_workload, declaration, read_table, readable, write_table
+from moesweep.store.checksums import digest
+from moesweep.store.layout import Results
+from moesweep.store.tablefile import check_workload, declaration, read_table, readable, write_table
 from moesweep.traffic.links import links
 from moesweep.traffic.matrices import Level, aggregated, rank_matrix, uneven_rank_matrix
 

@@ -4,7 +4,7 @@ from typing import Literal, get_args
 
 import polars as pl
 
-from moesweep.routing import sent_between
+from moesweep.study.routing import sent_between
 from moesweep.traffic.shares import shares, uneven_shares
 
 Level = Literal["rank", "node", "rail"]

@@ -2,11 +2,11 @@
 
 import matplotlib as mpl
 
-from moesweep.layout import Results
 from moesweep.report.evidence import Evidence
-from moesweep.report.figures.registry import FIGURES
+from moesweep.report.figures.gallery import FIGURES
 from moesweep.report.figures.style import RC
-from moesweep.tablefile import whole
+from moesweep.store.layout import Results
+from moesweep.store.tablefile import whole
 
 PNG_DOTS_PER_INCH = 130
 

@@ -1,11 +1,11 @@
 """The study's summary as text: the seed's document regenerated from the tables, and what it did not know."""
 
-from moesweep.tables.inputs import Inputs
+from moesweep.tables.results import Inputs
 from moesweep.tables.summary.experts import ep_breakdown, expert_distribution, global_parameters
 from moesweep.tables.summary.findings import costs, dense_twins, memory, refusals, validated
 from moesweep.tables.summary.insights import key_insights
-from moesweep.tables.summary.text import RULER, Tables
-from moesweep.tables.summary.traffic import communication_patterns
+from moesweep.tables.summary.patterns import communication_patterns
+from moesweep.tables.summary.wording import RULER, Tables
 
 SECTIONS = (
     ("EXPERT PARALLELISM (EP) BREAKDOWN", ep_breakdown),

@@ -4,8 +4,8 @@ from typing import Any
 
 import polars as pl
 
-from moesweep.tables.inputs import Inputs
-from moesweep.tables.summary.text import NO_MOE, Tables, box, bullet, count, distinct, moe_rows, paragraph
+from moesweep.tables.results import Inputs
+from moesweep.tables.summary.wording import NO_MOE, Tables, box, bullet, count, distinct, moe_rows, paragraph
 
 _OPTIONS = {
     "Precision": "dtype",

@@ -4,10 +4,10 @@ from typing import Any
 
 import polars as pl
 
-from moesweep.failures import FAILED
+from moesweep.study.rules import TRACE_FAILED
 from moesweep.tables.comparison import nodes_per_ep_group
-from moesweep.tables.inputs import Inputs
-from moesweep.tables.summary.text import Tables, bullet, columns, count, moe_rows, paragraph, spread, times
+from moesweep.tables.results import Inputs
+from moesweep.tables.summary.wording import Tables, bullet, columns, count, moe_rows, paragraph, spread, times
 
 _RATIOS = {
     "flops_per_token": "model flops per token",
@@ -138,7 +138,7 @@ def validated(inputs: Inputs, tables: Tables) -> list[str]:
         "Op shapes, flops, bytes and group sizes follow from the parameters and are held to hand-worked "
         "numbers. Seconds, memory and USD are predictions of a cost model, not measurements."
     )
-    failed = inputs.validation.filter(pl.col("rule") == FAILED)["workload"].to_list()
+    failed = inputs.validation.filter(pl.col("rule") == TRACE_FAILED)["workload"].to_list()
     if failed:
         lines += ["", *paragraph("Left out of this summary and of all tables, because their traces failed:")]
         lines += [line for id_ in failed for line in bullet(id_)]

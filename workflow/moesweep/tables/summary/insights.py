@@ -5,8 +5,8 @@ from typing import Any
 import polars as pl
 
 from moesweep.tables.claims import GRAIN, MEMORY, TIME, TRAFFIC, WORK
-from moesweep.tables.inputs import Inputs
-from moesweep.tables.summary.text import (
+from moesweep.tables.results import Inputs
+from moesweep.tables.summary.wording import (
     NO_MOE,
     Tables,
     bullet,

@@ -1,0 +1,60 @@
+"""How the stages of a pipeline take turns."""
+
+import polars as pl
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from moesweep.report.evidence import Evidence
+from moesweep.report.figures import style
+from moesweep.report.figures.ink import INK, PASSES
+from moesweep.report.pass_seconds import pass_seconds
+
+SHOWN_PASSES = 10
+"""How much of either end is shown, in passes of a stage besides one for every stage."""
+
+
+def pipeline(evidence: Evidence) -> Figure:
+    """Draw the first and last micro-batches of the featured workload, a line a stage."""
+    id_ = evidence.featured
+    row = evidence.workloads.filter(pl.col("workload") == id_).row(0, named=True)
+    ops = evidence.ops.filter(pl.col("workload") == id_)
+    steps = pass_seconds(ops, row["iteration_seconds"], evidence.schedule(id_))
+    total, end = row["iteration_seconds"], float(steps["end"].max())  # type: ignore[arg-type]
+    pair = end / max(1, row["num_microbatches"])
+    window = min(total, pair * (row["pp"] + SHOWN_PASSES / 2))
+    drawn = style.figure(9.5, 1.5 + 0.28 * row["pp"])
+    left, right = drawn.subplots(1, 2, sharey=True)
+    for axes, (low, high) in zip((left, right), ((0.0, window), (total - window, total)), strict=True):
+        _panel(axes, steps.filter((pl.col("end") > low) & (pl.col("start") < high)), row["pp"])
+        axes.barh(
+            range(row["pp"]),
+            total - end,
+            left=end,
+            height=0.8,
+            color=PASSES["closing"],
+            label="gradients, optimizer",
+        )
+        axes.set_xlim(low, high)
+        axes.set_xlabel("seconds into the iteration")
+    left.set_ylabel("pipeline stage")
+    left.set_yticks(range(row["pp"]))
+    left.invert_yaxis()
+    left.set_title(f"{id_}\nfirst micro-batches")
+    right.set_title("last micro-batches")
+    handles, labels = right.get_legend_handles_labels()
+    drawn.legend(handles, labels, loc="outside upper center", ncols=3)
+    return drawn
+
+
+def _panel(axes: Axes, steps: pl.DataFrame, pp: int) -> None:
+    for phase in ("forward", "backward"):
+        rows = steps.filter(pl.col("phase") == phase)
+        axes.barh(
+            rows["stage"], rows["end"] - rows["start"], left=rows["start"], height=0.8, color=PASSES[phase],
+            edgecolor="white", linewidth=0.4, label=phase,
+        )  # fmt: skip
+        for stage, microbatch, start, end in rows.select("stage", "microbatch", "start", "end").iter_rows():
+            if pp <= 8:
+                colour = "white" if phase == "forward" else INK
+                axes.text((start + end) / 2, stage, str(microbatch), ha="center", va="center", fontsize=5.5,
+                          color=colour, clip_on=True)  # fmt: skip

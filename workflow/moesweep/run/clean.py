@@ -1,0 +1,142 @@
+"""`moesweep clean`: remove results that no longer belong to the sweep, and results that are damaged."""
+
+import argparse
+import shutil
+import sys
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from moesweep.store.checksums import RECORDS, RESULTS, damaged, lost
+from moesweep.store.layout import Results
+from moesweep.store.provenance import ENTRY
+from moesweep.study.configured import Configuration, add_options, asked
+
+if TYPE_CHECKING:
+    from moesweep.run.plan import Plan
+
+
+def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Add `clean`."""
+    help_ = "list and remove results that no longer belong to the sweep, or are damaged"
+    command = commands.add_parser("clean", help=help_, description=help_)
+    add_options(command)
+    command.add_argument(
+        "--stale",
+        action="store_true",
+        help="files of workloads, tables and outputs that the configured sweep no longer has",
+    )
+    command.add_argument("--damaged", action="store_true", help="files that differ from what was written")
+    command.add_argument("--dry-run", action="store_true", help="only list them")
+    command.set_defaults(run=clean, parser=command)
+
+
+def clean(arguments: argparse.Namespace) -> int:
+    """List the files on stdout and remove them; no other file of results/ is touched."""
+    if not (arguments.stale or arguments.damaged):
+        arguments.parser.error("say what to clean: --stale, --damaged or both")
+    found = [
+        *(stale(asked(arguments)) if arguments.stale else []),
+        *(unusable() if arguments.damaged else {}),
+    ]
+    for path in sorted(set(found)):
+        print(path)
+        if not arguments.dry_run:
+            remove(path)
+    return 0
+
+
+def stale(configuration: Configuration) -> Iterator[Path]:
+    """Yield the workflow's own files that the configured sweep does not make.
+
+    What a killed run left half-written counts too. Files that no rule ever makes are not the workflow's.
+    """
+    from moesweep.run.plan import load_plan
+
+    plan = load_plan(configuration)
+    wanted = {Path(file) for file in [*plan.recorded, *plan.wanted]}
+    root = Path(RESULTS)
+    own = [
+        *root.glob("*/*/workload=*/*.parquet"),
+        *root.glob("tables/*.*"),
+        *half_written(),
+        *(path for path in unmade(plan) if path.exists()),
+    ]
+    yield from sorted({path for path in own if path not in wanted and not path.is_symlink()})
+
+
+def unmade(plan: "Plan") -> Iterator[Path]:
+    """Yield the outputs of stages that a configuration does not run; what is there, another one made."""
+    for stage in ENTRY:
+        if stage not in plan.stages:
+            yield from map(Path, plan.outputs(stage))
+
+
+def unusable() -> dict[Path, str]:
+    """Return the results that are to be made again, and why.
+
+    Parts are files that a job writes besides those that its rule declares. Snakemake knows nothing of
+    them, so the table that is made with them goes with a part that is damaged or lost. A file in the place of
+    a workload's folder would end Snakemake itself, and with it the jobs of all other workloads.
+    """
+    found = dict.fromkeys(damaged(), "checksum: is not what was written")
+    folders = [path for path in Path(RESULTS).glob("*/*/workload=*") if not path.is_symlink()]
+    found |= dict.fromkeys((path for path in folders if path.is_file()), "is a file where a folder belongs")
+    for table, pattern in Results(Path(RESULTS)).in_parts.items():
+        broken = [path for path in found if path.match(pattern)]
+        gone = dict.fromkeys(lost(pattern), "is gone")
+        if broken or gone:
+            found |= gone
+            if table.exists():
+                found.setdefault(table, f"is made with {next(iter([*broken, *gone]))}")
+    return found
+
+
+def half_written() -> Iterator[Path]:
+    """Yield the temporary files that killed jobs left."""
+    yield from Path(RESULTS).rglob(".*.partial")
+
+
+def remove(path: Path) -> None:
+    """Remove a result, the record of its checksum, and the folder of results that it leaves empty."""
+    path.unlink(missing_ok=True)
+    (RECORDS / path).unlink(missing_ok=True)
+    folder = path.parent
+    if folder == Path(RESULTS) or folder.is_symlink() or not folder.is_dir():
+        return
+    if not any(folder.iterdir()):
+        folder.rmdir()
+
+
+def forget_others(results: Path, ids: Iterable[str], outputs: Iterable[Path]) -> None:
+    """Remove every file that is not of the catalogue `ids`, so that no table holds rows of other workloads.
+
+    With them go `outputs`, those that the configuration does not have made again (`unmade`). What cannot be
+    removed is said on stderr and left: no stage reads it.
+    """
+    wanted = {f"workload={id_}" for id_ in ids}
+    others = [path for path in results.glob("*/*/workload=*") if path.name not in wanted]
+    gone = {path.name for path in others if not path.is_symlink() and _removed(path)}
+    if gone:
+        print(
+            f"{results}: removed the files of {len(gone)} workloads that are not in the sweep",
+            file=sys.stderr,
+        )
+    old = [results / path.relative_to(RESULTS) for path in outputs]
+    count = sum(_removed(path) for path in old if path.exists() and not path.is_symlink())
+    if count:
+        print(f"{results}: removed {count} files of outputs that are not made any more", file=sys.stderr)
+
+
+def _removed(path: Path) -> bool:
+    """Remove a file, or a folder with all that it holds; say so and return False if that is not allowed."""
+    try:
+        if path.is_dir():
+            shutil.rmtree(path)
+            shutil.rmtree(RECORDS / path, ignore_errors=True)
+        else:
+            remove(path)
+    except OSError as error:
+        print(f"{path}: cannot be removed, and is left: {error.strerror or error}", file=sys.stderr)
+        return False
+    return True

@@ -1,0 +1,59 @@
+"""What a run with --keep-going goes on without: workloads whose traces failed.
+
+`moesweep run` names them in the environment, so that Snakemake, its jobs and the commands that these start
+all plan for the same workloads. The next run without that environment plans for the whole sweep again.
+"""
+
+import os
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import polars as pl
+
+ALONE = "MOESWEEP_ALONE"
+"""Workloads that get a trace job of their own, separated by commas."""
+
+WITHOUT = "MOESWEEP_WITHOUT"
+"""Workloads that are left out, separated by commas."""
+
+
+def alone() -> frozenset[str]:
+    """Return the workloads that get a trace job of their own."""
+    return _listed(ALONE)
+
+
+def left_out() -> frozenset[str]:
+    """Return the workloads that are left out."""
+    return _listed(WITHOUT)
+
+
+def _listed(variable: str) -> frozenset[str]:
+    return frozenset(filter(None, os.environ.get(variable, "").split(",")))
+
+
+def without(
+    workloads: "pl.DataFrame", findings: "pl.DataFrame", ids: frozenset[str]
+) -> "tuple[pl.DataFrame, pl.DataFrame]":
+    """Return the catalogue without some workloads, and the findings with an error for each of them.
+
+    A MoE workload whose dense twin is left out has no twin any more.
+    """
+    import polars as pl
+
+    from moesweep.study.rules import TRACE_FAILED
+
+    if not ids:
+        return workloads, findings
+    failed = pl.col("twin").is_in(list(ids))
+    rest = workloads.filter(~pl.col("workload").is_in(list(ids))).with_columns(
+        twin=pl.when(failed).then(None).otherwise("twin")
+    )
+    gone = workloads.filter(pl.col("workload").is_in(list(ids))).select(
+        "workload",
+        severity=pl.lit("error"),
+        rule=pl.lit(TRACE_FAILED),
+        message=pl.lit("the trace failed, so costs and tables are made without this workload"),
+        value=pl.lit(""),
+        suggestion=pl.lit("see the log of the run, and run make sweep again"),
+    )
+    return rest, pl.concat([findings, gone.select(findings.columns)])

@@ -1,0 +1,97 @@
+"""The quantities of one rank's share of the work, as polars expressions over a workload's columns.
+
+Symbols in comments: b micro-batch, s sequence, h hidden, a heads, V padded vocabulary, t tp, e ep,
+E experts, k top-k. A bf16 or fp16 element is 2 bytes.
+"""
+
+from dataclasses import dataclass
+
+import polars as pl
+
+from moesweep.shapes.parallelism import GROUP_KINDS
+
+ELEMENT_BYTES = 2
+
+tp, pp, ep, etp = (pl.col(name) for name in ("tp", "pp", "ep", "etp"))
+dp, edp, world = (pl.col(name) for name in ("dp", "edp", "world_size"))
+batch = pl.col("micro_batch_size")
+sequence = pl.col("seq_length")
+hidden = pl.col("hidden_size")
+heads = pl.col("num_attention_heads")
+experts = pl.col("num_experts")
+topk = pl.col("moe_router_topk")
+microbatches = pl.col("num_microbatches")
+chunks = pl.col("virtual_pipeline")
+
+gated = pl.col("gated_mlp")
+mla = pl.col("attention") == "mla"
+flash = pl.col("flash_attention")
+learned_positions = pl.col("position_embedding") == "learned"
+tied = pl.col("tied_embeddings")
+sharded_optimizer = pl.col("distributed_optimizer")
+sequence_parallel = pl.col("sequence_parallel") & (tp > 1)
+plain_tensor_parallel = ~pl.col("sequence_parallel") & (tp > 1)
+
+tokens = (batch * sequence).alias("tokens")  # b·s, the tokens of one micro-batch
+split = pl.when(sequence_parallel).then(tp).otherwise(1)
+local_tokens = (tokens // split).alias("local_tokens")  # b·s/t under sequence parallelism
+activation_bytes = (ELEMENT_BYTES * tokens * hidden).alias("activation_bytes")  # T: one full activation
+vocabulary = (pl.col("padded_vocab_size") // tp).alias("vocabulary_slice")  # V/t, this rank's slice
+
+# Widths of the attention projections, all heads together. Multi-latent attention (DeepSeek-V2,
+# arXiv:2405.04434 section 2.1) has its own head sizes; elsewhere a head is h/a wide.
+qk_head = pl.col("qk_nope_head_dim") + pl.col("qk_rope_head_dim")
+query_width = pl.when(mla).then(heads * qk_head).otherwise(hidden)
+value_width = pl.when(mla).then(heads * pl.col("v_head_dim")).otherwise(hidden)
+# Flash attention has one head size: values are padded to the width of queries.
+core_value_width = pl.when(mla & flash).then(query_width).otherwise(value_width)
+kv_width = hidden * pl.col("num_query_groups") // heads  # h_kv = h·groups/a
+key_width = pl.when(mla).then(query_width).otherwise(kv_width)
+kv_value_width = pl.when(mla).then(value_width).otherwise(kv_width)
+kv_up_width = heads * (pl.col("qk_nope_head_dim") + pl.col("v_head_dim"))
+kv_down_width = pl.col("kv_lora_rank") + pl.col("qk_rope_head_dim")
+gradient_bytes = pl.when(pl.col("dtype") == "fp16").then(2).otherwise(4)
+"""What a gradient takes when it is reduced: Megatron forces fp32 with bf16, and leaves fp16 as it is."""
+
+scores = (batch * heads * sequence * sequence // tp).alias("scores")  # elements of the rank's score matrices
+
+gate = pl.when(gated).then(2).otherwise(1)  # a gated MLP's first layer is twice as wide
+ffn = pl.col("ffn_hidden_size")
+expert_ffn = pl.col("moe_ffn_hidden_size")
+shared_ffn = pl.col("num_shared_experts") * expert_ffn
+
+local_experts = (experts // ep).alias("local_experts")  # E/e
+sorts_experts = local_experts > 1
+copies = (topk * local_tokens).alias("token_copies")  # k·b·s/t token copies that this rank routes
+expert_rows = (copies * etp).alias("expert_rows")  # R: rows in this rank's experts, balanced, all together
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Token copies of one rank in one MoE layer.
+
+    sent      those it routes and sends to the members of its EP group, itself among them
+    received  those that they send to it
+    expert    rows in its experts, with those of the other etp ranks
+    own       those it sends to itself, where that is not just 1/e of them
+    """
+
+    sent: pl.Expr
+    received: pl.Expr
+    expert: pl.Expr
+    own: pl.Expr | None = None
+
+
+BALANCED = Rows(copies, copies, expert_rows)
+GIVEN = Rows(pl.col("sent"), pl.col("received"), pl.col("received") * etp, pl.col("own"))
+"""Rows over the columns that moesweep.trace.skewed_copies gives a layer and an ep rank."""
+
+expert_in_dense_buffer = (ep == 1) & (etp == tp)
+
+GROUP_SIZE: dict[str, pl.Expr] = dict(
+    zip(
+        GROUP_KINDS,
+        (tp, etp, ep, dp, edp, pp, etp * ep, pl.min_horizontal(pp, pl.lit(2)), world),
+        strict=True,
+    )
+)

@@ -1,0 +1,268 @@
+"""Parquet tables with a declared dictionary, written whole or not at all.
+
+`schemas/tables/<table>.json` declares each table's columns: type, unit, meaning, allowed words.
+Every file carries that dictionary, its schema version and the version of the code in its metadata.
+"""
+
+import errno
+import json
+import os
+import re
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from moesweep import __version__
+from moesweep.edge.paths import inside
+from moesweep.edge.problems import BadInput, Problem, shown
+from moesweep.store.checksums import is_damaged, record
+
+TABLES = Path(__file__).resolve().parents[3] / "schemas" / "tables"
+ROW_GROUP_ROWS = 1 << 19
+MAX_CELLS = 1 << 28
+"""Most values of a table that is read as a whole: 2 GiB of numbers."""
+
+MAX_COLUMNS = 1000
+
+FOLDER = "workload="
+"""How the folder of a workload's file starts; its id follows."""
+
+SAFE_ID = r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"
+"""The form of workload ids; no path made from one can leave its folder."""
+
+_TYPES: dict[str, Any] = {
+    "Int64": pl.Int64,
+    "Float64": pl.Float64,
+    "String": pl.String,
+    "Boolean": pl.Boolean,
+}
+
+
+@cache
+def dictionary(table: str) -> dict[str, Any]:
+    """Return the declaration of a table: `table version description sorted_by columns`."""
+    declared: dict[str, Any] = json.loads((TABLES / f"{table}.json").read_text(encoding="utf-8"))
+    return declared
+
+
+@cache
+def dtypes(table: str) -> dict[str, pl.DataType]:
+    """Return the polars type of each column of a table, in order."""
+    return {
+        column["name"]: pl.Enum(column["values"]) if column["type"] == "Enum" else _TYPES[column["type"]]()
+        for column in dictionary(table)["columns"]
+    }
+
+
+def conform(frame: pl.LazyFrame, table: str) -> pl.LazyFrame:
+    """Return the frame with exactly the table's columns, in order and cast to their declared types."""
+    return frame.select(pl.col(name).cast(dtype) for name, dtype in dtypes(table).items())
+
+
+def metadata(table: str, facts: Mapping[str, str] | None = None) -> dict[str, str]:
+    """Return a file's key-value metadata: its table's dictionary, versions, and `facts` about this file."""
+    declared = dictionary(table)
+    return {
+        "moesweep.table": table,
+        "moesweep.schema_version": str(declared["version"]),
+        "moesweep.version": __version__,
+        "moesweep.columns": json.dumps(declared["columns"], ensure_ascii=False),
+        **{f"moesweep.{key}": value for key, value in (facts or {}).items()},
+    }
+
+
+@contextmanager
+def whole(path: Path) -> Iterator[Path]:
+    """Yield a temporary name beside `path`, renamed to it if the block succeeds and removed if it fails.
+
+    Raises BadInput if a symbolic link would put a file of the project outside of it.
+    """
+    inside(Path(), path.parent)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        yield partial
+        record(path, partial)
+        partial.replace(path)
+    except pl.exceptions.ComputeError as error:
+        number = _system_error(error, partial)
+        if number is None:
+            raise
+        raise OSError(number, os.strerror(number), str(path)) from error
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _system_error(error: pl.exceptions.ComputeError, partial: Path) -> int | None:
+    """Return the number of the system's error that polars met as it wrote, None if it met none.
+
+    Where a page's header could not be written, polars says "transport error" and loses the number, so one
+    more write to the same place asks for it; if room was made meanwhile, all that is known is that it failed.
+    """
+    number = re.search(r"\(os error (\d+)\)", str(error))
+    if number is not None:
+        return int(number[1])
+    if "transport error" not in str(error):
+        return None
+    try:
+        with partial.open("ab") as file:
+            file.write(bytes(1 << 20))
+    except OSError as refused:
+        return refused.errno
+    return errno.EIO
+
+
+def write_table(
+    frame: pl.DataFrame | pl.LazyFrame,
+    path: Path,
+    table: str,
+    facts: Mapping[str, str] | None = None,
+    page_bytes: int | None = None,
+) -> None:
+    """Write a frame as the declared table: streamed, zstd 3, row groups of 2^19 rows, with statistics.
+
+    A page is compressed by itself; `page_bytes`, if given, is how long it may be.
+    """
+    with whole(path) as partial:
+        conform(frame.lazy(), table).sink_parquet(
+            partial,
+            compression="zstd",
+            compression_level=3,
+            row_group_size=ROW_GROUP_ROWS,
+            data_page_size=page_bytes,
+            metadata=metadata(table, facts),
+        )
+
+
+def read_table(path: Path, table: str) -> pl.DataFrame:
+    """Read one table file back; raise BadInput if it is missing, damaged, too large or of another version.
+
+    What the file says of itself, also of which workload it is, is checked before any of its rows is read, and
+    workload ids after, because paths are made from them.
+    """
+    with readable(path):
+        _check_whole(path)
+        _check_version(path, table)
+        check_workload(path)
+        _check_size(path, table)
+        columns = dtypes(table)
+        frame = pl.read_parquet(path, columns=list(columns), hive_partitioning=False, glob=False)
+        frame = frame.select(pl.col(name).cast(dtype) for name, dtype in columns.items())
+    if "workload" in frame.columns:
+        unsafe = frame.filter(~pl.col("workload").str.contains(SAFE_ID))["workload"]
+        if unsafe.len():
+            message = f"{shown(unsafe[0])} is not a workload id"
+            raise BadInput([Problem(str(path), "", "workload_id", shown(unsafe[0]), message)])
+    return frame
+
+
+def read_costed(workloads_file: Path, costs_file: Path) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Return the catalogue and its costs; raise BadInput unless both are of the same workloads."""
+    workloads, costs = read_table(workloads_file, "workloads"), read_table(costs_file, "costs")
+    listed, costed, where = workloads["workload"], costs["workload"], workloads_file.name
+    strange = costed.filter(~costed.is_in(listed.implode()))
+    absent = listed.filter(~listed.is_in(costed.implode()))
+    odd = {"costs a workload that is not in": strange, "has no costs of a workload of": absent}
+    problems = [
+        Problem(str(costs_file), "", "workload", ids[0], f"{words} {where}: {ids[0]}", "run make sweep")
+        for words, ids in odd.items()
+        if ids.len()
+    ]
+    if problems:
+        raise BadInput(problems)
+    return workloads, costs
+
+
+def check_workload(path: Path) -> None:
+    """Raise BadInput if a file in the folder of one workload says that it is of another one.
+
+    A file that does not say whose it is passes: older releases did not write it everywhere.
+    """
+    if not path.parent.name.startswith(FOLDER):
+        return
+    wanted, named = path.parent.name.removeprefix(FOLDER), _workload(pl.read_parquet_metadata(path))
+    if named not in (wanted, None):
+        message = f"is of another workload: {shown(named)}"
+        advice = "remove it and run make sweep"
+        raise BadInput([Problem(str(path), "", "workload", shown(named), message, advice)])
+
+
+def _workload(found: Mapping[str, str]) -> str | None:
+    """Return the id of the workload that a file's metadata name: traces describe it whole, as JSON."""
+    text = found.get("moesweep.workload")
+    if text is None or not text.startswith("{"):
+        return text
+    try:
+        described = json.loads(text)
+    except (ValueError, RecursionError):
+        return text
+    return str(described.get("workload"))
+
+
+def _check_whole(path: Path) -> None:
+    if is_damaged(path):
+        message = "is not what was written: its checksum differs"
+        advice = "moesweep clean --damaged removes it, and the next run makes it again; make sweep does both"
+        raise BadInput([Problem(str(path), "", "checksum", "", message, advice)])
+
+
+def declaration(path: Path) -> str:
+    """Return the name of the declaration that a table file follows; raise BadInput as `read_table` would."""
+    with readable(path):
+        check_workload(path)
+        return pl.read_parquet_metadata(path).get("moesweep.table", "")
+
+
+@contextmanager
+def readable(path: Path) -> Iterator[None]:
+    """Raise BadInput where the block finds that the file cannot be read."""
+    try:
+        with _without_panic_messages():
+            yield
+    except (OSError, pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
+        panicked = isinstance(error, pl.exceptions.PanicException)
+        reason = "its content contradicts itself" if panicked else str(error).partition("\n")[0]
+        problem = Problem(str(path), "", "readable", "", f"cannot be read as Parquet: {reason}")
+        raise BadInput([problem]) from error
+
+
+def _check_version(path: Path, table: str) -> None:
+    found = pl.read_parquet_metadata(path)
+    version, wanted = found.get("moesweep.schema_version", "none"), str(dictionary(table)["version"])
+    if found.get("moesweep.table") != table or version != wanted:
+        message = (
+            f"holds {found.get('moesweep.table')} version {version} where {table} version {wanted} is needed"
+        )
+        raise BadInput(
+            [Problem(str(path), "", "schema_version", version, message, "run make sweep to rebuild it")]
+        )
+
+
+def _check_size(path: Path, table: str) -> None:
+    scan = pl.scan_parquet(path, hive_partitioning=False, glob=False)
+    rows, columns = scan.select(pl.len()).collect().item(), scan.collect_schema().len()
+    if rows * columns > MAX_CELLS or columns > MAX_COLUMNS:
+        message = f"{rows} rows of {columns} columns are more than a table may hold"
+        raise BadInput([Problem(str(path), "", "table_size", str(rows * columns), message)])
+    if table == "workloads" and not rows:
+        raise BadInput([Problem(str(path), "", "table_size", "0", "holds no workload", "run make sweep")])
+
+
+@contextmanager
+def _without_panic_messages() -> Iterator[None]:
+    """Keep what polars' Rust code prints on stderr about a broken file to itself: it also raises."""
+    sys.stderr.flush()
+    kept = os.dup(2)
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    os.close(nowhere)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)

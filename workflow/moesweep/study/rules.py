@@ -1,0 +1,202 @@
+"""The rules that workloads are held to, one entry each."""
+
+from dataclasses import dataclass
+from functools import cache
+from math import gcd, isqrt
+
+import polars as pl
+
+from moesweep.edge.problems import Severity
+
+PADDING_WARNED = 0.05
+"""Share of the vocabulary above which padding is worth a warning."""
+
+TRACE_FAILED = "traced"
+"""The rule that a workload breaks whose trace failed; no expression here finds that."""
+
+COUNTABLE_FLOPS = 2.0**62
+"""Operations of one op that still fit 64-bit integers with room for a factor of 2."""
+
+
+@dataclass(frozen=True)
+class Rule:
+    """One rule: `violated` is true where the value of the column `key` breaks it.
+
+    `message` may name columns in braces. `nearest` gives the nearest legal values as text, and is evaluated
+    on violating rows only.
+    """
+
+    name: str
+    severity: Severity
+    key: str
+    violated: pl.Expr
+    message: str
+    nearest: pl.Expr
+
+
+def nearest_divisors(value: str, *numbers: pl.Expr) -> pl.Expr:
+    """As text, the nearest values below and above the column `value` that divide all `numbers`."""
+
+    def nearest(row: dict[str, int]) -> str:
+        given = row.pop("value")
+        known = _divisors(gcd(*row.values()))
+        around = [d for d in known if d < given][-1:] + [d for d in known if d > given][:1]
+        return "nearest: " + ", ".join(map(str, around))
+
+    parts = [number.alias(str(i)) for i, number in enumerate(numbers)]
+    fields = pl.struct(pl.col(value).alias("value"), *parts)
+    return fields.map_elements(nearest, return_dtype=pl.String)
+
+
+def nearest_multiples(value: str, unit: pl.Expr) -> pl.Expr:
+    """As text, the nearest positive multiples of `unit` below and above the column `value`."""
+    below = pl.col(value) // unit * unit
+    pair = pl.format("nearest: {}, {}", below, below + unit)
+    return pl.when(below > 0).then(pair).otherwise(pl.format("nearest: {}", unit))
+
+
+def nearest_is(value: pl.Expr | str | int) -> pl.Expr:
+    """As text, the one nearest legal value."""
+    return pl.format("nearest: {}", value if isinstance(value, pl.Expr) else pl.lit(value))
+
+
+@cache
+def _divisors(number: int) -> list[int]:
+    small = [d for d in range(1, isqrt(number) + 1) if number % d == 0]
+    return sorted({*small, *(number // d for d in small)})
+
+
+_c = pl.col
+_moe = _c("kind") == "moe"
+_mla = _c("attention") == "mla"
+_stage_ranks = _c("world_size") // _c("pp")
+_pp_fits = _c("world_size") % _c("pp") == 0
+_tp_fits = _pp_fits & (_stage_ranks % _c("tp") == 0)
+_etp_fits = _moe & _tp_fits & (_stage_ranks % _c("etp") == 0)
+# Where etp does not fit, the experts alone say which ep would.
+_expert_ranks = pl.when(_etp_fits).then(_stage_ranks // _c("etp")).otherwise(0)
+_legal_ep = nearest_divisors("ep", _expert_ranks, _c("num_experts"))
+_batch_unit = _c("micro_batch_size") * _c("dp")
+_chunks = _c("pp") * _c("virtual_pipeline")
+_interleaved = _c("virtual_pipeline") > 1
+_grouped = ~_mla & (_c("num_query_groups") < _c("num_attention_heads"))
+_kv_width = _c("hidden_size") * _c("num_query_groups") // _c("num_attention_heads")
+_padding = _c("padded_vocab_size") - _c("vocab_size")
+_least_mla_width = pl.min_horizontal("kv_lora_rank", "qk_nope_head_dim", "v_head_dim")
+# The largest products of one micro-batch: an unsharded MLP or head, and attention scores.
+_widest = pl.max_horizontal(
+    2.0 * _c("ffn_hidden_size"),
+    2.0 * _c("moe_ffn_hidden_size") * _c("moe_router_topk"),
+    1.0 * _c("padded_vocab_size"),
+    5.0 * _c("seq_length"),
+)
+_flops = 2.0 * _c("micro_batch_size") * _c("seq_length") * _c("hidden_size") * _widest
+
+
+def _error(name: str, key: str, violated: pl.Expr, message: str, nearest: pl.Expr) -> Rule:
+    return Rule(name, "error", key, violated, message, nearest)
+
+
+def _warning(name: str, key: str, violated: pl.Expr, message: str, nearest: pl.Expr) -> Rule:
+    return Rule(name, "warning", key, violated, message, nearest)
+
+
+# Name, key, where it is broken, what to say, the nearest legal values.
+# fmt: off
+RULES = (
+    _error("world_by_pp", "pp", ~_pp_fits,
+        "pp {pp} does not divide world_size {world_size}", nearest_divisors("pp", _c("world_size"))),
+    _error("world_by_tp", "tp", _pp_fits & ~_tp_fits,
+        "tp {tp} * pp {pp} does not divide world_size {world_size}", nearest_divisors("tp", _stage_ranks)),
+    _error("world_by_etp", "etp", _moe & _tp_fits & ~_etp_fits,
+        "etp {etp} * pp {pp} does not divide world_size {world_size}", nearest_divisors("etp", _stage_ranks)),
+    _error("ep_within_dp", "ep", _etp_fits & (_c("etp") * _c("ep") > _stage_ranks),
+        "ep {ep} with etp {etp} needs more ranks than the tp {tp} * dp {dp} of a stage", _legal_ep),
+    _error("world_by_ep", "ep",
+        _etp_fits & (_c("etp") * _c("ep") <= _stage_ranks) & (_stage_ranks % (_c("etp") * _c("ep")) != 0),
+        "etp {etp} * ep {ep} * pp {pp} does not divide world_size {world_size}", _legal_ep),
+    _error("experts_by_ep", "ep", _moe & (_c("num_experts") % _c("ep") != 0),
+        "ep {ep} does not divide num_experts {num_experts}", _legal_ep),
+    _error("dense_ep", "ep", ~_moe & (_c("ep") != 1),
+        "ep {ep} for a workload without experts", nearest_is(1)),
+    _error("topk_of_experts", "moe_router_topk",
+        _moe & ~_c("moe_router_topk").is_between(1, _c("num_experts")),
+        "a token cannot be routed to {moe_router_topk} of {num_experts} experts",
+        nearest_is(_c("moe_router_topk").clip(1, _c("num_experts")))),
+    _error("global_batch", "global_batch_size", _tp_fits & (_c("global_batch_size") % _batch_unit != 0),
+        "{global_batch_size} is not a multiple of micro_batch_size {micro_batch_size} * dp {dp}",
+        nearest_multiples("global_batch_size", _batch_unit)),
+    _error("sequence_by_tp", "seq_length", _c("sequence_parallel") & (_c("seq_length") % _c("tp") != 0),
+        "sequence parallelism splits seq_length {seq_length} over tp {tp}, which does not divide it",
+        nearest_multiples("seq_length", _c("tp"))),
+    _error("moe_needs_sequence_parallel", "sequence_parallel",
+        _moe & (_c("tp") > 1) & ~_c("sequence_parallel"),
+        "a MoE workload with tp {tp} needs sequence parallelism", nearest_is("true")),
+    _error("hidden_by_tp", "tp", _c("hidden_size") % _c("tp") != 0,
+        "tp {tp} does not divide hidden_size {hidden_size}",
+        nearest_divisors("tp", _c("hidden_size"), _stage_ranks)),
+    _error("hidden_by_heads", "num_attention_heads",
+        ~_mla & (_c("hidden_size") % _c("num_attention_heads") != 0),
+        "num_attention_heads {num_attention_heads} does not divide hidden_size {hidden_size}",
+        nearest_divisors("num_attention_heads", _c("hidden_size"))),
+    _error("heads_by_groups", "num_query_groups", _c("num_attention_heads") % _c("num_query_groups") != 0,
+        "num_query_groups {num_query_groups} does not divide num_attention_heads {num_attention_heads}",
+        nearest_divisors("num_query_groups", _c("num_attention_heads"))),
+    _error("keys_by_tp", "tp", ~_mla & (_c("hidden_size") % _c("tp") == 0) & (_kv_width % _c("tp") != 0),
+        "tp {tp} does not divide the width of the keys of {num_query_groups} query groups",
+        nearest_divisors("tp", _kv_width, _stage_ranks)),
+    _error("ffn_by_tp", "tp", (~_moe | (_c("first_k_dense") > 0)) & (_c("ffn_hidden_size") % _c("tp") != 0),
+        "tp {tp} does not divide ffn_hidden_size {ffn_hidden_size}",
+        nearest_divisors("tp", _c("ffn_hidden_size"), _stage_ranks)),
+    _error("expert_ffn_by_tp", "tp",
+        _moe & (_c("etp") == _c("tp")) & (_c("moe_ffn_hidden_size") % _c("tp") != 0),
+        "tp {tp} does not divide moe_ffn_hidden_size {moe_ffn_hidden_size}",
+        nearest_divisors("tp", _c("moe_ffn_hidden_size"), _stage_ranks)),
+    _error("expert_ffn_by_etp", "etp",
+        _moe & (_c("etp") != _c("tp")) & (_c("moe_ffn_hidden_size") % _c("etp") != 0),
+        "etp {etp} does not divide moe_ffn_hidden_size {moe_ffn_hidden_size}",
+        nearest_divisors("etp", _c("moe_ffn_hidden_size"), _stage_ranks)),
+    _error("layer_per_stage", "pp", _c("pp") > _c("num_layers"),
+        "pp {pp} is more than num_layers {num_layers}", nearest_is(_c("num_layers"))),
+    _error("dense_layers", "first_k_dense", _c("first_k_dense") > _c("num_layers"),
+        "first_k_dense {first_k_dense} is more than num_layers {num_layers}", nearest_is(_c("num_layers"))),
+    _error("interleaving_needs_stages", "virtual_pipeline", _interleaved & (_c("pp") == 1),
+        "virtual_pipeline {virtual_pipeline} with pp 1: there is nothing to interleave", nearest_is(1)),
+    _error("interleaving_by_layers", "virtual_pipeline",
+        _interleaved & (_c("pp") > 1) & (_c("num_layers") % _chunks != 0),
+        "pp {pp} * virtual_pipeline {virtual_pipeline} does not divide num_layers {num_layers}",
+        nearest_divisors("virtual_pipeline", _c("num_layers") // _c("pp").clip(1, _c("num_layers")))),
+    _error("interleaving_by_microbatches", "global_batch_size",
+        _interleaved & _tp_fits & (_c("num_microbatches") % _c("pp") != 0),
+        "pp {pp} does not divide num_microbatches {num_microbatches}, as interleaving needs",
+        nearest_multiples("global_batch_size", _batch_unit * _c("pp"))),
+    _error("mla_widths", "attention", _mla & (_least_mla_width < 1),
+        "mla attention needs kv_lora_rank, qk_nope_head_dim and v_head_dim above 0", pl.lit("")),
+    _error("countable", "seq_length", _flops >= COUNTABLE_FLOPS,
+        "a micro-batch of {micro_batch_size} * {seq_length} tokens has more operations than can be counted",
+        pl.lit("use a smaller seq_length or micro_batch_size")),
+    _warning("heads_by_tp", "tp", _c("num_attention_heads") % _c("tp") != 0,
+        "tp {tp} splits {num_attention_heads} attention heads into fractions, which Megatron refuses",
+        nearest_divisors("tp", _c("num_attention_heads"), _stage_ranks)),
+    _warning("groups_by_tp", "tp",
+        _grouped & (_c("num_query_groups") % _c("tp") != 0),
+        "tp {tp} splits {num_query_groups} query groups into fractions, which Megatron refuses",
+        nearest_divisors("tp", _c("num_query_groups"), _stage_ranks)),
+    _warning("layers_by_pp", "pp",
+        ~_interleaved & (_c("pp") <= _c("num_layers")) & (_c("num_layers") % _c("pp") != 0),
+        "pp {pp} does not divide num_layers {num_layers}, which Megatron refuses",
+        nearest_divisors("pp", _c("num_layers"), _c("world_size") // _c("tp"))),
+    _warning("tp_within_node", "tp", _c("gpus_per_node") % _c("tp") != 0,
+        "tp {tp} does not divide the {gpus_per_node} GPUs of a node: tensor parallelism crosses nodes",
+        nearest_divisors("tp", _c("gpus_per_node"), _stage_ranks)),
+    _warning("memory", "pp", _c("least_state_gib") > _c("usable_gib"),
+        "weights, gradients and optimizer states take {least_state_gib} GiB; a GPU has {usable_gib} GiB",
+        pl.format("pp * tp of about {} would hold them",
+            (_c("pp") * _c("tp") * _c("least_state_gib") / _c("usable_gib")).ceil().clip(0, 2**53)
+                .cast(pl.Int64))),
+    _warning("vocabulary_padding", "tp", _padding > PADDING_WARNED * _c("vocab_size"),
+        "vocab_size {vocab_size} is padded to {padded_vocab_size}, a multiple of 128 * tp {tp}",
+        pl.format("vocab_size {} would be used in full", _c("padded_vocab_size"))),
+)
+# fmt: on
+"""Every rule. A new one is one entry above and one case in the tests."""

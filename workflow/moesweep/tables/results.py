@@ -1,0 +1,115 @@
+"""What every table is made from, read once."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import polars as pl
+
+from moesweep.edge.problems import BadInput, Problem
+from moesweep.evaluate.recost import recosted
+from moesweep.store.layout import Results
+from moesweep.store.tablefile import check_workload, dtypes, read_costed, read_table, readable
+from moesweep.study.catalog import Cluster, load_cluster
+from moesweep.study.routing import given
+
+LAYOUT = ("model", "world_size", "tp", "pp", "ep", "dp", "edp")
+"""Columns that say how a workload is spread over GPUs; dp is Megatron's, edp the seed's DP."""
+
+BATCH = ("global_batch_size", "micro_batch_size", "seq_length", "num_microbatches")
+
+COMMUNICATION = ("workload", "phase", "op", "collective", "group_kind", "group_size")
+"""What tells communication ops apart."""
+
+_SAME = ("workload", "stage", "phase", "op", "collective", "group_kind", "group_size")
+_QUANTITIES = ("flops", "comm_bytes", "wire_bytes", "num_microbatches")
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """The frames behind the tables.
+
+    workloads   results/workloads.parquet
+    validation  results/validation.parquet
+    costs       results/costs.parquet
+    ops         the costed programs, rows that differ only in their layer folded into one: `layers` of them
+    links       results/traffic/links.parquet
+    cluster     the cluster that the costs are for
+    sent        what the ranks of workloads with a given routing move in all, by op; None if there are none
+    """
+
+    workloads: pl.DataFrame
+    validation: pl.DataFrame
+    costs: pl.DataFrame
+    ops: pl.DataFrame
+    links: pl.DataFrame
+    cluster: Cluster
+    sent: pl.DataFrame | None = None
+
+    def recosted(self, workloads: pl.DataFrame) -> pl.DataFrame:
+        """Return the cost columns and expert loads of workloads on the cluster, in the same order."""
+        return recosted(workloads, self.cluster)
+
+
+def read_inputs(results: Results) -> Inputs:
+    """Read what the stages before have written; raise BadInput if a file is missing or of another version."""
+    workloads, costs = read_costed(results.workloads, results.costs)
+    return Inputs(
+        workloads,
+        read_table(results.validation, "validation"),
+        costs,
+        pl.concat(_folded_ops(results, id_) for id_ in workloads["workload"]),
+        read_table(results.links, "links"),
+        load_cluster(Path.cwd(), _cluster_name(results)),
+        _sent(results, workloads.filter(given)["workload"].to_list()),
+    )
+
+
+def _cluster_name(results: Results) -> str:
+    name = pl.read_parquet_metadata(results.costs).get("moesweep.cluster")
+    if name is None:
+        message = "does not say which cluster it is for"
+        raise BadInput([Problem(str(results.costs), "", "cluster", "", message, "run make sweep")])
+    return name
+
+
+def _folded_ops(results: Results, workload: str) -> pl.DataFrame:
+    ops = read_table(results.cost_ops(workload), "cost_ops")
+    return (
+        ops.with_columns(workload=pl.lit(workload))
+        .group_by(*_SAME, "kind", *_QUANTITIES, maintain_order=True)
+        .agg(pl.col("seconds").first(), layers=pl.len().cast(pl.Int64))
+    )
+
+
+def _sent(results: Results, ids: list[str]) -> pl.DataFrame | None:
+    """Return `all_comm_bytes` and `all_wire_bytes` of each op of one iteration, summed over all ranks.
+
+    Programs show the fullest rank of a stage; the traces of the ranks show them all.
+    """
+    once = pl.col("comm_bytes", "wire_bytes").cast(pl.Int128) * pl.col("num_microbatches")
+    key = [pl.col(name).cast(dtypes("cost_ops")[name]) for name in COMMUNICATION[1:]]
+    frames = []
+    for id_ in ids:
+        path = results.trace("ops", id_)
+        with readable(path):
+            check_workload(path)
+            frames.append(
+                pl.scan_parquet(path, hive_partitioning=False, glob=False)
+                .filter(pl.col("collective").is_not_null())
+                .group_by(key)
+                .agg(once.sum().name.prefix("all_"))
+                .select(pl.lit(id_).alias("workload"), pl.all())
+                .collect()
+            )
+    return pl.concat(frames) if frames else None
+
+
+def per_iteration(quantity: pl.Expr) -> pl.Expr:
+    """Return a quantity of one execution as its sum over one rank's iteration, in 128 bits: no sum wraps."""
+    return quantity.cast(pl.Int128) * pl.col("num_microbatches") * pl.col("layers")
+
+
+def seconds_per_iteration() -> pl.Expr:
+    """Return the seconds of one rank of a row's stage in it; a send is waited for where it arrives."""
+    waited = pl.when(pl.col("collective").eq_missing("send")).then(0.0).otherwise(pl.col("seconds"))
+    return waited * pl.col("num_microbatches") * pl.col("layers")

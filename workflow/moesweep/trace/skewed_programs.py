@@ -1,0 +1,51 @@
+"""Programs where routing is given: one for every stage and ep rank, and the one that everybody waits for."""
+
+from pathlib import Path
+
+import polars as pl
+
+from moesweep.shapes.sizes import GIVEN
+from moesweep.trace.programs import PROGRAM_COLUMNS, evaluate, in_order, layer_layout, sections, stages
+from moesweep.trace.skewed_copies import loads
+
+_QUANTITIES = ("m", "n", "k", "flops", "hbm_bytes", "comm_bytes", "wire_bytes")
+RANK_COLUMNS = ["workload", "stage", "ep_rank", *PROGRAM_COLUMNS[2:]]
+
+
+def rank_programs(workloads: pl.DataFrame, root: Path) -> pl.DataFrame:
+    """Return the program of every stage and ep rank in execution order: RANK_COLUMNS."""
+    layout = layer_layout(workloads).select("workload", "stage", "layer_kind", "layer")
+    every = stages(workloads).with_columns(ep_rank=pl.int_ranges(0, "ep", dtype=pl.Int64)).explode("ep_rank")
+    in_layers = every.join(layout, on=["workload", "stage"])
+    moe = in_layers.filter(pl.col("layer_kind") == "moe").join(
+        loads(workloads, root), on=["workload", "layer", "ep_rank"]
+    )
+    frames = {
+        "dense": in_layers.filter(pl.col("layer_kind") == "dense"),
+        "moe": moe,
+    }
+    around = every.with_columns(layer=pl.lit(-1, dtype=pl.Int64))
+    rows = [
+        frame
+        for place, alternatives in enumerate(sections(GIVEN))
+        for section in alternatives
+        for frame in evaluate(frames.get(section.scope, around), place, section, ("ep_rank", "layer"))
+    ]
+    return in_order(pl.concat(pl.collect_all(rows)), workloads, ("stage", "ep_rank")).select(RANK_COLUMNS)
+
+
+def busiest(rank_programs: pl.DataFrame) -> pl.DataFrame:
+    """Return one program a stage, each op as on the ep rank for which it is largest: PROGRAM_COLUMNS.
+
+    The others wait for that rank. An exchange lasts as long as the largest buffer that any rank sends or
+    receives, and what one of the layer's exchanges sends the opposite one receives.
+    """
+    words = pl.exclude("ep_rank", *_QUANTITIES).first()
+    exchanged = pl.col("collective") == "all_to_all"
+    largest = pl.col("comm_bytes", "wire_bytes").max().over("workload", "layer", "collective")
+    return (
+        rank_programs.group_by("workload", "stage", "op_index", maintain_order=True)
+        .agg(words, pl.col(*_QUANTITIES).max())
+        .with_columns(pl.when(exchanged).then(largest).otherwise(pl.col("comm_bytes", "wire_bytes")))
+        .select(PROGRAM_COLUMNS)
+    )
