@@ -9,11 +9,14 @@ import polars as pl
 
 from moesweep.cost.skew import busiest_share, known
 from moesweep.cost.timing import Timing, constant
+from moesweep.cost.words import Words, among, choose
+from moesweep.shapes.communication import GROUP_KINDS
 from moesweep.shapes.expressions import by_word
-from moesweep.shapes.parallelism import GROUP_KINDS, placement
+from moesweep.shapes.parallelism import placement
 
 MEASURED_SIZES = (2, 4, 8)
 DATA_PARALLEL = ("dp", "edp", "embedding")
+"""Kinds whose rings reach `dp_efficiency` of the network."""
 
 size = pl.col("group_size").cast(pl.Float64)
 members = pl.col("members_per_node").cast(pl.Float64)
@@ -66,17 +69,17 @@ def _inside_bandwidth() -> pl.Expr:
     return ring.alias("node_ring_bytes_per_second")
 
 
-def _outside_seconds() -> tuple[pl.Expr, pl.Expr]:
+def _outside_seconds(op: Words) -> tuple[pl.Expr, pl.Expr]:
     """Return latency and transfer time of a ring across nodes, by the faster of NCCL's protocols.
 
     Long messages run at full bandwidth with slow steps (Simple), short ones the other way round (LL:
     flags beside the data halve the bandwidth; NCCL `tuning.cc`).
     """
-    passes = pl.when(pl.col("collective") == "all_reduce").then(2.0).otherwise(1.0)
+    passes = choose(among(op.collective, "all_reduce"), pl.lit(2.0), pl.lit(1.0))
     network_hops = (passes * (nodes - 1)).alias("network_hops")
     node_hops = (passes * (size - 1) - network_hops).alias("node_hops")
     node_network = constant("ring_efficiency") * nic_bandwidth() * constant("gpus_per_node")
-    derate = pl.when(pl.col("group_kind").is_in(DATA_PARALLEL)).then(constant("dp_efficiency")).otherwise(1.0)
+    derate = choose(among(op.group_kind, *DATA_PARALLEL), constant("dp_efficiency"), pl.lit(1.0))
     reached = pl.min_horizontal(constant("node_bus_8_bytes_per_second"), node_network / sharing)
     bandwidth = (derate * reached).alias("network_ring_bytes_per_second")
 
@@ -97,7 +100,7 @@ def _outside_seconds() -> tuple[pl.Expr, pl.Expr]:
     )
 
 
-def ring() -> Timing:
+def ring(op: Words) -> Timing:
     """Return a ring all_gather, reduce_scatter or all_reduce of `wire_bytes` a rank.
 
     An all_reduce takes 2(n-1) steps, the others n-1. Across nodes 2(nodes-1), or nodes-1, of them are
@@ -105,19 +108,19 @@ def ring() -> Timing:
     the node's own; data-parallel rings, many and long, reach `dp_efficiency` of it. Gathers of uneven
     parts run as one broadcast a part, whose links carry n parts instead of n-1.
     """
-    all_reduce = pl.col("collective") == "all_reduce"
-    inside_latency = _by_size("node_latency_{}_seconds") * pl.when(all_reduce).then(1.0).otherwise(0.5)
+    half = choose(among(op.collective, "all_reduce"), pl.lit(1.0), pl.lit(0.5))
+    inside_latency = _by_size("node_latency_{}_seconds") * half
     inside = (pl.col("wire_bytes") / _inside_bandwidth()).alias("transfer_seconds")
-    outside_latency, outside = _outside_seconds()
-    uneven = (pl.col("group_kind") == "etp") & ~known
+    outside_latency, outside = _outside_seconds(op)
+    broadcasts = pl.when(known).then(1.0).otherwise(size / (size - 1) * busiest_share())
     return Timing.link(
         pl.when(crosses).then(outside_latency).otherwise(inside_latency),
         pl.when(crosses).then(outside).otherwise(inside)
-        * pl.when(uneven).then(size / (size - 1) * busiest_share()).otherwise(1.0),
+        * choose(among(op.group_kind, "etp"), broadcasts, pl.lit(1.0)),
     )
 
 
-def all_to_all() -> Timing:
+def all_to_all(op: Words) -> Timing:
     """Return a direct all_to_all: every rank sends its shares over NVLink and its NIC at the same time.
 
     latency · log2(n) + max(share to the node / node bandwidth, share beyond / NIC), times the busiest
@@ -131,7 +134,7 @@ def all_to_all() -> Timing:
     return Timing.link(latency.alias("latency_seconds"), transfer * busiest_share())
 
 
-def message() -> Timing:
+def message(op: Words) -> Timing:
     """Return one send between neighbouring stages: over the NIC if the stages stand on different nodes."""
     between_nodes = pl.col("world_size") > constant("gpus_per_node")
     inside = pl.min_horizontal(constant("node_link_bytes_per_second"), _inside_bandwidth())

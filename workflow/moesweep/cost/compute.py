@@ -8,15 +8,12 @@ bytes that the trace declares.
 import polars as pl
 
 from moesweep.cost.timing import Timing, constant
+from moesweep.cost.words import Words, among, choose, ends, starts
 
 TILES = ((256, 128), (128, 256), (128, 128), (128, 64))
 PERMUTATIONS = ("permute", "unpermute", "expert_sort", "expert_unsort")
 
-base_op = pl.col("op").str.strip_prefix("recompute_")
-is_wgrad = pl.col("op").str.ends_with("_wgrad")
-is_dgrad = pl.col("op").str.ends_with("_dgrad")
 is_flash = pl.col("flash_attention")
-backward_attention = (pl.col("phase") == "backward") & ~pl.col("op").str.starts_with("recompute_")
 
 forward_efficiency = constant("gemm_forward_efficiency")
 dgrad_efficiency = constant("gemm_dgrad_efficiency")
@@ -55,36 +52,31 @@ def _hbm_seconds(hbm_bytes: pl.Expr, fraction: pl.Expr) -> pl.Expr:
     return (hbm_bytes / (fraction * constant("hbm_bytes_per_second"))).alias("memory_seconds")
 
 
-def gemm() -> Timing:
+def gemm(op: Words) -> Timing:
     """Return the larger of arithmetic and memory time, plus one kernel launch.
 
     Grouped GEMMs are a batch of their experts' products at `grouped_gemm_efficiency` of a plain
     one's rate. Frameworks of fp16 runs add each weight gradient to the main gradient separately.
     """
-    grouped = pl.col("kind") == "grouped_gemm"
+    grouped, is_wgrad = among(op.kind, "grouped_gemm"), ends(op.op, "_wgrad")
     batch = pl.col("groups").cast(pl.Float64)
-    m = pl.when(grouped & ~is_wgrad).then(pl.col("m") / batch).otherwise(pl.col("m"))
-    k = pl.when(grouped & is_wgrad).then(pl.col("k") / batch).otherwise(pl.col("k"))
-    direction = (
-        pl.when(is_wgrad)
-        .then(wgrad_efficiency)
-        .when(is_dgrad)
-        .then(dgrad_efficiency)
-        .otherwise(forward_efficiency)
-    )
-    factor = pl.when(grouped).then(constant("grouped_gemm_efficiency")).otherwise(1.0)
+    m = choose(grouped, choose(is_wgrad, pl.col("m"), pl.col("m") / batch), pl.col("m"))
+    k = choose(grouped, choose(is_wgrad, pl.col("k") / batch, pl.col("k")), pl.col("k"))
+    backward = choose(ends(op.op, "_dgrad"), dgrad_efficiency, forward_efficiency)
+    direction = choose(is_wgrad, wgrad_efficiency, backward)
+    factor = choose(grouped, constant("grouped_gemm_efficiency"), pl.lit(1.0))
     arithmetic = matmul_seconds(m, pl.col("n").cast(pl.Float64), k, batch, direction * factor)
     memory = _hbm_seconds(pl.col("hbm_bytes"), constant("elementwise_hbm_fraction"))
     weights = batch * pl.col("m") * pl.col("n")
-    separate = is_wgrad & (pl.col("dtype") == "fp16")
     accumulate = _hbm_seconds(
         constant("fp16_accumulation_bytes") * weights, constant("elementwise_hbm_fraction")
     ).alias("accumulation_seconds")
-    extra = pl.when(separate).then(accumulate).otherwise(0.0)
+    separate = pl.when(pl.col("dtype") == "fp16").then(accumulate).otherwise(0.0)
+    extra = choose(is_wgrad, separate, pl.lit(0.0))
     return Timing.roofline(arithmetic, memory, constant("kernel_seconds"), extra)
 
 
-def attention() -> Timing:
+def attention(op: Words) -> Timing:
     """Return flash attention's fused kernel or unfused attention's batched GEMMs, and memory traffic.
 
     Flash: flops over a share of peak that falls with few heads, x/(x + half) for x heads a rank.
@@ -111,27 +103,24 @@ def attention() -> Timing:
     forward = pl.when(is_flash).then(flash("forward")).otherwise(products(1, 1, forward_efficiency))
     backward = pl.when(is_flash).then(flash("backward")).otherwise(products(1, 3, dgrad_efficiency))
     memory = _hbm_seconds(pl.col("hbm_bytes"), constant("elementwise_hbm_fraction"))
-    arithmetic = pl.when(backward_attention).then(backward).otherwise(forward)
+    recomputed = starts(op.op, "recompute_")
+    arithmetic = choose(among(op.phase, "backward"), choose(recomputed, forward, backward), forward)
     return Timing.roofline(arithmetic, pl.lit(0.0), constant("kernel_seconds"), memory)
 
 
-def memory_bound() -> Timing:
+def memory_bound(op: Words) -> Timing:
     """Return declared bytes over the reached share of memory bandwidth, plus one kernel launch.
 
     Token permutations gather and scatter rows and reach far less (`permute_hbm_fraction`).
     """
-    fraction = (
-        pl.when(base_op.is_in(PERMUTATIONS))
-        .then(constant("permute_hbm_fraction"))
-        .when(base_op == "cross_entropy")
-        .then(constant("cross_entropy_hbm_fraction"))
-        .otherwise(constant("elementwise_hbm_fraction"))
-    )
+    plain = constant("elementwise_hbm_fraction")
+    other = choose(among(op.base, "cross_entropy"), constant("cross_entropy_hbm_fraction"), plain)
+    fraction = choose(among(op.base, *PERMUTATIONS), constant("permute_hbm_fraction"), other)
     memory = _hbm_seconds(pl.col("hbm_bytes"), fraction)
     return Timing.roofline(pl.lit(0.0), memory, constant("kernel_seconds"), pl.lit(0.0))
 
 
-def optimizer() -> Timing:
+def optimizer(op: Words) -> Timing:
     """Return Adam: bytes per owned parameter over memory bandwidth (n of the op is the owned parameters)."""
     memory = _hbm_seconds(
         constant("adam_bytes_per_parameter") * pl.col("n"), constant("elementwise_hbm_fraction")

@@ -8,9 +8,8 @@ run step by step). Gradient reduction and parameter gathering are not overlapped
 
 import polars as pl
 
-from moesweep.cost.stages import COMM_KINDS
-
-_COMM = [f"{kind}_comm" for kind in COMM_KINDS]
+from moesweep.cost.stages import COMM
+from moesweep.shapes.communication import COMM_KINDS
 
 
 def seconds_of_a_stage() -> dict[str, pl.Expr]:
@@ -21,9 +20,9 @@ def seconds_of_a_stage() -> dict[str, pl.Expr]:
     """
     weighted = pl.col("repeats")
     repeated = pl.col("phase") != "optimizer"
-    tail = ("exposed", "compute", *_COMM)
+    tail = ("exposed", "compute", *COMM)
     return {
-        **{part: (pl.col(part) * weighted * repeated).sum() for part in ("seconds", "exposed", *_COMM)},
+        **{part: (pl.col(part) * weighted * repeated).sum() for part in ("seconds", "exposed", *COMM)},
         **{f"tail_{part}": (pl.col(part) * ~repeated).sum() for part in tail},
     }
 

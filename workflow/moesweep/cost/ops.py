@@ -1,47 +1,58 @@
-"""Seconds and bound of every op row."""
+"""Seconds and bound of every op: chosen by its words, for one op alone or row by row."""
+
+from collections.abc import Callable
 
 import polars as pl
 
 from moesweep.cost import collectives, compute
 from moesweep.cost.skew import busiest_share
 from moesweep.cost.timing import Timing
+from moesweep.cost.words import ROWS, Truth, Words, among, choose, missing, starts
 from moesweep.shapes.expressions import by_word
 
-TIMINGS: dict[str, Timing] = {
-    "gemm": compute.gemm(),
-    "grouped_gemm": compute.gemm(),
-    "attention": compute.attention(),
-    "elementwise": compute.memory_bound(),
-    "optimizer": compute.optimizer(),
-    "collective": collectives.ring(),
-    "all_to_all": collectives.all_to_all(),
-    "p2p": collectives.message(),
+TIMINGS: dict[str, Callable[[Words], Timing]] = {
+    "gemm": compute.gemm,
+    "grouped_gemm": compute.gemm,
+    "attention": compute.attention,
+    "elementwise": compute.memory_bound,
+    "optimizer": compute.optimizer,
+    "collective": collectives.ring,
+    "all_to_all": collectives.all_to_all,
+    "p2p": collectives.message,
 }
 """The timing of each kind of op. An all_to_all is not a ring."""
 
-# The model reads floats only: products of counts could pass 2^63.
-_QUANTITIES = ("m", "n", "k", "groups", "flops", "hbm_bytes", "comm_bytes", "wire_bytes")
+QUANTITIES = ("m", "n", "k", "groups", "flops", "hbm_bytes", "comm_bytes", "wire_bytes")
+"""What the model reads of an op, as floats only: products of counts could pass 2^63."""
+
+
+def timing(op: Words) -> Timing:
+    """Return seconds of one execution and their bound, over quantities, place, workload and constants."""
+    kinds = {name: choice(op) for name, choice in TIMINGS.items()} if isinstance(op.kind, pl.Expr) else {}
+    if kinds:
+        exchanged, kind = among(op.collective, "all_to_all"), op.kind
+        model = pl.when(exchanged).then(pl.lit("all_to_all")).otherwise(kind.cast(pl.String))  # type: ignore[union-attr]
+        seconds = by_word(model, {name: each.seconds for name, each in kinds.items()}, pl.lit(0.0))
+        bound = by_word(model, {name: each.bound for name, each in kinds.items()}, pl.lit(None))
+        chosen = Timing(seconds, bound)
+    else:
+        chosen = TIMINGS["all_to_all" if op.collective == "all_to_all" else str(op.kind)](op)
+    return Timing(_loaded(op, chosen.seconds), chosen.bound)
+
+
+def _loaded(op: Words, seconds: pl.Expr) -> pl.Expr:
+    """Return the seconds on the rank whose experts have most to compute: everything has to wait for it."""
+    expert: Truth = starts(op.base, "expert_")
+    return choose(expert, choose(missing(op.collective), seconds * busiest_share(), seconds), seconds)
 
 
 def timings() -> dict[str, pl.Expr]:
     """Return `seconds` of one execution and `bound`, over an op's row with place, workload and constants."""
-    model = (
-        pl.when(pl.col("collective") == "all_to_all")
-        .then(pl.lit("all_to_all"))
-        .otherwise(pl.col("kind").cast(pl.String))
-    )
-    seconds = {name: timing.seconds for name, timing in TIMINGS.items()}
-    bound = {name: timing.bound for name, timing in TIMINGS.items()}
-    # Everything has to wait for the rank whose experts have most to compute.
-    expert = compute.base_op.str.starts_with("expert_") & pl.col("collective").is_null()
-    load = pl.when(expert).then(busiest_share()).otherwise(1.0)
-    return {
-        "seconds": by_word(model, seconds, pl.lit(0.0)) * load,
-        "bound": by_word(model, bound, pl.lit(None)),
-    }
+    rows = timing(ROWS)
+    return {"seconds": rows.seconds, "bound": rows.bound}
 
 
 def timed(rows: pl.LazyFrame) -> pl.LazyFrame:
     """Add places and timings to op rows joined with their workload and constants."""
-    floats = rows.with_columns(**collectives.places()).with_columns(pl.col(_QUANTITIES).cast(pl.Float64))
+    floats = rows.with_columns(**collectives.places()).with_columns(pl.col(QUANTITIES).cast(pl.Float64))
     return floats.with_columns(**timings())

@@ -2,7 +2,7 @@
 
 A layer lasts as long as its kernels and the communication that nothing hides, or as long as the
 host needs to launch them. Part of a backward tp collective hides behind the GEMM that Megatron
-issues with it (`linear_with_grad_accumulation_and_async_allreduce`).
+issues with it (`HIDES_BEHIND`).
 """
 
 from functools import reduce
@@ -11,40 +11,44 @@ from operator import add
 import polars as pl
 
 from moesweep.cost.timing import constant
+from moesweep.cost.words import ROWS, Truth, Words, among, ends, expression, missing, negated, starts
+from moesweep.shapes.communication import COMM_KINDS, HIDES_BEHIND, OTHER
 from moesweep.shapes.expressions import total
-
-COMM_KINDS = ("tp", "etp", "ep", "dp", "edp", "pp", "other")
-OTHER = ("tp_ep", "embedding", "world")
 
 PASS_KEY = ("workload", "stage", "phase", "layer_kind")
 """What tells passes apart."""
 
-HIDES_BEHIND = {
-    "attention_regather": "qkv_dgrad",
-    "attention_gather": "qkv_wgrad",
-    "attention_reduce_grad": "qkv_wgrad",
-    "mlp_regather": "fc1_dgrad",
-    "mlp_gather": "fc1_wgrad",
-    "mlp_reduce_grad": "fc1_wgrad",
-    "shared_regather": "shared_fc1_dgrad",
-    "shared_gather": "shared_fc1_wgrad",
-    "head_regather": "logits_dgrad",
-    "head_gather": "logits_wgrad",
-    "head_reduce_grad": "logits_wgrad",
-}
-"""Backward tp collectives and the GEMM that runs beside each."""
+COMM = tuple(f"{kind}_comm" for kind in COMM_KINDS)
+PARTS = ("compute", *COMM)
+"""What the seconds of an op are part of."""
 
-_is_comm = pl.col("collective").is_not_null() & (pl.col("collective") != "send")
-"""A message is waited for where it arrives; its sender goes on."""
+
+def counts_as(op: Words, part: str) -> Truth:
+    """Return whether an op's seconds are of a part; a send is waited for where it arrives, so of none."""
+    if part == "compute":
+        return missing(op.collective)
+    kind = part.removesuffix("_comm")
+    kinds = OTHER if kind == "other" else (kind,)
+    return negated(among(op.collective, "send")) & among(op.group_kind, *kinds)
+
+
+def meets_peers(op: Words) -> Truth:
+    """Return whether ranks of a tp or etp group meet at an op: they issue their kernels alone."""
+    return among(op.group_kind, "tp", "etp") & negated(missing(op.collective))
+
+
+def dispatches(op: Words) -> Truth:
+    """Return whether the host waits at an op for the counts of tokens that it sends to experts."""
+    return ends(op.op, "token_counts")
+
+
+def repeats_forward(op: Words) -> Truth:
+    """Return whether an op shows that a backward pass runs the layer's forward again."""
+    return starts(op.op, "recompute_attention_norm")
 
 
 def _seconds_of(op: str) -> pl.Expr:
     return (pl.col("seconds") * (pl.col("op") == op)).sum()
-
-
-def _comm_seconds(kind: str) -> pl.Expr:
-    among = pl.col("group_kind").is_in(OTHER) if kind == "other" else pl.col("group_kind") == kind
-    return (pl.col("seconds") * pl.col("runs") * (_is_comm & among).fill_null(False)).sum()
 
 
 def runs() -> pl.Expr:
@@ -64,16 +68,14 @@ def parts_of_a_pass() -> dict[str, pl.Expr]:
         add,
         (pl.min_horizontal(_seconds_of(op), _seconds_of(gemm)) for op, gemm in HIDES_BEHIND.items()),
     )
-    # Ranks of a tp or etp group issue their kernels alone and meet at every collective.
-    tensor = pl.col("group_kind").is_in(["tp", "etp"]) & pl.col("collective").is_not_null()
     return {
         "repeats": pl.col("repeats").first(),
-        **{f"{kind}_comm": _comm_seconds(kind) for kind in COMM_KINDS},
-        "compute": (pl.col("seconds") * pl.col("collective").is_null()).sum(),
+        **{part: (pl.col("seconds") * pl.col("runs") * counts_as(ROWS, part)).sum() for part in COMM},
+        "compute": (pl.col("seconds") * counts_as(ROWS, "compute")).sum(),
         "hidden": hidden,
-        "peers": ((pl.col("group_size") - 1) * tensor.fill_null(False)).sum(),
-        "dispatches": pl.col("op").str.ends_with("token_counts").sum(),
-        "recomputes": pl.col("op").str.starts_with("recompute_attention_norm").any(),
+        "peers": ((pl.col("group_size") - 1) * meets_peers(ROWS)).sum(),
+        "dispatches": expression(dispatches(ROWS)).sum(),
+        "recomputes": expression(repeats_forward(ROWS)).any(),
     }
 
 
@@ -86,7 +88,7 @@ def seconds_of_a_pass() -> dict[str, pl.Expr]:
     host. seconds = max(kernels, host), or their sum with blocking launches. Time beyond the exposed
     communication counts as compute.
     """
-    comm = total(f"{kind}_comm" for kind in COMM_KINDS)
+    comm = total(COMM)
     exposed = comm - constant("tp_overlap") * pl.col("hidden")
     modern = pl.col("framework") == "megatron-core"
     forward = pl.when(modern).then(constant("host_seconds")).otherwise(constant("host_2021_seconds"))

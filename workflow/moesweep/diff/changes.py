@@ -8,15 +8,15 @@ import polars as pl
 
 from moesweep.diff.folder import Folder
 from moesweep.edge.schema import load_schema
+from moesweep.shapes.communication import comm_seconds
 from moesweep.study.catalog import unit_of
 
 NOT_INPUTS = ("workload", "twin", "listed")
 """Columns of a workload that its costs do not depend on."""
 
-KINDS = ("tp", "etp", "ep", "dp", "edp", "pp", "other")
 TERMS = {
     "iteration_seconds": ("compute_seconds", "exposed_comm_seconds", "bubble_seconds", "optimizer_seconds"),
-    "exposed_comm_seconds": tuple(f"{kind}_comm_seconds" for kind in KINDS),
+    "exposed_comm_seconds": tuple(comm_seconds()),
     "peak_memory_bytes": ("weights_bytes", "gradients_bytes", "optimizer_bytes", "activations_bytes"),
     "usd_per_billion_tokens": ("gpu_hours_per_billion_tokens",),
 }

@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 
-from moesweep.cost.stages import HIDES_BEHIND
 from moesweep.export.chakra_schema import COLLECTIVE, COMM_TYPES, COMPUTE, FIELD_NUMBERS, RECV, SEND
 from moesweep.export.wire import (
     ID_BASE,
@@ -25,7 +24,7 @@ from moesweep.export.wire import (
     number_field,
     varint,
 )
-from moesweep.shapes.parallelism import GROUP_KINDS
+from moesweep.shapes.communication import GROUP_KINDS, HIDES_BEHIND
 
 NODE, ATTRIBUTE = FIELD_NUMBERS["Node"], FIELD_NUMBERS["AttributeProto"]
 

@@ -16,7 +16,8 @@ from moesweep.export.request import Request, chosen_ranks
 from moesweep.export.skewed_costs import alike
 from moesweep.export.source import Traced
 from moesweep.export.unroll import by_stage
-from moesweep.shapes.parallelism import GROUP_KINDS, ranks
+from moesweep.shapes.communication import GROUP_KINDS
+from moesweep.shapes.parallelism import ranks
 from moesweep.store.tablefile import whole
 
 EVENTS_AT_ONCE = 1 << 16

@@ -8,8 +8,8 @@ or wait for the fullest one where routing is given, so times belong to stages.
 
 import polars as pl
 
-from moesweep.cost.stages import HIDES_BEHIND
 from moesweep.export.source import Traced
+from moesweep.shapes.communication import HIDES_BEHIND
 from moesweep.shapes.steps import step_ends
 from moesweep.study.workload import SCHEMA
 from moesweep.trace.programs import layer_layout

@@ -7,7 +7,8 @@ import polars as pl
 from moesweep.export.request import UNROLLED, Request, chosen_ranks
 from moesweep.export.source import Traced
 from moesweep.export.timeline import nanoseconds, optimizer_ops, step_programs, steps
-from moesweep.shapes.parallelism import GROUP_KINDS, ranks
+from moesweep.shapes.communication import GROUP_KINDS
+from moesweep.shapes.parallelism import ranks
 from moesweep.store.tablefile import dtypes, write_table
 from moesweep.study.workload import description
 

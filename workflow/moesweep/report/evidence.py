@@ -7,12 +7,12 @@ from pathlib import Path
 import polars as pl
 
 from moesweep.edge.problems import BadInput, Problem
+from moesweep.shapes.communication import COMM_KINDS
 from moesweep.shapes.expressions import total
 from moesweep.store.layout import Results
 from moesweep.store.tablefile import read_costed, read_table
 from moesweep.study.catalog import Cluster, load_cluster
 
-COMM_KINDS = ("tp", "etp", "ep", "dp", "edp", "pp", "other")
 _TOGETHER = {
     "exposed tp": ("tp",),
     "exposed etp": ("etp",),

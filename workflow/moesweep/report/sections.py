@@ -4,10 +4,11 @@ from typing import Any
 
 import polars as pl
 
-from moesweep.report.evidence import COMM_KINDS, Evidence, parts_of_iteration
+from moesweep.report.evidence import Evidence, parts_of_iteration
 from moesweep.report.figures.ink import MEMORY, PARTS
 from moesweep.report.heatmap import heat_maps
 from moesweep.report.pipeline_map import LINE, WIDTH, pipeline_maps
+from moesweep.shapes.communication import COMM_KINDS
 
 Row = dict[str, Any]
 

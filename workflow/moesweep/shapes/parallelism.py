@@ -19,9 +19,10 @@ from typing import Any
 
 import polars as pl
 
+from moesweep.shapes.communication import EXPERT_KINDS, GROUP_KINDS
+
 DENSE_ORDER = ("tp", "dp", "pp")
 EXPERT_ORDER = ("etp", "ep", "edp", "pp")
-GROUP_KINDS = ("tp", "etp", "ep", "dp", "edp", "pp", "tp_ep", "embedding", "world")
 
 _MASKS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "tp": (DENSE_ORDER, ("tp",)),
@@ -35,7 +36,6 @@ _MASKS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "embedding": (DENSE_ORDER, ("pp",)),
     "world": (DENSE_ORDER, ("tp", "dp", "pp")),
 }
-_EXPERT_KINDS = ("etp", "ep", "edp", "tp_ep")
 _COORDINATE_COLUMNS = {
     "stage": (DENSE_ORDER, "pp"),
     "tp_rank": (DENSE_ORDER, "tp"),
@@ -84,7 +84,7 @@ def groups(workload: Mapping[str, Any]) -> pl.DataFrame:
     (GROUP_KINDS), id and position. Ids are those of `ranks`.
     """
     everyone = ranks(workload)
-    kinds = [kind for kind in GROUP_KINDS if workload["num_experts"] > 0 or kind not in _EXPERT_KINDS]
+    kinds = [kind for kind in GROUP_KINDS if workload["num_experts"] > 0 or kind not in EXPERT_KINDS]
     return pl.concat([_members(everyone, kind, workload) for kind in kinds])
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import polars as pl
 
-from moesweep.shapes.parallelism import GROUP_KINDS
+from moesweep.shapes.communication import GROUP_KINDS
 
 ELEMENT_BYTES = 2
 

@@ -2,11 +2,10 @@
 
 import polars as pl
 
+from moesweep.shapes.communication import COMM_KINDS, comm_seconds
 from moesweep.shapes.expressions import total
 from moesweep.tables.expense import costed
 from moesweep.tables.results import LAYOUT, Inputs
-
-COMM_KINDS = ("tp", "etp", "ep", "dp", "edp", "pp", "other")
 
 
 def exposed_communication(inputs: Inputs) -> pl.DataFrame:
@@ -15,7 +14,7 @@ def exposed_communication(inputs: Inputs) -> pl.DataFrame:
     The costs hide nothing but backward tp collectives (docs/costs.md, "A layer"), so what is hidden, the
     sum of kinds - exposed, comes off tp alone. `largest_kind` is null where nothing is exposed.
     """
-    hidden = total(f"{kind}_comm_seconds" for kind in COMM_KINDS) - pl.col("exposed_comm_seconds")
+    hidden = total(comm_seconds()) - pl.col("exposed_comm_seconds")
     exposed = {f"{kind}_exposed_seconds": pl.col(f"{kind}_comm_seconds") for kind in COMM_KINDS}
     # What is left of the two sums where all of tp is hidden may be a rounding error below 0.
     exposed["tp_exposed_seconds"] = (pl.col("tp_comm_seconds") - hidden).clip(0)

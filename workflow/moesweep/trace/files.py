@@ -6,8 +6,9 @@ from typing import Any
 
 import polars as pl
 
+from moesweep.shapes.communication import GROUP_KINDS
 from moesweep.shapes.expressions import by_word
-from moesweep.shapes.parallelism import GROUP_KINDS, groups, ranks
+from moesweep.shapes.parallelism import groups, ranks
 from moesweep.store.layout import Results
 from moesweep.store.tablefile import write_table
 from moesweep.study.routing import given

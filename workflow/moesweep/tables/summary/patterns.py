@@ -4,6 +4,7 @@ from typing import Any
 
 import polars as pl
 
+from moesweep.shapes.communication import EXPERT_KINDS
 from moesweep.tables.numbers import quantity
 from moesweep.tables.results import Inputs
 from moesweep.tables.summary.wording import (
@@ -47,8 +48,6 @@ _SEED = (
     ),
 )
 """Title in the seed's words, our group kinds, what the seed says of it."""
-
-_EXPERT_KINDS = ("ep", "etp", "edp", "tp_ep")
 
 
 def communication_patterns(inputs: Inputs, tables: Tables) -> list[str]:
@@ -98,7 +97,7 @@ def _worked_example(tables: Tables) -> list[str]:
             f"{row['group_kind']} {row['group_size']}",
             *_amounts(row, "comm_bytes"),
         )
-        for row in ops.filter(pl.col("group_kind").is_in(_EXPERT_KINDS)).iter_rows(named=True)
+        for row in ops.filter(pl.col("group_kind").is_in(EXPERT_KINDS)).iter_rows(named=True)
     ]
     groups = (
         tables["communication_by_group"]

@@ -1,0 +1,46 @@
+"""The words of communication: kinds of communicators, what they are counted as, what hides behind what."""
+
+import polars as pl
+
+GROUP_KINDS = ("tp", "etp", "ep", "dp", "edp", "pp", "tp_ep", "embedding", "world")
+"""Every kind of communicator, in the order of the release."""
+
+COMM_KINDS = ("tp", "etp", "ep", "dp", "edp", "pp", "other")
+"""What the seconds of communication are told apart by: columns `<kind>_comm_seconds`."""
+
+OTHER = tuple(kind for kind in GROUP_KINDS if kind not in COMM_KINDS)
+"""Kinds of communicators that are counted together, as `other`."""
+
+EXPERT_KINDS = ("etp", "ep", "edp", "tp_ep")
+"""Kinds that only workloads with experts have."""
+
+HIDES_BEHIND = {
+    "attention_regather": "qkv_dgrad",
+    "attention_gather": "qkv_wgrad",
+    "attention_reduce_grad": "qkv_wgrad",
+    "mlp_regather": "fc1_dgrad",
+    "mlp_gather": "fc1_wgrad",
+    "mlp_reduce_grad": "fc1_wgrad",
+    "shared_regather": "shared_fc1_dgrad",
+    "shared_gather": "shared_fc1_wgrad",
+    "head_regather": "logits_dgrad",
+    "head_gather": "logits_wgrad",
+    "head_reduce_grad": "logits_wgrad",
+}
+"""Backward tp collectives and the GEMM that Megatron issues beside each
+(`linear_with_grad_accumulation_and_async_allreduce`)."""
+
+
+def kind_of(group_kind: str) -> str:
+    """Return the kind of COMM_KINDS that a communicator's seconds are counted as."""
+    return group_kind if group_kind in COMM_KINDS else "other"
+
+
+def comm_seconds() -> list[str]:
+    """Return the cost columns of communication, whole: hidden parts included."""
+    return [f"{kind}_comm_seconds" for kind in COMM_KINDS]
+
+
+def waited_for() -> pl.Expr:
+    """Return whether a rank waits for a row's op: for a message where it arrives, its sender goes on."""
+    return pl.col("collective").ne_missing(pl.lit("send"))
