@@ -102,19 +102,21 @@ def pipeline_messages() -> dict[str, list[Op]]:
     """
     first, last = pl.col("stage") == 0, pl.col("stage") == s.pp - 1
 
-    def chunks(at_the_end: pl.Expr) -> pl.Expr:
-        return s.microbatches * (s.chunks - pl.when(at_the_end).then(1).otherwise(0))
+    def exchanged(op: Op, at_the_end: pl.Expr) -> Op:
+        """Return the op between the stage and its neighbour, which one chunk has not at the model's end."""
+        count = s.microbatches * (s.chunks - pl.when(at_the_end).then(1).otherwise(0))
+        return op.only(~at_the_end | (s.chunks > 1)).times(count)
 
     def arrival(name: str, at_the_end: pl.Expr) -> list[Op]:
         gather = all_gather(f"{name}_gather", "tp", s.activation_bytes).only(_scatter_gather & (s.pp > 1))
-        return [
-            recv(name, "pp", _message_bytes()).times(chunks(at_the_end)),
-            gather.times(chunks(at_the_end)),
-        ]
+        return [exchanged(op, at_the_end) for op in (recv(name, "pp", _message_bytes()), gather)]
+
+    def departure(name: str, at_the_end: pl.Expr) -> list[Op]:
+        return [exchanged(send(name, "pp", _message_bytes()), at_the_end)]
 
     return {
         "recv_forward": arrival("recv_forward", first),
-        "send_forward": [send("send_forward", "pp", _message_bytes()).times(chunks(last))],
+        "send_forward": departure("send_forward", last),
         "recv_backward": arrival("recv_backward", last),
-        "send_backward": [send("send_backward", "pp", _message_bytes()).times(chunks(first))],
+        "send_backward": departure("send_backward", first),
     }

@@ -1,7 +1,5 @@
 """What happens once an iteration: gradient reduction, Adam, parameter gathering; parameters per rank."""
 
-from dataclasses import replace
-
 import polars as pl
 
 from moesweep.shapes import sizes as s
@@ -108,4 +106,4 @@ def optimizer_ops() -> list[Op]:
         _parameter_gather("param_gather_dense", "dp", dense),
         _parameter_gather("param_gather_expert", "edp", expert),
     ]
-    return [replace(op, count=pl.lit(1, dtype=pl.Int64)) for op in ops]
+    return [op.times(pl.lit(1, dtype=pl.Int64)) for op in ops]

@@ -16,9 +16,10 @@ ALWAYS = pl.lit(True)
 class Op:
     """An op and its quantities over the columns of a workload (or of one of its stages).
 
+    `when` says whether the op is there, `count` how often it then runs in one iteration: at least once.
     `m n k groups` give the shape, `flops` the executed floating-point operations, `hbm_bytes` the
     bytes read and written in device memory, `comm_bytes` the logical message, `own_bytes` the part of
-    an uneven all_to_all that stays, `count` how often the op runs in one iteration; all for one rank.
+    an uneven all_to_all that stays; all for one rank.
     """
 
     name: str
@@ -41,8 +42,8 @@ class Op:
         return replace(self, when=self.when & when)
 
     def times(self, count: pl.Expr) -> "Op":
-        """Return the same op, run `count` times an iteration and absent where that is 0."""
-        return replace(self, count=count, when=self.when & (count > 0))
+        """Return the same op, run `count` times an iteration wherever it is there."""
+        return replace(self, count=count)
 
     def recomputed(self) -> "Op":
         """Return the op as its backward pass repeats it under activation recomputation."""

@@ -1,0 +1,29 @@
+"""How ops are declared: whether one is there and how often it runs are two things."""
+
+import polars as pl
+import pytest
+
+from moesweep.trace.programs import folded, sections
+from small import VARIED, small
+
+OPS = [op for alternatives in sections() for section in alternatives for op in section.ops]
+COUNTS = {"num_microbatches", "global_batch_size", "world_size", "dp"}
+
+
+def test_whether_an_op_is_there_does_not_depend_on_how_often_it_runs() -> None:
+    in_passes = [op for op in OPS if "num_microbatches" in op.count.meta.root_names()]
+    assert {op.name for op in OPS} - {op.name for op in in_passes} == {
+        *("grad_reduce_dense", "grad_reduce_expert", "norm_grad_reduce", "embedding_grad_reduce"),
+        *("grad_norm", "adam", "param_gather_dense", "param_gather_expert"),
+    }
+    assert not [op.name for op in in_passes if COUNTS & set(op.when.meta.root_names())]
+
+
+@pytest.mark.parametrize("name", VARIED)
+def test_what_is_there_runs_at_least_once(name: str) -> None:
+    least = (
+        folded(small(**VARIED[name]))
+        .group_by(pl.col("phase") == "optimizer")
+        .agg(pl.col("num_microbatches").min())
+    )
+    assert all(count >= 1 for count in least["num_microbatches"])
