@@ -14,12 +14,12 @@ from moesweep.export.source import traced
 from moesweep.export.timeline import optimizer_ops, step_programs, steps
 from moesweep.export.unroll import executed, unrolled
 from moesweep.shapes.parallelism import ranks
+from moesweep.shapes.schedule import schedules
 from moesweep.store.layout import Results
 from moesweep.store.tablefile import read_table
 from moesweep.study.catalog import load_cluster
 from moesweep.study.sweep import enumerate_sweep
 from moesweep.trace.programs import folded
-from moesweep.trace.schedule import schedules
 
 KEY = ["stage", "op_index"]
 SEND = pl.col("collective").eq_missing(pl.lit("send"))

@@ -6,10 +6,10 @@ from typing import Any
 import polars as pl
 import pytest
 
+from moesweep.shapes.schedule import schedules
 from moesweep.store.layout import TRACE_TABLES, Results
 from moesweep.store.tablefile import dictionary, dtypes, read_table
 from moesweep.trace.files import write_traces
-from moesweep.trace.schedule import schedules
 from naive_layout import naive_groups, naive_schedule
 from naive_trace import naive_ops
 from small import VARIED, small

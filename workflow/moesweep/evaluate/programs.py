@@ -7,8 +7,9 @@ import polars as pl
 
 from moesweep.cost.fold import KEY, fold, with_layer_kind
 from moesweep.cost.skewed_ranks import fullest_ranks
+from moesweep.shapes.placement import layer_layout
 from moesweep.study.routing import given
-from moesweep.trace.programs import folded, layer_layout, stages
+from moesweep.trace.programs import folded, stages
 from moesweep.trace.skewed_copies import given_routing, loads
 from moesweep.trace.skewed_programs import busiest, rank_programs
 

@@ -10,10 +10,10 @@ import polars as pl
 
 from moesweep.export.source import Traced
 from moesweep.shapes.communication import HIDES_BEHIND
+from moesweep.shapes.placement import layer_layout
+from moesweep.shapes.schedule import schedules
 from moesweep.shapes.steps import step_ends
 from moesweep.study.workload import SCHEMA
-from moesweep.trace.programs import layer_layout
-from moesweep.trace.schedule import schedules
 
 _STEP = ("stage", "phase", "chunk")
 

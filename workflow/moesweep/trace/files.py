@@ -9,13 +9,13 @@ import polars as pl
 from moesweep.shapes.communication import GROUP_KINDS
 from moesweep.shapes.expressions import by_word
 from moesweep.shapes.parallelism import groups, ranks
+from moesweep.shapes.schedule import schedules
 from moesweep.store.layout import Results
 from moesweep.store.tablefile import write_table
 from moesweep.study.routing import given
 from moesweep.study.workload import description
 from moesweep.trace.balanced import routing
 from moesweep.trace.programs import programs
-from moesweep.trace.schedule import schedules
 from moesweep.trace.skewed_copies import given_routing
 from moesweep.trace.skewed_programs import busiest, rank_programs
 

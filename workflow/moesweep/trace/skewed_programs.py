@@ -4,8 +4,9 @@ from pathlib import Path
 
 import polars as pl
 
+from moesweep.shapes.placement import layer_layout
 from moesweep.shapes.sizes import GIVEN
-from moesweep.trace.programs import PROGRAM_COLUMNS, evaluate, in_order, layer_layout, sections, stages
+from moesweep.trace.programs import PROGRAM_COLUMNS, evaluate, in_order, sections, stages
 from moesweep.trace.skewed_copies import loads
 
 _QUANTITIES = ("m", "n", "k", "flops", "hbm_bytes", "comm_bytes", "wire_bytes")

@@ -1,0 +1,112 @@
+"""Rows that share what an expression reads: found once, so that it is evaluated once for each of them.
+
+A column becomes whole numbers from 0 (its codes), several columns one number a row (a key), and equal keys
+are one distinct row. Codes are found by looking numbers up in a table, which takes a fraction of a sort.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+TABLE = 1 << 22
+"""Longest table in which numbers are looked up; beyond it they are sorted."""
+
+
+@dataclass(frozen=True)
+class Codes:
+    """For each row, a whole number below `size` that tells apart what differs."""
+
+    of: Array
+    size: int
+
+    def packed(self) -> "Codes":
+        """Return codes without gaps."""
+        return packed(self.of, self.size)
+
+
+@dataclass(frozen=True)
+class Distinct:
+    """Which distinct row each row is (`index`), and the first row of each (`first`)."""
+
+    index: Array
+    first: Array
+
+    @property
+    def codes(self) -> Codes:
+        """The index as codes."""
+        return Codes(self.index, len(self.first))
+
+
+def packed(numbers: Array, size: int) -> Codes:
+    """Return codes without gaps for whole numbers from 0 and below `size`."""
+    if size > TABLE:
+        found, codes = np.unique(numbers, return_inverse=True)
+        return Codes(codes, len(found))
+    there = np.zeros(size, dtype=bool)
+    there[numbers] = True
+    table = np.cumsum(there) - 1
+    return Codes(table[numbers], int(table[-1]) + 1 if size else 0)
+
+
+def coded(column: pl.Series) -> Codes:
+    """Return the codes of a column of numbers, truths or words; null is a value like any other."""
+    if column.dtype == pl.Boolean and not column.null_count():
+        return Codes(column.cast(pl.Int64).to_numpy(), 2)
+    if column.dtype.is_integer() and not column.null_count():
+        low, high = int(column.min() or 0), int(column.max() or 0)  # type: ignore[arg-type]
+        return packed(column.to_numpy() - low, high - low + 1)
+    if isinstance(column.dtype, pl.Enum) and not column.null_count():
+        return packed(column.to_physical().to_numpy().astype(np.int64), len(column.dtype.categories))
+    ranks = column.rank("dense").fill_null(0).cast(pl.Int64).to_numpy()
+    return packed(ranks, int(ranks.max(initial=0)) + 1)
+
+
+def joined(parts: Iterable[Codes], rows: int) -> Codes:
+    """Return the codes of several columns together."""
+    whole = Codes(np.zeros(rows, dtype=np.int64), 1)
+    for part in parts:
+        if part.size == 1:
+            continue
+        if whole.size * part.size > TABLE:
+            whole = whole.packed()
+        whole = Codes(whole.of * part.size + part.of, whole.size * part.size)
+        if whole.size > TABLE:
+            whole = whole.packed()
+    return whole
+
+
+def distinct(codes: Codes) -> Distinct:
+    """Return the distinct rows of codes, in the order of the codes."""
+    dense = codes.packed()
+    first = np.empty(dense.size, dtype=np.int64)
+    # Of equal indices the last assignment counts.
+    first[dense.of[::-1]] = np.arange(len(dense.of))[::-1]
+    return Distinct(dense.of, first)
+
+
+class Coded:
+    """A frame with the codes of its columns, each found when first asked for."""
+
+    def __init__(self, frame: pl.DataFrame) -> None:
+        self.frame = frame
+        self._codes: dict[str, Codes] = {}
+
+    def codes(self, name: str) -> Codes:
+        """Return a column's codes."""
+        if name not in self._codes:
+            self._codes[name] = coded(self.frame[name])
+        return self._codes[name]
+
+    def distinct(self, names: Iterable[str], *also: Codes) -> Distinct:
+        """Return the rows that differ in any of these columns, or in codes of other things."""
+        parts = [*also, *(self.codes(name) for name in sorted(set(names)))]
+        return distinct(joined(parts, self.frame.height))
+
+    def add(self, name: str, codes: Codes) -> None:
+        """Give a column its codes, where they are known already."""
+        self._codes[name] = codes
