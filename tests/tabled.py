@@ -65,6 +65,14 @@ ODD = (
   - {model: gpt_7B, world_size: 16, tp: 1, pp: 1, ep: 1, global_batch_size: 16, recompute: full}
 """
 )
+# EP groups of 3 neighbours: of those on ranks 0-23 every third crosses nodes of 8, {6, 7, 8} first.
+CROSSED = (
+    MOE.replace("num_experts: 16", "num_experts: 12").replace("etp: tp", "etp: 1")
+    + """\
+  - {model: gpt_7B, world_size: 24, tp: 1, pp: 1, ep: 1, global_batch_size: 24}
+  - {model: gpt_7B, world_size: 24, tp: 1, pp: 1, ep: 3, global_batch_size: 24}
+"""
+)
 EP = "gpt_7B-ws32-tp2-pp2-ep{}-gbs32-mbs1-seq512-moe"
 
 

@@ -7,7 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from moesweep.shapes.parallelism import GROUP_KINDS, groups, placement, ranks
+from moesweep.cost.collectives import places
+from moesweep.shapes.communication import GROUP_KINDS
+from moesweep.shapes.parallelism import groups, placement, ranks, standing
 
 # 16 ranks in two stages, tensor-parallel in pairs; 2 of a stage's 4 data-parallel ranks share its experts.
 SIXTEEN = {"world_size": 16, "tp": 2, "pp": 2, "dp": 4, "etp": 2, "ep": 2, "edp": 2, "num_experts": 4}
@@ -110,9 +112,9 @@ def test_every_rank_is_in_exactly_one_group_of_each_kind(world: dict[str, Any]) 
 
 
 def stands(group: list[int], gpus_per_node: int) -> tuple[int, int, int]:
-    """(size, members on the first node, nodes) of a group, by counting."""
+    """(size, fewest members on a node, nodes) of a group, by counting."""
     nodes = [rank // gpus_per_node for rank in group]
-    return len(group), nodes.count(nodes[0]), len(set(nodes))
+    return len(group), min(map(nodes.count, nodes)), len(set(nodes))
 
 
 def predicted(world: dict[str, Any], kind: str, gpus_per_node: int) -> tuple[int, int, int, int]:
@@ -125,15 +127,59 @@ def predicted(world: dict[str, Any], kind: str, gpus_per_node: int) -> tuple[int
 
 
 @given(degrees(), st.integers(1, 9), st.sampled_from(GROUP_KINDS))
-def test_placement_is_that_of_the_group_of_rank_0(world: dict[str, Any], node: int, kind: str) -> None:
+def test_placement_is_that_of_the_group_that_stands_worst(
+    world: dict[str, Any], node: int, kind: str
+) -> None:
     size, members_per_node, nodes, stride = predicted(world, kind, node)
     found = members(groups(world), kind)
     if not found:
         assert size == members_per_node == nodes == 1
         return
-    assert (size, members_per_node, nodes) == stands(found[0], node)
+    stand = [stands(group, node) for group in found]
+    assert size == stand[0][0]
+    # Enough groups begin at every place of a node that there is; few may all stand better.
+    assert nodes >= max(spanned for _, _, spanned in stand)
+    assert members_per_node <= min(fewest for _, fewest, _ in stand)
+    if len(found) >= node * stride:
+        assert nodes == max(spanned for _, _, spanned in stand)
+        assert members_per_node == min(fewest for _, fewest, _ in stand)
     if kind not in ("dp", "world"):
         assert found[0][1] - found[0][0] == stride
+
+
+@pytest.mark.parametrize(
+    ("etp", "ep", "expected"),
+    [
+        # {0, 3, 6} and {1, 4, 7} stand on one node, {2, 5, 8} on two, where 8 is alone.
+        (3, 3, (1, 2)),
+        # {0, 6} on one node, {2, 8} on two.
+        (6, 2, (1, 2)),
+        (2, 4, (4, 1)),
+        (4, 4, (2, 2)),
+        (16, 4, (1, 4)),
+    ],
+)
+def test_nodes_of_an_ep_group_are_one_figure(etp: int, ep: int, expected: tuple[int, int]) -> None:
+    """The costs', the tables' and the page's count, and what leaves nodes, agree."""
+    world = {"world_size": etp * ep * 8, "tp": 1, "pp": 1, "dp": etp * ep * 8, "etp": etp, "ep": ep, "edp": 8}
+    assert predicted(world, "ep", 8)[1:3] == expected
+    found = [stands(group, 8) for group in members(groups({**world, "num_experts": ep}), "ep")]
+    assert (min(fewest for _, fewest, _ in found), max(nodes for _, _, nodes in found)) == expected
+    # As the costs read it, with the node's GPUs a column.
+    frame = pl.DataFrame({key: [value] for key, value in world.items()}).with_columns(
+        gpus_per_node=pl.lit(8.0), group_kind=pl.lit("ep")
+    )
+    place = frame.with_columns(**places()).row(0, named=True)
+    assert (place["members_per_node"], place["nodes"]) == expected
+
+
+@given(st.integers(1, 16), st.sampled_from([1, 2, 3, 4, 5, 8, 12, 16, 36, 72]), st.integers(1, 40))
+def test_a_column_of_node_sizes_says_the_same_as_a_number(stride: int, node: int, size: int) -> None:
+    frame = pl.DataFrame({"node": [node], "size": [size], "stride": [stride]})
+    columns = [pl.col(name) for name in ("size", "stride")]
+    by_column = standing(*columns, pl.lit(10**6), pl.col("node"))
+    by_number = standing(*columns, pl.lit(10**6), node)
+    assert frame.select(*by_column).row(0) == frame.select(*by_number).row(0)
 
 
 @given(degrees(powers_of_two=True), st.sampled_from([1, 2, 4, 8, 16]), st.sampled_from(GROUP_KINDS))

@@ -1,12 +1,15 @@
 """The tables: hand-worked numbers of a small sweep (tests/tabled.py), and the study's counts."""
 
 from dataclasses import replace
+from math import log2
 from pathlib import Path
 
 import polars as pl
 import pytest
 
 from moesweep.cli import main
+from moesweep.report.answer import experts_across_nodes
+from moesweep.report.evidence import Evidence
 from moesweep.store.layout import Results
 from moesweep.store.tablefile import read_table
 from moesweep.study.catalog import load_cluster
@@ -15,7 +18,7 @@ from moesweep.study.sweep import enumerate_sweep
 from moesweep.tables.catalogue import REFUSED, distribution_examples, ep_breakdown
 from moesweep.tables.exposed import COMM_KINDS, exposed_communication
 from moesweep.tables.results import Inputs, per_iteration
-from tabled import CLUSTER, EP, SMALL, make, row, table
+from tabled import CLUSTER, CROSSED, EP, SMALL, make, row, table
 
 
 @pytest.fixture(scope="module")
@@ -112,6 +115,25 @@ def test_a_message_is_waited_for_where_it_arrives(small: Results) -> None:
     waited = dict(seconds.rows())
     assert waited["send"] == 0
     assert waited["recv"] > 0
+
+
+def test_nodes_of_ep_groups_that_nodes_do_not_hold_whole(root: Path, in_root: None, tmp_path: Path) -> None:
+    """Tables, page and costs count two nodes, as those of the group {6, 7, 8}, and its bytes leave nodes."""
+    results = make(root, tmp_path, CROSSED)
+    scaling = table(results, "ep_scaling").sort("ep")
+    assert scaling["nodes_per_ep_group"].to_list() == [1, 2]
+    crossed = scaling["workload"][1]
+    evidence = Evidence(results)
+    assert experts_across_nodes(evidence) == (1, 2)
+    leaving = evidence.links.filter(link="network", group_kind="ep")
+    assert leaving["workload"].unique().to_list() == [crossed]
+    # Of the exchange's two peers, both may stand on another node: 2/3 of a buffer on the network card.
+    costed = read_table(results.cost_ops(crossed), "cost_ops")
+    dispatch = costed.filter(op="moe_dispatch", phase="forward").row(0, named=True)
+    cluster = load_cluster(root, CLUSTER).values
+    line = cluster["all_to_all_efficiency"] * cluster["nic_bytes_per_second"] * cluster["fabric_efficiency"]
+    latency = cluster["all_to_all_latency_seconds"] * log2(3)
+    assert dispatch["seconds"] == pytest.approx(latency + dispatch["comm_bytes"] * 2 / 3 / line)
 
 
 def test_the_comparison_of_ep_by_hand(small: Results) -> None:

@@ -19,6 +19,7 @@ from moesweep.traffic.links import links
 from moesweep.traffic.matrices import aggregated, rank_matrix
 from moesweep.traffic.shares import shares
 from naive_layout import naive_groups
+from naive_rings import naive_ring
 from naive_trace import naive_ops
 from small import DENSE, VARIED, small
 
@@ -70,27 +71,51 @@ RINGS: dict[str, list[list[int]]] = {
 }
 
 
-def matrix_of(workload: pl.DataFrame) -> pl.DataFrame:
+def matrix_of(workload: pl.DataFrame, gpus_per_node: int = 8) -> pl.DataFrame:
     row = workload.row(0, named=True)
-    return rank_matrix(programs(workload), groups(row), ranks(row))
+    return rank_matrix(programs(workload), groups(row), ranks(row), gpus_per_node)
 
 
 def cells(matrix: pl.DataFrame) -> Cells:
     return {(src, dst, kind, phase): size for src, dst, kind, phase, size in matrix.rows()}
 
 
-def test_sixteen_ranks_by_hand() -> None:
-    expected = {
+def one_way(kind: str) -> Cells:
+    """What every rank sends to the next of its ring, where its group stands on one node."""
+    return {
         (src, ring[(place + 1) % len(ring)], kind, phase): by_stage[src // 8]
-        for (kind, phase), by_stage in BY_HAND.items()
+        for (of_kind, phase), by_stage in BY_HAND.items()
         for ring in RINGS[kind]
         for place, src in enumerate(ring)
-        if by_stage[src // 8]
+        if kind == of_kind and by_stage[src // 8]
     }
+
+
+def test_sixteen_ranks_by_hand() -> None:
+    expected: Cells = {}
+    for kind in RINGS:
+        expected |= one_way(kind)
+    # The gradient norm's ring: an eighth of 7 bytes is none, and the second node is passed downwards.
+    for src in range(16):
+        expected.pop((src, (src + 1) % 16, "world", "optimizer"))
+        expected[src, (src + 1) % 8 if src < 8 else 8 + (src - 1) % 8, "world", "optimizer"] = 7
     assert cells(matrix_of(small())) == expected
 
 
-def naive_matrix(workload: pl.DataFrame) -> Cells:
+def test_rings_across_nodes_of_four_by_hand() -> None:
+    """A dp group such as {0, 2, 4, 6} has two members a node: two channels, half of the bytes on each."""
+    found = {cell: size for cell, size in cells(matrix_of(small(), 4)).items() if cell[2] == "dp"}
+    expected = {}
+    for first in (0, 1, 8, 9):
+        half = BY_HAND["dp", "optimizer"][first // 8] // 2
+        for rank in (first, first + 2):
+            expected |= {(rank, rank + 4, "dp", "optimizer"): half, (rank + 4, rank, "dp", "optimizer"): half}
+        for a, b in ((first, first + 2), (first + 4, first + 6)):
+            expected |= {(a, b, "dp", "optimizer"): half, (b, a, "dp", "optimizer"): half}
+    assert found == expected
+
+
+def naive_matrix(workload: pl.DataFrame, gpus_per_node: int) -> Cells:
     """Every op of every rank, one message after the other."""
     row = workload.row(0, named=True)
     members = naive_groups(row)
@@ -100,6 +125,7 @@ def naive_matrix(workload: pl.DataFrame) -> Cells:
             key = (op["rank"], op["group_kind"], op["phase"], op["collective"], op["group_id"])
             sums[key] += op["wire_bytes"] * op["num_microbatches"]
     sent: Cells = Counter()
+    rings: dict[tuple[str, str, int], dict[int, int]] = {}
     for (rank, kind, phase, collective, group_id), size in sums.items():
         group = members[kind][group_id]
         n, place = len(group), group.index(rank)
@@ -109,17 +135,23 @@ def naive_matrix(workload: pl.DataFrame) -> Cells:
                 part = -(-left // (n - step))
                 sent[rank, group[(place + step) % n], kind, phase] += part
                 left -= part
+        elif collective == "send":
+            sent[rank, group[(place + (-1 if phase == "backward" else 1)) % n], kind, phase] += size
         else:
-            step = -1 if collective == "send" and phase == "backward" else 1
-            sent[rank, group[(place + step) % n], kind, phase] += size
-    return dict(sent)
+            own = rings.setdefault((kind, phase, group_id), dict.fromkeys(group, 0))
+            own[rank] += size
+    for (kind, phase, group_id), bytes_ in rings.items():
+        for (rank, peer), size in naive_ring(members[kind][group_id], gpus_per_node, bytes_).items():
+            sent[rank, peer, kind, phase] += size
+    return {cell: size for cell, size in sent.items() if size}
 
 
+@pytest.mark.parametrize("gpus_per_node", [3, 4, 8])
 @pytest.mark.parametrize("name", VARIED)
-def test_every_option_against_a_naive_count(name: str) -> None:
+def test_every_option_against_a_naive_count(name: str, gpus_per_node: int) -> None:
     workload = small(**VARIED[name])
-    matrix = matrix_of(workload)
-    assert cells(matrix) == naive_matrix(workload)
+    matrix = matrix_of(workload, gpus_per_node)
+    assert cells(matrix) == naive_matrix(workload, gpus_per_node)
     assert matrix.select("src", "dst", "group_kind", "phase").is_duplicated().sum() == 0
 
 
@@ -174,7 +206,7 @@ def test_nodes_and_rails_are_sums_of_ranks() -> None:
 
 def test_links_split_what_leaves_a_node_from_what_stays() -> None:
     # tp pairs are neighbours; with two GPUs a node everything else crosses.
-    matrix = matrix_of(small())
+    matrix = matrix_of(small(), 2)
     found = links(matrix, 16, 2)
     inside = found.filter(pl.col("link") == "node")
     assert set(inside["group_kind"]) == {"tp", "etp", "tp_ep", "world"}

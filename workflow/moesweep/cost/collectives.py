@@ -12,7 +12,7 @@ from moesweep.cost.timing import Timing, constant
 from moesweep.cost.words import Words, among, choose
 from moesweep.shapes.communication import GROUP_KINDS
 from moesweep.shapes.expressions import by_word
-from moesweep.shapes.parallelism import placement
+from moesweep.shapes.parallelism import extent, standing
 
 MEASURED_SIZES = (2, 4, 8)
 DATA_PARALLEL = ("dp", "edp", "embedding")
@@ -28,13 +28,15 @@ sharing = constant("gpus_per_node") / members
 
 def places() -> dict[str, pl.Expr]:
     """Return `stride members_per_node nodes` of an op's communicator; 0 for ops without one."""
-    of_kind = {kind: placement(kind, pl.col("gpus_per_node").cast(pl.Int64)) for kind in GROUP_KINDS}
-    return {
-        part: by_word(
-            pl.col("group_kind"), {kind: getattr(place, part) for kind, place in of_kind.items()}, pl.lit(0)
-        )
-        for part in ("stride", "members_per_node", "nodes")
-    }
+    extents = {kind: extent(kind) for kind in GROUP_KINDS}
+    ranks, stride = (
+        by_word(pl.col("group_kind"), {kind: both[part] for kind, both in extents.items()}, pl.lit(1))
+        for part in range(2)
+    )
+    members_, nodes_ = standing(ranks, stride, pl.col("world_size"), pl.col("gpus_per_node").cast(pl.Int64))
+    found = {"stride": stride, "members_per_node": members_, "nodes": nodes_}
+    alone = pl.col("group_kind").is_null()
+    return {part: pl.when(alone).then(0).otherwise(place) for part, place in found.items()}
 
 
 def _by_size(name: str) -> pl.Expr:

@@ -4,6 +4,7 @@ import polars as pl
 
 from moesweep.report.evidence import Evidence
 from moesweep.report.words import count
+from moesweep.shapes.parallelism import placement
 
 
 def sentences(evidence: Evidence) -> list[str]:
@@ -62,10 +63,8 @@ def _memory_and_trust(evidence: Evidence) -> str:
 def experts_across_nodes(evidence: Evidence) -> tuple[int, int]:
     """Return how many MoE workloads have expert groups that span nodes, and how many there are."""
     moe = evidence.workloads.filter(pl.col("kind") == "moe")
-    crossing = evidence.links.filter(
-        (pl.col("link") == "network") & (pl.col("group_kind") == "ep") & (pl.col("total_bytes") > 0)
-    )
-    return moe.join(crossing, on="workload", how="semi").height, moe.height
+    nodes = placement("ep", int(evidence.cluster.value("gpus_per_node"))).nodes
+    return moe.filter(nodes > 1).height, moe.height
 
 
 def _range(values: pl.Series) -> str:

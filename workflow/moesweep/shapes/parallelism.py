@@ -90,12 +90,12 @@ def groups(workload: Mapping[str, Any]) -> pl.DataFrame:
 
 @dataclass(frozen=True)
 class Placement:
-    """Where a kind's group stands, as expressions over workload columns.
+    """Where a kind's groups stand, as expressions over workload columns.
 
     size              ranks in a group
     stride            distance in rank order between neighbouring members
-    members_per_node  members on the first node that the group touches
-    nodes             nodes the group spans
+    members_per_node  the fewest members on a node that a group touches: as many rings cross nodes
+    nodes             the most nodes that a group spans: everybody waits for it
     """
 
     size: pl.Expr
@@ -105,22 +105,61 @@ class Placement:
 
 
 def placement(kind: str, gpus_per_node: pl.Expr | int = GPUS_PER_NODE) -> Placement:
-    """Size, stride and nodes of the group of rank 0, over columns tp, dp, pp, etp, ep, edp.
+    """Size, stride and nodes of a kind's groups, over columns tp, dp, pp, etp, ep, edp."""
+    size, stride = extent(kind)
+    world = _product([pl.col(axis) for axis in DENSE_ORDER])
+    return Placement(size, stride, *standing(size, stride, world, gpus_per_node))
 
-    With stride S and G GPUs a node: min(n, ceil(G/S)) members on the first node, and 1 + floor((n-1)*S / G)
-    nodes, or n nodes where S >= G. All groups of a kind stand alike where n*S and G divide one another, as
-    powers of two do.
-    """
+
+def extent(kind: str) -> tuple[pl.Expr, pl.Expr]:
+    """Size and stride (Placement) of a kind's groups, over the same columns."""
     order, mask = _MASKS[kind]
-    node = gpus_per_node if isinstance(gpus_per_node, pl.Expr) else pl.lit(gpus_per_node, pl.Int64)
     size = _product([pl.col(axis) for axis in mask])
     stride = _product([pl.col(axis) for axis in order[: order.index(mask[0])]])
     if kind == "embedding":
         stride = stride * pl.max_horizontal(size - 1, 1)
         size = pl.min_horizontal(size, 2)
-    members = pl.min_horizontal(size, (node + stride - 1) // stride)
-    nodes = pl.when(stride >= node).then(size).otherwise((size - 1) * stride // node + 1)
-    return Placement(size, stride, members, nodes)
+    return size, stride
+
+
+def standing(
+    size: pl.Expr, stride: pl.Expr, world_size: pl.Expr, gpus_per_node: pl.Expr | int
+) -> tuple[pl.Expr, pl.Expr]:
+    """Return `members_per_node` and `nodes` (Placement) of groups of n ranks, S apart, on nodes of G GPUs.
+
+    Groups begin at every place of a node that n·S and G allow: at multiples of g = gcd(n·S, G), and up to
+    S - 1 further on. So one spans the nodes of (n-1)·S + 1 ranks from place G - g + min(S, g) - 1 on, and
+    where it crosses nodes, one of them holds g/S members, at least 1. All groups of a kind stand alike
+    where n·S and G divide one another, as powers of two do. (In a world of few groups none may stand that
+    badly.)
+    """
+    node = gpus_per_node if isinstance(gpus_per_node, pl.Expr) else pl.lit(gpus_per_node, pl.Int64)
+    unit = _common_divisor(size * stride, node, gpus_per_node)
+    last = node - unit + pl.min_horizontal(stride, unit) - 1 + (size - 1) * stride
+    touched = pl.when(stride >= node).then(size).otherwise(last // node + 1)
+    nodes = pl.min_horizontal(touched, (world_size + node - 1) // node)
+    members = pl.when(nodes > 1).then(pl.max_horizontal(unit // stride, 1)).otherwise(size)
+    return members, nodes
+
+
+def _divisors(number: int) -> list[int]:
+    return [divisor for divisor in range(1, number + 1) if number % divisor == 0]
+
+
+_NODE_SIZES = (1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 12, 16, 18, 20, 24, 32, 36, 64, 72)
+
+
+def _common_divisor(ranks: pl.Expr, node: pl.Expr, known: pl.Expr | int) -> pl.Expr:
+    """Return the greatest common divisor of a number of ranks and a node's GPUs, where it is a node's size.
+
+    Of two columns polars has no such function.
+    """
+    sizes = _NODE_SIZES if isinstance(known, pl.Expr) else _divisors(known)
+    divisor = pl.lit(1, pl.Int64)
+    for size in sizes[1:]:
+        divides = (ranks % size == 0) & (node % size == 0)
+        divisor = pl.when(divides).then(pl.lit(size, pl.Int64)).otherwise(divisor)
+    return divisor
 
 
 def _product(factors: list[pl.Expr]) -> pl.Expr:

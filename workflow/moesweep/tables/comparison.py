@@ -2,6 +2,7 @@
 
 import polars as pl
 
+from moesweep.shapes.parallelism import placement
 from moesweep.tables.communication import communication, wire_bytes_per_rank
 from moesweep.tables.expense import PARTS, costed
 from moesweep.tables.results import BATCH, LAYOUT, Inputs, per_iteration, seconds_per_iteration
@@ -76,7 +77,7 @@ def ep_scaling(inputs: Inputs) -> pl.DataFrame:
         pl.col("^all_to_all_.*$").fill_null(0),
         comparison=pl.col("comparison").rle_id().cast(pl.Int64) + 1,
         experts_per_ep_rank=pl.col("num_experts") // pl.col("ep"),
-        nodes_per_ep_group=nodes_per_ep_group(int(inputs.cluster.value("gpus_per_node"))),
+        nodes_per_ep_group=placement("ep", int(inputs.cluster.value("gpus_per_node"))).nodes,
         state_bytes=pl.sum_horizontal(PARTS[:3]),
     ).with_columns(
         _over(pl.col(name), pl.col(name).first().over("comparison")).alias(f"{name}_ratio")
@@ -100,12 +101,6 @@ MEASURES = (
     "peak_memory_bytes",
 )
 """What an ep comparison looks at; `all_to_all_` and `expert_` are of the mean rank, one iteration."""
-
-
-def nodes_per_ep_group(gpus_per_node: int) -> pl.Expr:
-    """Return how many nodes the members of an EP group lie on: neighbours in it are etp ranks apart."""
-    members = pl.max_horizontal(pl.lit(gpus_per_node) // pl.col("etp"), 1)
-    return (pl.col("ep") + members - 1) // members
 
 
 def _expert_work(inputs: Inputs) -> pl.DataFrame:

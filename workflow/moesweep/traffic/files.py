@@ -11,16 +11,17 @@ from moesweep.traffic.links import links
 from moesweep.traffic.matrices import Level, aggregated, rank_matrix, uneven_rank_matrix
 
 
-def read_matrix(results: Results, workload: str) -> pl.DataFrame:
+def read_matrix(results: Results, workload: str, gpus_per_node: int) -> pl.DataFrame:
     """Return the rank matrix of a traced workload; raise BadInput if a trace table cannot be read."""
     program, groups, ranks = (
         read_table(results.trace(name, workload), name) for name in ("programs", "groups", "ranks")
     )
     path = results.trace("routing", workload)
     if not path.exists() or declaration(path) != "given_routing":
-        return rank_matrix(program, groups, ranks)
+        return rank_matrix(program, groups, ranks, gpus_per_node)
     each = _rank_programs(results.trace("ops", workload), ranks)
-    return uneven_rank_matrix(each, groups, ranks, read_table(path, "given_routing"))
+    routing = read_table(path, "given_routing")
+    return uneven_rank_matrix(each, groups, ranks, routing, gpus_per_node)
 
 
 def _rank_programs(ops: Path, ranks: pl.DataFrame) -> pl.DataFrame:
@@ -35,7 +36,8 @@ def _rank_programs(ops: Path, ranks: pl.DataFrame) -> pl.DataFrame:
 
 def write_matrix(results: Results, workload: str, level: Level, gpus_per_node: int, out: Path) -> None:
     """Write one workload's matrix of one level."""
-    _write(aggregated(read_matrix(results, workload), level, gpus_per_node), workload, level, out)
+    matrix = read_matrix(results, workload, gpus_per_node)
+    _write(aggregated(matrix, level, gpus_per_node), workload, level, out)
 
 
 def write_traffic(results: Results, gpus_per_node: int) -> None:
@@ -50,7 +52,7 @@ def write_traffic(results: Results, gpus_per_node: int) -> None:
 
 
 def _node_traffic(results: Results, workload: str, world_size: int, gpus_per_node: int) -> pl.DataFrame:
-    matrix = read_matrix(results, workload)
+    matrix = read_matrix(results, workload, gpus_per_node)
     node = aggregated(matrix, "node", gpus_per_node)
     _write(node, workload, "node", results.traffic("node", workload))
     return links(matrix, world_size, gpus_per_node).with_columns(workload=pl.lit(workload))

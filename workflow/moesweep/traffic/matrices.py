@@ -4,8 +4,9 @@ from typing import Literal, get_args
 
 import polars as pl
 
+from moesweep.shapes.rings import ring_shares
 from moesweep.study.routing import sent_between
-from moesweep.traffic.shares import shares, uneven_shares
+from moesweep.traffic.shares import IN_RINGS, shares, uneven_shares
 
 Level = Literal["rank", "node", "rail"]
 LEVELS: tuple[Level, ...] = get_args(Level)
@@ -14,39 +15,69 @@ CELL = ("src", "dst", "group_kind", "phase")
 """What a row of a matrix stands for; its value is `bytes`."""
 
 
-def rank_matrix(program: pl.DataFrame, groups: pl.DataFrame, ranks: pl.DataFrame) -> pl.DataFrame:
+def rank_matrix(
+    program: pl.DataFrame, groups: pl.DataFrame, ranks: pl.DataFrame, gpus_per_node: int
+) -> pl.DataFrame:
     """Return src, dst, group_kind, phase and bytes of one iteration, one row per pair of ranks that talk.
 
     From the tables `programs`, `groups` and `ranks` of one workload; ordered by src, dst, kind and phase.
     The rows of a src sum to the wire bytes of that rank's trace, exactly.
     """
-    return _between(shares(program), groups, ranks)
+    return _between(shares(program), groups, ranks, gpus_per_node)
 
 
 def uneven_rank_matrix(
-    program: pl.DataFrame, groups: pl.DataFrame, ranks: pl.DataFrame, routing: pl.DataFrame
+    program: pl.DataFrame,
+    groups: pl.DataFrame,
+    ranks: pl.DataFrame,
+    routing: pl.DataFrame,
+    gpus_per_node: int,
 ) -> pl.DataFrame:
     """Return the same where routing is given; `program` has a column `ep_rank` and one program for each."""
     ep, etp = (1 + int(ranks[f"{kind}_rank"].max()) for kind in ("ep", "etp"))  # type: ignore[arg-type]
-    return _between(uneven_shares(program, sent_between(routing, ep, etp)), groups, ranks)
+    sent = uneven_shares(program, sent_between(routing, ep, etp))
+    return _between(sent, groups, ranks, gpus_per_node)
 
 
-def _between(sent: pl.DataFrame, groups: pl.DataFrame, ranks: pl.DataFrame) -> pl.DataFrame:
+def _between(
+    sent: pl.DataFrame, groups: pl.DataFrame, ranks: pl.DataFrame, gpus_per_node: int
+) -> pl.DataFrame:
     """Return the matrix of ranks that send `sent`: by stage, or by stage and ep rank."""
     who = [name for name in ("stage", "ep_rank") if name in sent.columns]
+    senders = ranks.select("rank", *who)
+    round_rings = pl.col("offset") == IN_RINGS
+    there = _at_offsets(sent.filter(~round_rings), groups, senders)
+    around = _in_rings(sent.filter(round_rings), groups, senders, gpus_per_node)
+    cells = pl.concat([there, around]).group_by(CELL).agg(pl.col("bytes").sum())
+    return cells.filter(pl.col("bytes") > 0).sort(CELL)
+
+
+def _at_offsets(sent: pl.DataFrame, groups: pl.DataFrame, senders: pl.DataFrame) -> pl.DataFrame:
+    """Return what exchanges and messages send, to members so many places further on."""
     # A group's members stand one after the other in `groups`, so a peer is found by its distance.
     row = pl.int_range(pl.len(), dtype=pl.Int64)
     members = groups.with_columns(first=row - pl.col("position"))
     peer = pl.col("first") + (pl.col("position") + pl.col("offset")) % pl.col("group_size")
     sends = (
-        members.join(ranks.select("rank", *who), on="rank")
-        .join(sent, on=[*who, "group_kind"])
-        .select("rank", "group_kind", "phase", "bytes", peer=peer)
+        members.join(senders, on="rank")
+        .join(sent, on=[*senders.columns[1:], "group_kind"])
+        .select(pl.col("rank").alias("src"), "group_kind", "phase", "bytes", peer=peer)
     )
+    return sends.with_columns(dst=groups["rank"].gather(sends["peer"])).select(*CELL, "bytes")
+
+
+def _in_rings(
+    sent: pl.DataFrame, groups: pl.DataFrame, senders: pl.DataFrame, gpus_per_node: int
+) -> pl.DataFrame:
+    """Return what goes round rings, to the neighbours in their channels."""
+    rings = groups.filter(pl.col("group_kind").is_in(sent["group_kind"].unique().implode()))
+    shared = ring_shares(rings.with_columns(node=pl.col("rank") // gpus_per_node))
+    evenly, rest = pl.col("bytes") // pl.col("channels"), pl.col("bytes") % pl.col("channels")
     return (
-        sends.with_columns(src=pl.col("rank"), dst=groups["rank"].gather(sends["peer"]))
+        shared.join(senders, on="rank")
+        .join(sent, on=[*senders.columns[1:], "group_kind"])
+        .with_columns(bytes=pl.col("share") * evenly + pl.col("rest") * rest, src="rank", dst="peer")
         .select(*CELL, "bytes")
-        .sort(CELL)
     )
 
 

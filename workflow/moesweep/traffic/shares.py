@@ -1,27 +1,30 @@
-"""What a rank sends to the member of its group that stands `offset` places further on."""
+"""What a rank sends: round its group's rings, or to the member that stands `offset` places further on."""
 
 import polars as pl
 
 _KEY = ("stage", "group_kind", "phase")
 
 
+IN_RINGS = 0
+"""The offset of what goes round rings: to the neighbours that a rank has in its group's channels."""
+
+
 def shares(program: pl.DataFrame) -> pl.DataFrame:
     """Return stage, group_kind, phase, offset and bytes: a rank's sends in one iteration, by destination.
 
-    The destination is the member at (position + offset) mod n of the sender's group. A ring sends all of
-    its wire bytes to the next member. A message goes to the next stage forward and to the one before
-    backward. An all_to_all of W wire bytes sends W/(n-1) to every other member; the remainder goes byte by
-    byte to the nearest offsets, the same ones for every member, so that all send and receive W.
+    The destination is the member at (position + offset) mod n of the sender's group. What a ring sends has
+    the offset IN_RINGS: its channels say to whom. A message goes to the next stage forward and to the one
+    before backward. An all_to_all of W wire bytes sends W/(n-1) to every other member; the remainder goes
+    byte by byte to the nearest offsets, the same ones for every member, so that all send and receive W.
     """
     n, phase = pl.col("group_size"), pl.col("phase")
-    exchanged = pl.col("collective") == "all_to_all"
-    backward_message = (pl.col("collective") == "send") & (phase == "backward")
+    exchanged, message = pl.col("collective") == "all_to_all", pl.col("collective") == "send"
     offsets = (
         pl.when(exchanged)
         .then(pl.int_ranges(1, n))
-        .when(backward_message)
-        .then(pl.concat_list(n - 1))
-        .otherwise(pl.concat_list(pl.lit(1, dtype=pl.Int64)))
+        .when(message)
+        .then(pl.concat_list(pl.when(phase == "backward").then(n - 1).otherwise(1)))
+        .otherwise(pl.concat_list(pl.lit(IN_RINGS, dtype=pl.Int64)))
     )
     evenly, rest = pl.col("bytes") // (n - 1), pl.col("bytes") % (n - 1)
     part = evenly + (pl.col("offset") <= rest).cast(pl.Int64)

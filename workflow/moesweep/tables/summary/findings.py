@@ -4,8 +4,8 @@ from typing import Any
 
 import polars as pl
 
+from moesweep.shapes.parallelism import placement
 from moesweep.study.rules import TRACE_FAILED
-from moesweep.tables.comparison import nodes_per_ep_group
 from moesweep.tables.results import Inputs
 from moesweep.tables.summary.wording import Tables, bullet, columns, count, moe_rows, paragraph, spread, times
 
@@ -133,7 +133,7 @@ def validated(inputs: Inputs, tables: Tables) -> list[str]:
     """Return how far the numbers can be trusted, and for how many workloads they cannot."""
     gpus_per_node = int(inputs.cluster.value("gpus_per_node"))
     moe = inputs.workloads.filter(moe_rows)
-    across = moe.filter(nodes_per_ep_group(gpus_per_node) > 1).height
+    across = moe.filter(placement("ep", gpus_per_node).nodes > 1).height
     lines = paragraph(
         "Op shapes, flops, bytes and group sizes follow from the parameters and are held to hand-worked "
         "numbers. Seconds, memory and USD are predictions of a cost model, not measurements."
