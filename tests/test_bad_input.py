@@ -231,13 +231,6 @@ def test_an_entry_listed_twice(project: Path) -> None:
     assert "listed: 2" in problem.suggestion
 
 
-def test_entries_that_differ_in_options_only(project: Path) -> None:
-    content = {"options": OPTIONS, "rows": [ROW, ROW | {"recompute": "full"}]}
-    (problem,) = sweep_problems(project, content)
-    assert (problem.path, problem.rule) == ("rows[1]", "duplicate")
-    assert "other options" in problem.message
-
-
 def test_a_key_given_nowhere(project: Path) -> None:
     row = {key: value for key, value in ROW.items() if key not in ("tp", "model")}
     found = sweep_problems(project, {"options": OPTIONS, "rows": [row]})

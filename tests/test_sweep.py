@@ -110,6 +110,24 @@ def test_every_key_of_a_sweep_reaches_its_column(root: Path, tmp_path: Path) -> 
         "num_experts": 8,
         "moe_router_topk": 3,
         "moe_ffn_hidden_size": 1024,
+        "num_layers": 12,
+        "hidden_size": 512,
+        "ffn_hidden_size": 2048,
+        "num_attention_heads": 8,
+        "num_query_groups": 4,
+        "vocab_size": 1000,
+        "gated_mlp": True,
+        "normalization": "rmsnorm",
+        "position_embedding": "rope",
+        "tied_embeddings": False,
+        "num_shared_experts": 1,
+        "first_k_dense": 2,
+        "attention": "mla",
+        "q_lora_rank": 64,
+        "kv_lora_rank": 32,
+        "qk_nope_head_dim": 16,
+        "qk_rope_head_dim": 8,
+        "v_head_dim": 24,
         "virtual_pipeline": 3,
         "sequence_parallel": True,
         "recompute": "full",
@@ -169,18 +187,20 @@ def test_a_twin_that_is_listed_itself_is_one_workload(root: Path, tmp_path: Path
     assert sweep.origins["entry"].to_list() == ["rows[0]", "rows[1]"]
 
 
-def test_one_twin_cannot_have_two_sets_of_options(root: Path, tmp_path: Path) -> None:
+def test_twins_keep_the_options_of_their_workloads(root: Path, tmp_path: Path) -> None:
     text = """
     twins: true
     options: {model: gpt_7B, world_size: 8, tp: 1, pp: 1, seq_length: 128, global_batch_size: 8}
     grids:
-      - {num_experts: 4, moe_router_topk: 1, ep: 2}
-      - {num_experts: 4, moe_router_topk: 1, ep: 4, flash_attention: true}
+      - {num_experts: 4, moe_router_topk: 1, ep: [2, 4], etp: [1, 2], recompute: [none, full]}
     """
-    with pytest.raises(BadInput) as caught:
-        load_sweep(root, write(tmp_path, text))
-    (problem,) = caught.value.problems
-    assert (problem.path, problem.rule) == ("grids[1]", "twin_conflict")
+    frame = enumerate_sweep(root, write(tmp_path, text))
+    twins = frame.filter(kind="dense")
+    plain = "gpt_7B-ws8-tp1-pp1-ep1-gbs8-mbs1-seq128-dense"
+    assert twins.select("workload", "recompute").rows() == [(plain, "none"), (f"{plain}-full", "full")]
+    pairs = frame.filter(kind="moe").join(twins, left_on="twin", right_on="workload", suffix="_twin")
+    assert pairs.height == 8
+    assert pairs["recompute"].equals(pairs["recompute_twin"], check_names=False)
 
 
 def test_origins_say_where_each_workload_is_from(root: Path) -> None:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from difflib import get_close_matches
+from difflib import SequenceMatcher, get_close_matches
 from typing import Literal, ParamSpec, TypeVar
 
 P = ParamSpec("P")
@@ -82,11 +82,19 @@ def one_line(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
 
 
-def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """`did you mean tp?` for a word close to known ones, otherwise the list of known ones."""
+def did_you_mean(word: str, known: Iterable[str], apart: float = 1.0) -> str:
+    """`did you mean tp?` for a word close to known ones, otherwise the list of known ones.
+
+    A second one is named where it is less than `apart` less like the word than the first, from 0 to 1.
+    """
     choices = sorted(known)
     close = get_close_matches(word, choices, n=2, cutoff=0.6)
     if close:
-        return f"did you mean {' or '.join(close)}?"
+        least = _likeness(word, close[0]) - apart
+        return f"did you mean {' or '.join(choice for choice in close if _likeness(word, choice) > least)}?"
     listed = ", ".join(choices[:KNOWN_LISTED]) + (", ..." if len(choices) > KNOWN_LISTED else "")
     return f"known: {listed}" if choices else ""
+
+
+def _likeness(word: str, choice: str) -> float:
+    return SequenceMatcher(None, choice, word).ratio()

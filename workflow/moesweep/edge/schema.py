@@ -128,7 +128,7 @@ def _unknown_keys(error: "ValidationError", file: str, path: str) -> Iterator[Pr
     instance = error.instance if isinstance(error.instance, dict) else {}
     for key in instance:
         if key not in known:
-            suggestion = did_you_mean(key, set(known) - set(instance))
+            suggestion = did_you_mean(key, set(known) - set(instance), apart=0.15)
             yield Problem(
                 file, place(path, [key]), "unknown_key", key, f"unknown key {shown(key)}", suggestion
             )

@@ -32,7 +32,7 @@ MAX_COLUMNS = 1000
 FOLDER = "workload="
 """How the folder of a workload's file starts; its id follows."""
 
-SAFE_ID = r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"
+SAFE_ID = r"^[A-Za-z0-9][A-Za-z0-9_.+~-]*$"
 """The form of workload ids; no path made from one can leave its folder."""
 
 _TYPES: dict[str, Any] = {

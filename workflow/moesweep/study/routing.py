@@ -17,6 +17,7 @@ import polars as pl
 
 from moesweep.edge.paths import inside
 from moesweep.edge.problems import BadInput, Problem, shown
+from moesweep.study.words import digest, number, worded
 
 PARAMETERS = {"zipf": "alpha", "lognormal": "sigma"}
 """Routings with popularities drawn from a seed, and what their one number is called."""
@@ -52,14 +53,10 @@ class Routing:
         if self.form == "table":
             parts = [f"file={self.file}", f"sha256={self.digest}"]
         else:
-            parts = [f"{PARAMETERS[self.form]}={_number(self.parameter)}", f"seed={self.seed}"]
+            parts = [f"{PARAMETERS[self.form]}={number(self.parameter)}", f"seed={self.seed}"]
         if self.capacity is not None:
-            parts.append(f"capacity={_number(float(self.capacity))}")
+            parts.append(f"capacity={number(float(self.capacity))}")
         return f"{self.form}({','.join(parts)})"
-
-
-def _number(value: float) -> str:
-    return repr(float(value)).removesuffix(".0")
 
 
 def parsed(text: str) -> Routing:
@@ -74,6 +71,25 @@ def parsed(text: str) -> Routing:
         values.get("sha256", ""),
         Fraction(values["capacity"]) if "capacity" in values else None,
     )
+
+
+def spoken(text: str) -> str:
+    """Return what the id of a workload says of a canonical text: `zipf1.2`, `lognormal0.5+seed7`, `table~`.
+
+    A table is told by 8 digits of its name's SHA-256, so that its id lasts when its counts are mended.
+    """
+    if "(" not in text:
+        return text
+    routing = parsed(text)
+    if routing.form == "table":
+        words = [f"table~{digest(routing.file)}"]
+    else:
+        words = [worded(routing.form, number(routing.parameter))]
+    if routing.seed:
+        words.append(f"seed{routing.seed}")
+    if routing.capacity is not None:
+        words.append(worded("capacity", number(float(routing.capacity))))
+    return "+".join(words)
 
 
 def with_texts(
@@ -134,7 +150,7 @@ def _faults(value: str | Mapping[str, Any], path: str, file: str) -> list[Proble
 
 def _routing(value: Mapping[str, Any], root: Path) -> Routing:
     factor = value.get("capacity_factor")
-    capacity = None if factor is None else Fraction(_number(factor))
+    capacity = None if factor is None else Fraction(number(factor))
     if "table" in value:
         name = value["table"]
         read_counts(root, name)

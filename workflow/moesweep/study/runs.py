@@ -12,7 +12,7 @@ from moesweep.edge.problems import BadInput, Problem, did_you_mean, shown
 from moesweep.edge.textfile import read_text
 from moesweep.store.tablefile import dictionary
 from moesweep.study.validation import findings
-from moesweep.study.workload import with_derived
+from moesweep.study.workload import SCHEMA, with_derived
 
 MAX_FILE_BYTES = 1 << 26
 TRUTH = {"0": False, "1": True, "false": False, "true": True, "False": False, "True": True}
@@ -168,4 +168,5 @@ def _workloads(runs: pl.DataFrame) -> pl.DataFrame:
             .otherwise(pl.lit("mha")),
         )
     )
-    return resolved.with_columns(runs["row"], runs["cluster"], workload=runs["row"].cast(pl.String))
+    numbered = resolved.with_columns(workload=pl.col("row").cast(pl.String))
+    return numbered.select(*SCHEMA, "row", "cluster")

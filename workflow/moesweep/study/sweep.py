@@ -20,7 +20,7 @@ from moesweep.edge.yaml_reader import read_yaml
 from moesweep.study.catalog import load_model
 from moesweep.study.entries import Entry, entries, items
 from moesweep.study.routing import misfit, with_texts
-from moesweep.study.workload import SCHEMA, dense_twins, resolve
+from moesweep.study.workload import SCHEMA, dense_twins, frame_of, with_derived
 
 _UNRULED = "recompute|flash_attention|distributed_optimizer|dtype|framework|blocking_launches|routing"
 _OF_SOME = re.compile(rf"(grids|rows)\[|options\.({_UNRULED})\b")
@@ -81,9 +81,8 @@ def sound_part(root: Path, path: Path | str) -> tuple[Sweep | None, list[Problem
     sweep, faults = _enumerated(root, listed, list(options), file)
     problems += faults
     if data.get("twins"):
-        sweep, faults = _with_twins(sweep)
-        problems += faults
-    return sweep, problems
+        sweep = _with_twins(sweep)
+    return replace(sweep, workloads=sweep.workloads.select(*SCHEMA)), problems
 
 
 @contextmanager
@@ -177,7 +176,7 @@ def _enumerated(
     root: Path, listed: list[Entry], options: list[str], file: str
 ) -> tuple[Sweep, list[Problem]]:
     """The listed workloads as a sweep without twins; which are listed twice, or routed for other layers."""
-    workloads = resolve([entry.values for entry in listed])
+    workloads = with_derived(frame_of([entry.values for entry in listed]))
     problems = _duplicates(workloads, listed, file) + _misfits(root, workloads, listed, file)
     origins = pl.DataFrame(
         {
@@ -200,23 +199,15 @@ def _distinct(file: str, workloads: pl.DataFrame, origins: pl.DataFrame) -> Swee
 
 def _duplicates(listed: pl.DataFrame, entries: list[Entry], file: str) -> list[Problem]:
     """A problem for each workload that an earlier entry lists already."""
-    repeated = listed.with_row_index("at").filter(pl.col("workload").is_duplicated())
-    options = repeated.drop("at", "listed")
-    first: dict[str, int] = {}
+    first: dict[str, str] = {}
     problems = []
-    for row, (at, workload) in enumerate(repeated.select("at", "workload").iter_rows()):
+    for workload, entry in zip(listed["workload"], entries, strict=True):
         if workload not in first:
-            first[workload] = row
+            first[workload] = entry.path
             continue
-        before = entries[repeated["at"][first[workload]]].path
-        if options.row(row) == options.row(first[workload]):
-            what, advice = "is listed", "list it once; with `listed: 2` it counts twice"
-        else:
-            what, advice = "is listed with other options", "put one of the two in a sweep of its own"
-        message = f"{workload} {what} at {before} already"
-        problems.append(
-            Problem(file, entries[at].path, "duplicate", workload, message, advice, workload=workload)
-        )
+        message = f"{workload} is listed at {first[workload]} already"
+        advice = "list it once; with `listed: 2` it counts twice"
+        problems.append(Problem(file, entry.path, "duplicate", workload, message, advice, workload=workload))
     return problems
 
 
@@ -235,34 +226,13 @@ def _misfits(root: Path, listed: pl.DataFrame, entries: list[Entry], file: str) 
     return problems
 
 
-def _with_twins(sweep: Sweep) -> tuple[Sweep, list[Problem]]:
-    """Add the dense twins, and say which conflict. One that the sweep also lists stays where it is listed."""
+def _with_twins(sweep: Sweep) -> Sweep:
+    """Add the dense twins. One that the sweep also lists stays where it is listed."""
     listed, origins = sweep.workloads, sweep.origins
     moe = listed["kind"] == "moe"
     twins = dense_twins(listed)
     ids = listed.filter(moe).select("workload", twin=twins["workload"])
-    listed = listed.drop("twin").join(ids, on="workload", how="left", maintain_order="left").select(*SCHEMA)
+    listed = listed.drop("twin").join(ids, on="workload", how="left", maintain_order="left")
     twin_origins = origins.filter(moe).with_columns(workload=twins["workload"])
-    dense = pl.concat([listed.filter(~moe), twins])
-    problems = _twin_conflicts(dense, pl.concat([origins.filter(~moe), twin_origins]), sweep.file)
-    every = _distinct(sweep.file, pl.concat([listed, twins]), pl.concat([origins, twin_origins]))
-    return every, problems
-
-
-def _twin_conflicts(dense: pl.DataFrame, origins: pl.DataFrame, file: str) -> list[Problem]:
-    """A problem for each dense workload that is asked for with different options under one id."""
-    columns = [column for column in dense.columns if column not in ("listed", "twin")]
-    distinct = dense.with_columns(entry=origins["entry"]).unique(columns, keep="first", maintain_order=True)
-    repeated = distinct.filter(~pl.col("workload").is_first_distinct())
-    return [
-        Problem(
-            file,
-            entry,
-            "twin_conflict",
-            workload,
-            f"the dense twin {workload} is also asked for with other options",
-            "put one of the two in a sweep of its own",
-            workload=workload,
-        )
-        for entry, workload in repeated.select("entry", "workload").iter_rows()
-    ]
+    every = pl.concat([listed.select(twins.columns), twins])
+    return _distinct(sweep.file, every, pl.concat([origins, twin_origins]))

@@ -1,0 +1,108 @@
+"""What a value may be, as JSON Schema: numbers, words, and the keys that take more than those."""
+
+from collections.abc import Mapping
+from typing import Any
+
+Schema = Mapping[str, Any]
+
+TRUTH: Schema = {"type": "boolean"}
+NAME: Schema = {
+    "type": "string",
+    "pattern": "^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$",
+    "x-form": "letters, digits, _ . - only, at most 64, the first a letter or digit",
+}
+ID: Schema = {
+    "type": "string",
+    "pattern": "^[A-Za-z0-9][A-Za-z0-9_.+~-]{0,199}$",
+    "x-form": "a workload id",
+}
+
+
+def whole(least: int, most: int) -> Schema:
+    """A whole number between two bounds."""
+    return {"type": "integer", "minimum": least, "maximum": most}
+
+
+def one_of(*words: str) -> Schema:
+    """One of some words."""
+    return {"type": "string", "enum": list(words)}
+
+
+EP: Schema = {
+    "type": ["integer", "string", "object"],
+    "minimum": 1,
+    "maximum": 1 << 20,
+    "pattern": "^largest$",
+    "x-form": "a whole number, `largest`, or `largest_for_tp: [...]`",
+    "properties": {
+        "largest_for_tp": {
+            "description": "Tensor-parallel degrees to evaluate `largest` at.",
+            "type": "array",
+            "items": {"description": "A tensor-parallel degree.", **whole(1, 1 << 20)},
+            "minItems": 1,
+            "maxItems": 64,
+            "uniqueItems": True,
+        }
+    },
+    "required": ["largest_for_tp"],
+    "additionalProperties": False,
+}
+ETP: Schema = {
+    "type": ["integer", "string"],
+    "minimum": 1,
+    "maximum": 1 << 20,
+    "pattern": "^tp$",
+    "x-form": "a whole number or `tp`",
+}
+GLOBAL_BATCH: Schema = {
+    "type": ["integer", "object"],
+    "minimum": 1,
+    "maximum": 1 << 30,
+    "properties": {
+        "per_gpu": {"description": "Sequences per iteration and GPU.", **whole(1, 1 << 16)},
+    },
+    "required": ["per_gpu"],
+    "additionalProperties": False,
+}
+ROUTING: Schema = {
+    "type": ["string", "object"],
+    "if": {"type": "string"},
+    "then": {"enum": ["balanced", "zipf", "lognormal", "table"]},
+    "properties": {
+        "zipf": {
+            "description": "The r-th most popular expert of a layer gets a share that falls with r to "
+            "this power.",
+            "type": "number",
+            "minimum": 0,
+            "maximum": 64,
+        },
+        "lognormal": {
+            "description": "Logarithms of the experts' popularities scatter normally with this standard "
+            "deviation.",
+            "type": "number",
+            "minimum": 0,
+            "maximum": 8,
+        },
+        "table": {
+            "description": "Measured counts: a Parquet file inside the project with columns layer, expert, "
+            "tokens.",
+            "type": "string",
+            "pattern": "^(?!.*\\.\\.)[A-Za-z0-9_][A-Za-z0-9_./-]{0,199}$",
+            "x-form": "a path from the project's folder, of letters, digits, _ . - / only, without ..",
+        },
+        "seed": {"description": "Chooses which experts of a layer are popular.", **whole(0, (1 << 53) - 1)},
+        "capacity_factor": {
+            "description": "A rank drops the copies for an expert beyond this multiple of an even part of "
+            "its copies.",
+            "type": "number",
+            "exclusiveMinimum": 0,
+            "maximum": 1000000,
+        },
+    },
+    "additionalProperties": False,
+}
+ROUTING_TEXT: Schema = {
+    "type": "string",
+    "pattern": "^(balanced|(zipf|lognormal|table)\\([^()]+\\))$",
+    "x-form": "balanced, zipf(...), lognormal(...) or table(...)",
+}

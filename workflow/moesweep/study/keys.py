@@ -1,0 +1,207 @@
+"""Every column of a workload, declared once: what it may be, what it means, its default, its word in the id.
+
+A new key is one entry of COLUMNS; `python -m moesweep.study.schemas` then writes the schemas of sweeps,
+models and workloads anew. What the key does to ops, bytes and memory is said where it does it.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import polars as pl
+
+from moesweep.study.forms import (
+    EP,
+    ETP,
+    GLOBAL_BATCH,
+    ID,
+    NAME,
+    ROUTING,
+    ROUTING_TEXT,
+    TRUTH,
+    Schema,
+    one_of,
+    whole,
+)
+from moesweep.study.routing import spoken as routing_word
+
+NEEDED = object()
+"""Default of a key that must be given."""
+
+_DTYPES: dict[str, pl.DataType] = {
+    "integer": pl.Int64(),
+    "number": pl.Float64(),
+    "boolean": pl.Boolean(),
+    "string": pl.String(),
+}
+
+
+@dataclass(frozen=True)
+class Derived:
+    """A column that follows from others: `form` is its JSON Schema, `about` its meaning."""
+
+    name: str
+    form: Schema
+    about: str
+
+    @property
+    def column(self) -> Schema:
+        """JSON Schema of the column's values."""
+        return self.form
+
+    @property
+    def dtype(self) -> pl.DataType:
+        """Type of the column."""
+        kinds = self.column["type"]
+        return _DTYPES[kinds if isinstance(kinds, str) else kinds[0]]
+
+
+@dataclass(frozen=True)
+class Key(Derived):
+    """A key that sweeps give, and models too where `of_model` is true.
+
+    form       JSON Schema of one value as it is written
+    default    the value where neither entry, options nor model says it: one, or how it follows from other
+               columns
+    resolved   JSON Schema of the column, where it is another than `form`
+    text       the column's value of a value as it is written, for values that are lists
+    of_model   whether it may stand in a model's file
+    word       what stands for the key in an id: before a value, or alone for what is on; "" for values that
+               speak for themselves; or a function of the column's value. None: the key itself
+    without    what a workload without experts has; None: not an option of experts
+    """
+
+    default: Any = NEEDED
+    resolved: Schema | None = None
+    text: Callable[[Any], Any] | None = None
+    of_model: bool = False
+    word: str | Callable[[str], str] | None = None
+    without: Any = None
+
+    @property
+    def column(self) -> Schema:
+        """JSON Schema of the column's values."""
+        return self.form if self.resolved is None else self.resolved
+
+    @property
+    def takes_lists(self) -> bool:
+        """Whether one value may be a list: an axis of it is a list of lists."""
+        return "array" in self.form["type"]
+
+
+def _model(name: str, form: Schema, about: str, default: Any = NEEDED, **more: Any) -> Key:
+    return Key(name, form, about, default, of_model=True, **more)
+
+
+_gqa = pl.when(pl.col("num_query_groups") < pl.col("num_attention_heads"))
+_kind_of_attention = _gqa.then(pl.lit("gqa")).otherwise(pl.lit("mha"))
+_degree = whole(1, 1 << 20)
+_batch = whole(1, 1 << 36)
+_rank, _head = whole(0, 1 << 20), whole(0, 1 << 16)
+_width, _count = whole(0, 1 << 22), whole(0, 1 << 16)
+
+# Without experts there is nothing to give: so twins of differently routed workloads are one.
+_unrouted = pl.when(pl.col("routing") == "uncontrolled").then(pl.col("routing")).otherwise(pl.lit("balanced"))
+
+# fmt: off
+COLUMNS: tuple[Derived, ...] = (
+    Derived("workload", ID, "Id of the workload."),
+    Derived("kind", one_of("moe", "dense"), "Whether its layers have experts."),
+    Derived("twin", {**ID, "type": ["string", "null"]},
+        "Id of the dense twin; null for a dense workload and where the sweep makes no twins."),
+    Key("listed", whole(1, 1000000),
+        "How often the sweep lists it; 0 for a twin that is there for its MoE workloads only.",
+        1, resolved=whole(0, 1 << 40)),
+    Key("model", NAME, "Name of a model: config/models/<name>.yaml."),
+    Key("world_size", _degree, "Number of GPUs."),
+    Key("tp", _degree, "Degree of tensor parallelism."),
+    Key("pp", _degree, "Degree of pipeline parallelism."),
+    Key("ep", EP, "Degree of expert parallelism. `largest`: the greatest one that divides num_experts and "
+        "world_size/(tp*pp). A mapping `largest_for_tp: [8, 16]`: the same, evaluated at each tensor-"
+        "parallel degree named instead of the workload's own; equal results count once.",
+        1, resolved=_degree),
+    Key("etp", ETP,
+        "Degree of expert-tensor parallelism; `tp`, and always without experts: the same as tp.",
+        "tp", resolved=_degree, without=pl.col("tp")),
+    Derived("dp", _degree,
+        "Data-parallel size, world_size/(tp*pp): batches are split and dense parameters replicated over it."),
+    Derived("edp", _degree,
+        "Expert-data-parallel size, world_size/(etp*ep*pp): experts are replicated over it."),
+    Key("micro_batch_size", whole(1, 1 << 16), "Sequences in one micro-batch of one data-parallel rank.", 1),
+    Key("global_batch_size", GLOBAL_BATCH,
+        "Sequences per iteration over all GPUs; `per_gpu: n` means n times world_size.", resolved=_batch),
+    Key("seq_length", whole(1, 1 << 24), "Tokens in a sequence."),
+    Derived("num_microbatches", _batch,
+        "Micro-batches per iteration and data-parallel rank, global_batch_size/(micro_batch_size*dp)."),
+    _model("num_layers", whole(1, 1 << 16), "Transformer layers."),
+    _model("hidden_size", whole(1, 1 << 20), "Width of the residual stream."),
+    _model("ffn_hidden_size", whole(1, 1 << 22), "Width of the dense MLP."),
+    _model("num_attention_heads", whole(1, 1 << 16), "Query heads."),
+    _model("num_query_groups", whole(1, 1 << 16),
+        "Key and value heads; equal to num_attention_heads without grouping."),
+    _model("vocab_size", whole(1, 1 << 24), "Tokens of the vocabulary, before padding."),
+    Derived("padded_vocab_size", whole(1, 1 << 40), "vocab_size rounded up to a multiple of 128*tp."),
+    _model("gated_mlp", TRUTH, "Two input projections per MLP, one gating the other (SwiGLU)."),
+    _model("normalization", one_of("layernorm", "rmsnorm"), "Kind of normalisation; layernorm has a bias."),
+    _model("position_embedding", one_of("learned", "rope", "none"),
+        "How positions enter; learned ones are parameters of the first stage."),
+    _model("tied_embeddings", TRUTH, "Input and output embedding share their weights."),
+    _model("num_experts", _count, "Experts of a MoE layer; 0: a dense workload.",
+        0, word="experts", without=0),
+    _model("moe_router_topk", _count, "Experts each token is routed to.", 0, word="topk", without=0),
+    _model("moe_ffn_hidden_size", _width, "FFN width of one expert; 0: as wide as ffn_hidden_size.",
+        0, word="ffn", without=0),
+    _model("num_shared_experts", _count, "Experts every token passes through.", 0, without=0),
+    _model("first_k_dense", _count, "Layers at the bottom with a dense MLP.", 0, without=0),
+    _model("attention", one_of("mha", "gqa", "mla"),
+        "Kind of attention; left out: gqa where num_query_groups is below num_attention_heads, else mha.",
+        _kind_of_attention),
+    _model("q_lora_rank", _rank, "MLA: rank of the query compression.", 0),
+    _model("kv_lora_rank", _rank, "MLA: rank of the key and value compression.", 0),
+    _model("qk_nope_head_dim", _head, "MLA: width per head without rotation.", 0),
+    _model("qk_rope_head_dim", _head, "MLA: width per head with rotation.", 0),
+    _model("v_head_dim", _head, "MLA: width of a value head.", 0),
+    Key("virtual_pipeline", whole(1, 1 << 16), "Model chunks per pipeline stage; 1: no interleaving.",
+        1, word="vp"),
+    Key("sequence_parallel", TRUTH,
+        "Split activations along the sequence over tp where tensor parallelism leaves them whole.",
+        True, word="sp"),
+    Key("recompute", one_of("none", "selective", "full"),
+        "Activations recomputed in the backward pass: none, core attention only, or the whole layer.",
+        "none", word=""),
+    Key("flash_attention", TRUTH, "Fused attention kernel, which never stores the scores.",
+        False, word="flash"),
+    Key("distributed_optimizer", TRUTH, "Optimizer state sharded over the data-parallel ranks.",
+        True, word="distopt"),
+    Key("dtype", one_of("bf16", "fp16"), "Number format of parameters and activations.", "bf16", word=""),
+    Key("framework", one_of("megatron-core", "megatron-lm", "megatron-deepspeed"),
+        "Training framework, for what it does at the host and between stages.", "megatron-core"),
+    Key("blocking_launches", TRUTH, "Kernel launches wait for the kernel (CUDA_LAUNCH_BLOCKING=1).", False),
+    Key("routing", ROUTING,
+        "How the router spreads tokens over experts: balanced, or one of zipf, lognormal and table, "
+        "such as {zipf: 1.2, seed: 7, capacity_factor: 1.25}.",
+        "balanced", resolved=ROUTING_TEXT, word=routing_word, without=_unrouted),
+)
+# fmt: on
+"""Every column of results/workloads.parquet, in order."""
+
+KEYS: dict[str, Key] = {column.name: column for column in COLUMNS if isinstance(column, Key)}
+"""What a sweep may give, by name."""
+
+IN_BASE = frozenset(
+    ("listed", "model", "world_size", "tp", "pp", "ep", "global_batch_size", "micro_batch_size", "seq_length")
+)
+"""Keys that the fixed part of an id says; `listed` says nothing about a workload."""
+
+_FIRST = (
+    *("cp", "etp", "virtual_pipeline", "num_experts", "moe_router_topk", "moe_ffn_hidden_size"),
+    *("recompute", "recompute_modules", "flash_attention", "sequence_parallel", "distributed_optimizer"),
+    *("dtype", "moe_token_dispatcher_type", "moe_flex_dispatcher_backend"),
+)
+_LAST = ("routing",)
+WORDED: tuple[Key, ...] = tuple(
+    KEYS[name]
+    for name in (*_FIRST, *(name for name in KEYS if name not in (*_FIRST, *_LAST)), *_LAST)
+    if name in KEYS and name not in IN_BASE
+)
+"""Keys that may have a word in an id, in the order of their words."""

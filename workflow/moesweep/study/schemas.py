@@ -1,0 +1,195 @@
+"""The schemas of sweeps, models and workloads, written from the declared keys.
+
+`python -m moesweep.study.schemas` writes them into schemas/; a test holds them to what is declared.
+"""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from moesweep.edge.schema import SCHEMA_DIRECTORY
+from moesweep.study.forms import Schema
+from moesweep.study.keys import COLUMNS, KEYS, NEEDED, Key
+
+MAX_VALUES = 4096
+"""Values of one axis of a grid."""
+
+LINE_CHARACTERS = 100
+
+_SOURCE = {
+    "description": "Where the value is from.",
+    "type": "string",
+    "minLength": 3,
+    "maxLength": 500,
+}
+
+
+def sweep_schema() -> dict[str, Any]:
+    """Return the schema of a sweep: `$defs` holds each key, a grid takes one value or a list of them."""
+    own = {key: reference(key) for key in KEYS}
+    options = {key: part for key, part in own.items() if key != "listed"}
+    return _headed(
+        "sweep",
+        "Sweep",
+        "Which workloads to run: every combination of each grid, then the rows. A workload is MoE where "
+        "num_experts is above 0, dense otherwise.",
+        {
+            "description": {
+                "description": "What the sweep is for.",
+                "type": "string",
+                "minLength": 1,
+                "maxLength": 2000,
+            },
+            "twins": {
+                "description": "Add the dense twin of every MoE workload: same world, tp, pp, batches and "
+                "sequence, ep 1, a standard MLP.",
+                "type": "boolean",
+                "default": False,
+            },
+            "options": _mapping("Values for every grid and row that does not give its own.", options),
+            "grids": _listing(
+                "Each grid lists the workloads of all combinations of its values.", 10000, "grid"
+            ),
+            "rows": _listing("Single workloads.", 100000, "row"),
+        },
+        anyOf=[{"required": ["grids"]}, {"required": ["rows"]}],
+        **{"x-need": "the sweep lists no workload: give grids, rows or both"},
+        additionalProperties=False,
+        **{
+            "$defs": {
+                **{name: _described(key) for name, key in KEYS.items()},
+                "grid": _mapping(
+                    "Values or lists of values; the grid is their product, model varying slowest, then the "
+                    "other keys in the order they have here, ep last.",
+                    {name: _axis(key) for name, key in KEYS.items() if name != "listed"},
+                ),
+                "row": _mapping("One workload.", own),
+            }
+        },
+    )
+
+
+def model_schema() -> dict[str, Any]:
+    """Return the schema of a model: its keys, each a value with its source."""
+    keys = [key for key in KEYS.values() if key.of_model]
+    about = {
+        "description": "What the model is and how it differs from its namesakes.",
+        "type": "string",
+        "minLength": 1,
+        "maxLength": 4000,
+    }
+    needed = [key.name for key in keys if key.default is NEEDED]
+    return _headed(
+        "model",
+        "Model",
+        "One model, config/models/<name>.yaml; every number with its source.",
+        {"description": about, **{key.name: _sourced(key) for key in keys}},
+        required=["description", *needed],
+        additionalProperties=False,
+        **{"$defs": {"source": _SOURCE}},
+    )
+
+
+def workload_schema() -> dict[str, Any]:
+    """Return the schema of a resolved workload."""
+    columns = {column.name: {"description": column.about, **column.column} for column in COLUMNS}
+    return _headed(
+        "workload",
+        "Workload",
+        "One resolved workload: a row of results/workloads.parquet.",
+        columns,
+        required=list(columns),
+        additionalProperties=False,
+    )
+
+
+SCHEMAS = {"sweep": sweep_schema, "model": model_schema, "workload": workload_schema}
+
+
+def written(name: str) -> str:
+    """Return the text of a schema's file."""
+    return _laid_out(SCHEMAS[name](), 0) + "\n"
+
+
+def reference(key: str) -> dict[str, Any]:
+    """Return a reference to a key's definition."""
+    return {"$ref": f"#/$defs/{key}"}
+
+
+def _headed(name: str, title: str, about: str, properties: Schema, **more: Any) -> dict[str, Any]:
+    head = {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "$id": f"{name}.schema.json",
+        "title": title,
+        "description": about,
+    }
+    return {**head, "type": "object", "properties": properties, **more}
+
+
+def _mapping(about: str, properties: Schema) -> dict[str, Any]:
+    return {
+        "description": about,
+        "type": "object",
+        "properties": properties,
+        "additionalProperties": False,
+    }
+
+
+def _listing(about: str, most: int, part: str) -> dict[str, Any]:
+    return {"description": about, "type": "array", "minItems": 1, "maxItems": most, "items": reference(part)}
+
+
+def _described(key: Key) -> dict[str, Any]:
+    default = {"default": key.default} if _is_value(key.default) else {}
+    return {"description": key.about, **key.form, **default}
+
+
+def _sourced(key: Key) -> dict[str, Any]:
+    default = {"default": key.default} if _is_value(key.default) else {}
+    properties: Mapping[str, Any] = {"value": {**key.form, **default}, "source": reference("source")}
+    return {**_mapping(key.about, properties), "required": ["value", "source"]}
+
+
+def _is_value(default: Any) -> bool:
+    return isinstance(default, bool | int | float | str)
+
+
+def _axis(key: Key) -> dict[str, Any]:
+    """One value of a key or a list of them; of a key that takes lists, a list of lists."""
+    axis = {
+        "type": "array",
+        "items": reference(key.name),
+        "minItems": 1,
+        "maxItems": MAX_VALUES,
+        "uniqueItems": True,
+    }
+    several: dict[str, Any] = {"type": "array"}
+    if key.takes_lists:
+        several["contains"] = {"type": "array"}
+    about = f"{key.about} One value or a list of them."
+    return {"description": about, "if": several, "then": axis, "else": reference(key.name)}
+
+
+def _laid_out(value: Any, depth: int) -> str:
+    """JSON text: what fits on a line stands on one, other mappings and lists have a line for each part."""
+    text = json.dumps(value, ensure_ascii=False)
+    if not isinstance(value, dict | list) or 2 * depth + len(text) < LINE_CHARACTERS:
+        return text
+    parts = (
+        [f"{json.dumps(key)}: {_laid_out(part, depth + 1)}" for key, part in value.items()]
+        if isinstance(value, dict)
+        else [_laid_out(part, depth + 1) for part in value]
+    )
+    start, end = "{}" if isinstance(value, dict) else "[]"
+    inner = ",\n".join("  " * (depth + 1) + part for part in parts)
+    return f"{start}\n{inner}\n{'  ' * depth}{end}"
+
+
+def main() -> None:
+    """Write the schemas' files."""
+    for name in SCHEMAS:
+        (SCHEMA_DIRECTORY / f"{name}.schema.json").write_text(written(name), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
