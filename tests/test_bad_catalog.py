@@ -10,8 +10,9 @@ import pytest
 
 from moesweep.edge.problems import BadInput, Problem
 from moesweep.edge.yaml_reader import read_yaml
-from moesweep.study.catalog import load_cluster, load_model
+from moesweep.study.catalog import load_cluster
 from moesweep.study.configured import Configuration
+from moesweep.study.models import load_model
 from moesweep.study.sweep import load_sweep
 
 CLUSTER = "dgx-a100-80gb-8xhdr200"
@@ -57,6 +58,13 @@ MODEL_FILE = "config/models/gpt_7B.yaml"
         ("num_layers:", "num_leyers:", "num_leyers", "unknown_key"),
         ("value: layernorm", "value: LayerNorm", "normalization.value", "choice"),
         ("value: 50257", "value: 1000000000000", "vocab_size.value", "range"),
+        ("{value: 50257, source: ", "{source: ", "vocab_size.value", "missing_key"),
+        (
+            'num_layers: {value: 36, source: "the study\'s workload files (AICB)"}',
+            "num_layers: 0",
+            "num_layers",
+            "range",
+        ),
     ],
 )
 def test_a_model_with_one_mistake(project: Path, old: str, new: str, path: str, rule: str) -> None:

@@ -5,10 +5,12 @@ from typing import Any
 
 import pytest
 
+from moesweep.edge.problems import BadInput
 from moesweep.edge.schema import load_schema
 from moesweep.edge.yaml_reader import read_yaml
-from moesweep.study.catalog import load_cluster, load_model, unit_of
+from moesweep.study.catalog import load_cluster, unit_of
 from moesweep.study.configured import Configuration
+from moesweep.study.models import given_by_model, load_model, sourced_by_model
 
 CLUSTER = "dgx-a100-80gb-8xhdr200"
 
@@ -36,7 +38,48 @@ def test_a_model_of_the_study(root: Path, name: str) -> None:
     assert (model["vocab_size"], model["gated_mlp"], model["attention"]) == (50257, False, "mha")
     assert (model["normalization"], model["position_embedding"]) == ("layernorm", "learned")
     assert (model["tied_embeddings"], model["num_experts"]) == (True, 0)
-    assert set(model) == set(load_schema("model")["properties"]) - {"description"}
+    assert set(model) == set(load_schema("model")["properties"]) - {"description", "source"}
+
+
+BARE = """\
+description: A model of bare values.
+source: its paper, table 1
+num_layers: 4
+hidden_size: 256
+ffn_hidden_size: 1024
+num_attention_heads: 8
+num_query_groups: {value: 2, source: its code}
+vocab_size: 1000
+gated_mlp: false
+normalization: layernorm
+position_embedding: learned
+tied_embeddings: true
+"""
+
+
+def test_a_value_may_be_bare(tmp_path: Path) -> None:
+    (tmp_path / "config/models").mkdir(parents=True)
+    (tmp_path / "config/models/bare.yaml").write_text(BARE, encoding="utf-8")
+    sourced = sourced_by_model(tmp_path, "bare")
+    assert sourced["hidden_size"] == (256, "its paper, table 1")
+    assert sourced["num_query_groups"] == (2, "its code")
+    assert set(sourced) == set(given_by_model(tmp_path, "bare"))
+    model = load_model(tmp_path, "bare")
+    assert (model["num_layers"], model["attention"], model["num_experts"]) == (4, "gqa", 0)
+
+
+def test_bare_values_need_a_source(tmp_path: Path) -> None:
+    (tmp_path / "config/models").mkdir(parents=True)
+    text = BARE.replace("source: its paper, table 1\n", "").replace(
+        "layers: 4", "layers: {value: 4, source: x y}"
+    )
+    (tmp_path / "config/models/bare.yaml").write_text(text, encoding="utf-8")
+    with pytest.raises(BadInput) as caught:
+        load_model(tmp_path, "bare")
+    (problem,) = caught.value.problems
+    assert (problem.path, problem.rule) == ("source", "missing_key")
+    assert problem.message.startswith("hidden_size, ffn_hidden_size, num_attention_heads and 5 more stand")
+    assert "hidden_size: {value: 256, source: ...}" in problem.suggestion
 
 
 def test_the_llamas_say_how_they_differ(root: Path) -> None:

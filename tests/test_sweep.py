@@ -146,6 +146,23 @@ def test_every_key_of_a_sweep_reaches_its_column(root: Path, tmp_path: Path) -> 
     assert (row["dp"].item(), row["edp"].item()) == (8, 4)
 
 
+def test_what_says_a_value_first_wins(root: Path, tmp_path: Path) -> None:
+    models = tmp_path / "config" / "models"
+    models.mkdir(parents=True)
+    text = (root / "config/models/gpt_7B.yaml").read_text(encoding="utf-8")
+    (models / "mine.yaml").write_text(f"{text}num_experts: {{value: 8, source: mine}}\n", encoding="utf-8")
+    row = {"model": "mine", "world_size": 8, "tp": 1, "pp": 1, "global_batch_size": 8, "seq_length": 128}
+    row |= {"moe_router_topk": 1}
+
+    def experts(options: dict[str, Any], own: dict[str, Any]) -> tuple[int, int]:
+        path = write(tmp_path, json.dumps({"options": options, "rows": [row | own]}))
+        return enumerate_sweep(tmp_path, path).select("num_experts", "num_layers").row(0)
+
+    assert experts({}, {}) == (8, 36)
+    assert experts({"num_experts": 4, "num_layers": 12}, {}) == (4, 12)
+    assert experts({"num_experts": 4}, {"num_experts": 2, "num_layers": 2}) == (2, 2)
+
+
 def test_a_grid_is_a_product_in_a_fixed_order(root: Path, tmp_path: Path) -> None:
     text = """
     options: {num_experts: 4, moe_router_topk: 1, seq_length: 128, global_batch_size: {per_gpu: 4}}

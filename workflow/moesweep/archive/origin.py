@@ -15,7 +15,8 @@ from typing import Any
 from moesweep import __version__
 from moesweep.archive.content import checksum
 from moesweep.edge.paths import inside
-from moesweep.study.catalog import Cluster, load_model
+from moesweep.study.catalog import Cluster
+from moesweep.study.models import load_model
 
 PACKAGES = ("polars", "pyarrow", "snakemake")
 """The packages whose version can change a byte of the results."""

@@ -8,22 +8,18 @@ import polars as pl
 
 from moesweep.edge.problems import BadInput
 from moesweep.edge.schema import load_schema
-from moesweep.edge.yaml_reader import read_yaml
 from moesweep.explain.node import Origin
-from moesweep.study.catalog import load_model
+from moesweep.study.keys import KEYS
+from moesweep.study.models import sourced_by_model
 from moesweep.study.sweep import load_sweep
 
-EXPERT_COLUMNS = (
-    *("ep", "etp", "num_experts", "moe_router_topk", "moe_ffn_hidden_size", "num_shared_experts"),
-    "first_k_dense",
-)
+EXPERT_COLUMNS = ("ep", *(key.name for key in KEYS.values() if key.without is not None))
 
 
 def origins(root: Path, sweep_file: str, workload: Mapping[str, Any]) -> dict[str, Origin]:
     """Return the origin of every column of a workload.
 
-    What an entry of the sweep gives comes from there, then from the model where it has that value,
-    then from the options of the sweep or their defaults.
+    What says it first: the entry of the sweep, its options, the model, a default.
     """
     entry = _entry(root, sweep_file, workload["workload"])
     model = _model(root, workload["model"])
@@ -35,12 +31,12 @@ def origins(root: Path, sweep_file: str, workload: Mapping[str, Any]) -> dict[st
             return Origin("", "what a workload without experts has")
         if name in entry.get("own", ()):
             return Origin(f"{entry['file']}: {entry['entry']}.{name}")
-        if name in model and model[name]["value"] == value:
-            return Origin(f"config/models/{workload['model']}.yaml", model[name]["source"])
-        if name == "moe_ffn_hidden_size" and value == workload["ffn_hidden_size"]:
-            return Origin(f"config/models/{workload['model']}.yaml", "experts as wide as ffn_hidden_size")
         if name in entry.get("options", ()):
             return Origin(f"{entry['file']}: options.{name}")
+        if name in model and model[name][0] == value:
+            return Origin(f"config/models/{workload['model']}.yaml", model[name][1])
+        if name == "moe_ffn_hidden_size" and value == workload["ffn_hidden_size"]:
+            return Origin(f"config/models/{workload['model']}.yaml", "experts as wide as ffn_hidden_size")
         if "default" in defaults.get(name, {}):
             return Origin("schemas/sweep.schema.json", f"default: {schema[name]['description']}")
         return Origin("", schema[name]["description"])
@@ -57,11 +53,9 @@ def _entry(root: Path, sweep_file: str, workload: str) -> dict[str, Any]:
     return {} if rows.is_empty() else rows.row(0, named=True)
 
 
-def _model(root: Path, name: str) -> dict[str, Any]:
-    """Return a model's entries, each a value with its source; empty if the catalogue has no such model."""
+def _model(root: Path, name: str) -> dict[str, tuple[Any, str]]:
+    """Return what a model gives, each value with its source; empty if the catalogue has no such model."""
     try:
-        load_model(root, name)
+        return sourced_by_model(root, name)
     except BadInput:
         return {}
-    file = f"config/models/{name}.yaml"
-    return {key: entry for key, entry in read_yaml(root / file, file).items() if key != "description"}

@@ -1,4 +1,4 @@
-"""The catalogue: models, GPUs and clusters, each a YAML file under config/."""
+"""The catalogue: models, GPUs and clusters, each a YAML file under config/; what clusters are made of."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -7,7 +7,7 @@ from typing import Any
 from moesweep.edge.paths import inside
 from moesweep.edge.problems import BadInput, Problem, did_you_mean, shown
 from moesweep.edge.quantities import QuantityError, parse_quantity
-from moesweep.edge.schema import check, load_schema, place
+from moesweep.edge.schema import check, place
 from moesweep.edge.yaml_reader import read_yaml
 
 CALIBRATION_FILE = "config/calibration.yaml"
@@ -69,21 +69,6 @@ def in_project(root: Path) -> None:
     raise BadInput([Problem("config", "", "project_root", str(root), "there is no such folder here", advice)])
 
 
-def load_model(root: Path, name: str) -> dict[str, Any]:
-    """A model's columns (schemas/model.schema.json) as plain values, defaults filled in. Raises BadInput."""
-    data, problems = _read_named(root, "model", name)
-    if problems:
-        raise BadInput(problems)
-    defaults = {
-        key: part["properties"]["value"]["default"]
-        for key, part in load_schema("model")["properties"].items()
-        if "default" in part.get("properties", {}).get("value", {})
-    }
-    given = {key: entry["value"] for key, entry in data.items() if key != "description"}
-    grouped = given["num_query_groups"] < given["num_attention_heads"]
-    return {"attention": "gqa" if grouped else "mha"} | defaults | given
-
-
 def load_cluster(root: Path, name: str, mention: tuple[str, str] | None = None) -> Cluster:
     """A cluster with the constants of its own file, of its GPU's file and of config/calibration.yaml.
 
@@ -93,11 +78,11 @@ def load_cluster(root: Path, name: str, mention: tuple[str, str] | None = None) 
     """
     in_project(root)
     file = f"config/clusters/{name}.yaml"
-    data, problems = _read_named(root, "cluster", name, mention)
+    data, problems = read_named(root, "cluster", name, mention)
     gpu = data.get("gpu") if isinstance(data, dict) else None
     parts = [(file, data)]
     if isinstance(gpu, str) and not any(problem.path == "gpu" for problem in problems):
-        gpu_data, more = _read_named(root, "gpu", gpu, (file, "gpu"))
+        gpu_data, more = read_named(root, "gpu", gpu, (file, "gpu"))
         problems += more
         parts.append((f"config/gpus/{gpu}.yaml", gpu_data))
     calibration, more = _read(root, CALIBRATION_FILE, "calibration")
@@ -117,7 +102,7 @@ def _read(root: Path, file: str, schema: str) -> tuple[Any, list[Problem]]:
     return data, check(data, schema, file)
 
 
-def _read_named(
+def read_named(
     root: Path, kind: str, name: str, mention: tuple[str, str] | None = None
 ) -> tuple[Any, list[Problem]]:
     """The entry config/<kind>s/<name>.yaml. A name is only ever compared with the names there are."""

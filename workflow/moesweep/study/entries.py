@@ -53,7 +53,7 @@ def entries(
     problems: list[Problem] = []
     found: list[Entry] = []
     for path, item in listed.items():
-        missing = [key for key in _NEEDED if key not in options | item]
+        missing = [key for key in _NEEDED if key not in {**options, **item}]
         for key in missing:
             message = f"{key} is given neither here nor in options"
             problems.append(Problem(file, f"{path}.{key}", "missing_key", "", message, f"add {key}"))

@@ -4,7 +4,6 @@
 """
 
 import json
-from collections.abc import Mapping
 from typing import Any
 
 from moesweep.edge.schema import SCHEMA_DIRECTORY
@@ -17,7 +16,7 @@ MAX_VALUES = 4096
 LINE_CHARACTERS = 100
 
 _SOURCE = {
-    "description": "Where the value is from.",
+    "description": "Where the values are from: of the file, for those that have no source of their own.",
     "type": "string",
     "minLength": 3,
     "maxLength": 500,
@@ -82,11 +81,11 @@ def model_schema() -> dict[str, Any]:
     return _headed(
         "model",
         "Model",
-        "One model, config/models/<name>.yaml; every number with its source.",
-        {"description": about, **{key.name: _sourced(key) for key in keys}},
+        "One model, config/models/<name>.yaml; every value with its source, or with the file's.",
+        {"description": about, "source": _SOURCE, **{key.name: _sourced(key) for key in keys}},
         required=["description", *needed],
         additionalProperties=False,
-        **{"$defs": {"source": _SOURCE}},
+        **{"$defs": {**{key.name: _described(key) for key in keys}, "source": _SOURCE}},
     )
 
 
@@ -145,9 +144,13 @@ def _described(key: Key) -> dict[str, Any]:
 
 
 def _sourced(key: Key) -> dict[str, Any]:
-    default = {"default": key.default} if _is_value(key.default) else {}
-    properties: Mapping[str, Any] = {"value": {**key.form, **default}, "source": reference("source")}
-    return {**_mapping(key.about, properties), "required": ["value", "source"]}
+    """A value of a model: bare, or in a mapping with its source."""
+    pair = {
+        "properties": {"value": reference(key.name), "source": reference("source")},
+        "required": ["value", "source"],
+        "additionalProperties": False,
+    }
+    return {"description": key.about, "if": {"type": "object"}, "then": pair, "else": reference(key.name)}
 
 
 def _is_value(default: Any) -> bool:

@@ -17,8 +17,8 @@ from moesweep.edge.paths import inside
 from moesweep.edge.problems import BadInput, Problem, did_you_mean
 from moesweep.edge.schema import check
 from moesweep.edge.yaml_reader import read_yaml
-from moesweep.study.catalog import load_model
 from moesweep.study.entries import Entry, entries, items
+from moesweep.study.models import given_by_model
 from moesweep.study.routing import misfit, with_texts
 from moesweep.study.workload import SCHEMA, dense_twins, frame_of, with_derived
 
@@ -146,7 +146,7 @@ def _models(root: Path, data: Any, file: str) -> tuple[dict[str, dict[str, Any]]
         if name in models:
             continue
         try:
-            models[name] = load_model(root, name)
+            models[name] = given_by_model(root, name)
         except BadInput as bad:
             unknown = [
                 replace(p, file=file, path=path) if p.rule == "unknown_model" else p for p in bad.problems
