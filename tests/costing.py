@@ -34,7 +34,6 @@ ROUND = {
     "gemm_half_inner_dimension": 0.0,
     "ll_bytes_per_second": 1.0,
     "usd_per_gpu_hour": 2.0,
-    "adam_bytes_per_parameter": 40.0,
     "reserved_hbm_bytes": 0.0,
 }
 _ZERO = (

@@ -26,6 +26,7 @@ def naive_groups(w: Workload) -> dict[str, list[list[int]]]:
     """Members of every communicator by kind; a kind's groups stand in the order of their smallest rank."""
     shared = {"tp": "dp pp", "dp": "tp pp", "pp": "tp dp", "etp": "ep edp pp", "ep": "etp edp pp"}
     shared |= {"edp": "etp ep pp", "tp_ep": "edp pp", "embedding": "tp dp", "world": ""}
+    shared |= {"model": "dp", "expert_model": "edp"}
     groups: dict[str, list[list[int]]] = {}
     for kind, names in shared.items():
         members: dict[tuple[int, ...], list[int]] = {}

@@ -69,9 +69,15 @@ def fc1_multiple(w: Workload) -> int:
     return 2 if w["gated_mlp"] else 1
 
 
+def gradient_bytes(w: Workload) -> int:
+    """Gradients of bf16 are summed in fp32, those of fp16 as they are."""
+    return 2 if w["dtype"] == "fp16" else 4
+
+
 def group_size(w: Workload, kind: str) -> int:
     """Ranks in a communicator of a kind."""
     composite = {"tp_ep": w["etp"] * w["ep"], "embedding": min(2, w["pp"]), "world": w["world_size"]}
+    composite |= {"model": w["tp"] * w["pp"], "expert_model": w["etp"] * w["ep"] * w["pp"]}
     return int(composite[kind] if kind in composite else w[kind])
 
 

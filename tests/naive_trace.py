@@ -2,7 +2,7 @@
 
 Written from the description of a Megatron-Core iteration alone and sharing no code with the library, so that
 agreement of the two means something. Made to be read, not to be fast: use it on small workloads. Bytes per
-activation, weight and parameter message are 2 (bf16 or fp16), per gradient 4 (fp32).
+activation, weight and parameter message are 2 (bf16 or fp16), per gradient 4 (bf16 sums in fp32) or 2 (fp16).
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from naive_sizes import (
     buffer_sizes,
     dense_tensors,
     fc1_multiple,
+    gradient_bytes,
     group_size,
     is_moe,
     qkv_width,
@@ -346,15 +347,24 @@ class Program:
         buffers = [("dense", "dp", dense), ("expert", "edp", expert)] if expert else [("dense", "dp", dense)]
         shared = w["distributed_optimizer"]
         for name, kind, size in buffers:
-            self.collect(f"grad_reduce_{name}", "reduce_scatter" if shared else "all_reduce", kind, 4 * size)
+            # DeepSpeed's ZeRO stage 1 shards the state alone.
+            scattering = shared and w["framework"] != "megatron-deepspeed"
+            how = "reduce_scatter" if scattering else "all_reduce"
+            self.collect(f"grad_reduce_{name}", how, kind, gradient_bytes(w) * size)
         if scattered(w):
-            # One fp32 buffer for all tensors.
+            # One buffer for all tensors.
             partial = sum(x.size() for x in dense_tensors(w, self.stage) if x.sees_own_tokens)
-            self.collect("norm_grad_reduce", "all_reduce", "tp", 4 * partial)
+            self.collect("norm_grad_reduce", "all_reduce", "tp", gradient_bytes(w) * partial)
         if w["tied_embeddings"] and w["pp"] > 1 and self.stage in (0, w["pp"] - 1):
             table = w["padded_vocab_size"] // w["tp"] * w["hidden_size"]
-            self.collect("embedding_grad_reduce", "all_reduce", "embedding", 4 * table)
-        self.collect("grad_norm", "all_reduce", "world", 4)
+            self.collect("embedding_grad_reduce", "all_reduce", "embedding", gradient_bytes(w) * table)
+        if shared:
+            self.collect("grad_norm", "all_reduce", "world", 4)
+        else:
+            # Everyone has whole gradients, so those who hold one copy of the parameters sum their squares.
+            self.collect("grad_norm_dense", "all_reduce", "model", 4)
+            if expert:
+                self.collect("grad_norm_expert", "all_reduce", "expert_model", 4)
         owned = sum(-(-size // w[kind]) if shared else size for _, kind, size in buffers)
         self.add("adam", "optimizer", m=dense + expert, n=owned)
         if shared:

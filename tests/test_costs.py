@@ -213,6 +213,18 @@ def test_model_flops_are_three_forward_passes() -> None:
     assert found["model_flops_per_second_per_gpu"] * found["iteration_seconds"] == pytest.approx(per_gpu)
 
 
+def test_adam_moves_what_its_row_says_at_a_share_of_its_own() -> None:
+    # 4 x 1024^2/4 + 2 x 1024 x 4096/4 + 4 x 1024 a layer, the table, positions, the final norm; alone on dp
+    table = 1024 // 4 * 1024
+    owned = 1024**2 + 2 * 1024**2 + 4 * 1024 + table + 1024**2 + 2 * 1024
+    found = costs(WIDE, adam_hbm_fraction=0.5, elementwise_hbm_fraction=0.25)
+    row = found.ops.filter(pl.col("op") == "adam").row(0, named=True)
+    # gradient, master weight, two moments in: 16; the last three out: 12; the 16-bit weight: 2
+    assert row["hbm_bytes"] == 30 * owned
+    assert row["seconds"] == pytest.approx(30 * owned / (0.5 * 1e12))
+    assert found.workloads["optimizer_seconds"].item() == row["seconds"]
+
+
 @pytest.mark.parametrize("name", VARIED)
 def test_the_parts_add_up(name: str) -> None:
     found = costs(VARIED[name], host_seconds=1e-5, p2p_latency_seconds=1e-5).workloads.row(0, named=True)
@@ -252,7 +264,7 @@ workloads = enumerate_sweep(Path(), "config/sweeps/moe-a100-123.yaml")
 frame = cost(folded(workloads), with_constants(workloads, cluster().values)).workloads
 print(*frame.iter_rows(), sep=chr(10))
 """
-    tests = {"PYTHONPATH": str(ROOT / "tests")}
+    tests = {"PYTHONPATH": os.pathsep.join(str(ROOT / folder) for folder in ("tests", "workflow"))}
     printed = {
         subprocess.run(
             [sys.executable, "-c", study],

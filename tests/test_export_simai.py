@@ -143,6 +143,8 @@ GROUPS = {
     "edp": "edp",
     "embedding": "dp",
     "world": "dp",
+    "model": "dp",
+    "expert_model": "edp",
 }
 WORDS = {
     "ALLGATHER": "all_gather",

@@ -222,6 +222,23 @@ def test_undistributed_experts_join_the_dense_buffer(trace: Implementation) -> N
     assert optimizer["adam"]["n"] == 78_240
 
 
+def test_gradients_of_fp16_travel_as_they_are(trace: Implementation) -> None:
+    # 84,480 parameters (below) of 2 bytes; layer norms 2 x 4 x 64 x 2 bytes
+    optimizer = by_op(trace(SMALL_DENSE | {"dtype": "fp16"}, 0), "optimizer")
+    assert brief(optimizer["grad_reduce_dense"])[1:] == ("reduce_scatter", "dp", 4, 168_960, 126_720)
+    assert optimizer["norm_grad_reduce"]["comm_bytes"] == 1024
+    # the table of 512 x 64
+    assert optimizer["embedding_grad_reduce"]["comm_bytes"] == 65_536
+
+
+def test_deepspeed_reduces_whole_gradients(trace: Implementation) -> None:
+    # ZeRO stage 1: all_reduce of 4 P, wire 2 x 3/4, and shards of the optimizer state all the same
+    optimizer = by_op(trace(SMALL_DENSE | {"framework": "megatron-deepspeed"}, 0), "optimizer")
+    assert brief(optimizer["grad_reduce_dense"])[1:] == ("all_reduce", "dp", 4, 337_920, 506_880)
+    assert optimizer["adam"]["n"] == 21_120
+    assert brief(optimizer["param_gather_dense"])[1:] == ("all_gather", "dp", 4, 168_960, 126_720)
+
+
 def test_replicated_optimizer(trace: Implementation) -> None:
     # per layer 8192 + 256 + 2 x 64 x 256/2 = 24,832; two layers, table 32,768, positions 32 x 64 = 2048
     optimizer = by_op(trace(SMALL_DENSE | {"distributed_optimizer": False}, 0), "optimizer")
@@ -229,6 +246,22 @@ def test_replicated_optimizer(trace: Implementation) -> None:
     # 4 P; wire 2 x 3/4
     assert brief(optimizer["grad_reduce_dense"])[1:] == ("all_reduce", "dp", 4, 337_920, 506_880)
     assert not [op for op in optimizer if op.startswith("param_gather")]
+    # One fp32 over the tp x pp ranks that hold a copy of the model: wire 2 x 3/4 x 4
+    norms = [op for op in optimizer if op.startswith("grad_norm")]
+    assert norms == ["grad_norm_dense"]
+    assert brief(optimizer["grad_norm_dense"])[1:] == ("all_reduce", "model", 4, 4, 6)
+
+
+def test_gradient_norm_of_replicated_experts(trace: Implementation) -> None:
+    # tp 2 x pp 2 hold the dense parameters; etp 2 x ep 4 x pp 2 = 16 the experts: wire 2 x 15/16 x 4 = 7.5
+    optimizer = by_op(trace(SMALL_MOE | {"distributed_optimizer": False}, 1), "optimizer")
+    assert brief(optimizer["grad_norm_dense"])[1:] == ("all_reduce", "model", 4, 4, 6)
+    assert brief(optimizer["grad_norm_expert"])[1:] == ("all_reduce", "expert_model", 16, 4, 7)
+    # Experts in the dense buffer are summed with it: ep 1 and etp = tp.
+    joined = by_op(trace(SMALL_MOE | {"distributed_optimizer": False, "ep": 1, "edp": 4}, 1), "optimizer")
+    assert "grad_norm_dense" in joined
+    assert "grad_norm_expert" not in joined
+    assert "grad_norm" in by_op(trace(SMALL_MOE, 1), "optimizer")
 
 
 def test_llama_like(trace: Implementation) -> None:

@@ -92,6 +92,19 @@ def test_static_memory_by_hand() -> None:
     assert found["optimizer_bytes"] == 12 * parameters
 
 
+@pytest.mark.parametrize(("dp", "shared", "gradients"), [(1, False, 6.0), (4, False, 6.0), (4, True, 3.0)])
+def test_gradients_of_fp16_are_two_bytes_and_a_copy_of_what_is_owned(
+    dp: int, shared: bool, gradients: float
+) -> None:
+    # Megatron's own table: 20 bytes a parameter, with the distributed optimizer 4 + 16/dp
+    changes = {"dtype": "fp16", "num_layers": 1, "world_size": T * dp, "global_batch_size": B * dp}
+    found = memory(KORTHIKANTI | changes | {"distributed_optimizer": shared})
+    parameters = 12 * H * H / T + 4 * H + 51200 / T * H + S * H + 2 * H
+    assert found["weights_bytes"] == 2 * parameters
+    assert found["gradients_bytes"] == pytest.approx(gradients * parameters, rel=1e-9)
+    assert found["optimizer_bytes"] == pytest.approx(12 * parameters / (dp if shared else 1), rel=1e-9)
+
+
 # Mixtral 8x7B: 32 layers, h 4096, f 14336 gated, 8 query groups, 8 experts, tp 2, pp 4, ep 4
 MIXTRAL: dict[str, Any] = {
     "tp": 2,

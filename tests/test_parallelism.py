@@ -45,6 +45,9 @@ def test_sixteen_ranks_by_hand() -> None:
     assert members(frame, "embedding") == members(frame, "pp")
     assert members(frame, "tp_ep") == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 10, 11], [12, 13, 14, 15]]
     assert members(frame, "world") == [list(range(16))]
+    # tp and pp of one dp rank; etp, ep and pp of one edp rank
+    assert members(frame, "model") == [[0, 1, 8, 9], [2, 3, 10, 11], [4, 5, 12, 13], [6, 7, 14, 15]]
+    assert members(frame, "expert_model") == [[0, 1, 2, 3, 8, 9, 10, 11], [4, 5, 6, 7, 12, 13, 14, 15]]
 
 
 def test_one_rank_of_sixteen_by_hand() -> None:
@@ -52,6 +55,7 @@ def test_one_rank_of_sixteen_by_hand() -> None:
     row = ranks(SIXTEEN).row(11, named=True)
     coordinates = {"stage": 1, "tp_rank": 1, "dp_rank": 1, "etp_rank": 1, "ep_rank": 1, "edp_rank": 0}
     ids = {"tp": 5, "etp": 5, "ep": 5, "dp": 3, "edp": 7, "pp": 3, "tp_ep": 2, "embedding": 3, "world": 0}
+    ids |= {"model": 1, "expert_model": 0}
     assert row == {
         "rank": 11,
         "node": 1,
@@ -74,7 +78,7 @@ def test_only_the_ends_of_a_pipeline_share_the_embedding() -> None:
 
 def test_dense_workloads_have_no_expert_groups() -> None:
     dense = {**SIXTEEN, "etp": 2, "ep": 1, "edp": 4, "num_experts": 0}
-    assert set(groups(dense)["group_kind"]) == {"tp", "dp", "pp", "embedding", "world"}
+    assert set(groups(dense)["group_kind"]) == {"tp", "dp", "pp", "embedding", "world", "model"}
 
 
 @given(degrees())
@@ -137,6 +141,8 @@ def test_placement_is_that_of_the_group_that_stands_worst(
         return
     stand = [stands(group, node) for group in found]
     assert size == stand[0][0]
+    if kind in ("model", "expert_model"):
+        return
     # Enough groups begin at every place of a node that there is; few may all stand better.
     assert nodes >= max(spanned for _, _, spanned in stand)
     assert members_per_node <= min(fewest for _, fewest, _ in stand)
@@ -201,6 +207,9 @@ def test_aligned_groups_of_a_kind_all_stand_alike(world: dict[str, Any], node: i
         ("tp_ep", (256, 8, 32)),
         ("embedding", (2, 1, 2)),
         ("world", (1024, 8, 128)),
+        # 16 neighbours, 512 ranks further on 16 more; 256 and 256
+        ("model", (32, 8, 4)),
+        ("expert_model", (512, 8, 64)),
     ],
 )
 def test_placement_of_the_first_example(kind: str, expected: tuple[int, int, int]) -> None:

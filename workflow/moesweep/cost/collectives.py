@@ -29,11 +29,12 @@ sharing = constant("gpus_per_node") / members
 def places() -> dict[str, pl.Expr]:
     """Return `stride members_per_node nodes` of an op's communicator; 0 for ops without one."""
     extents = {kind: extent(kind) for kind in GROUP_KINDS}
-    ranks, stride = (
-        by_word(pl.col("group_kind"), {kind: both[part] for kind, both in extents.items()}, pl.lit(1))
-        for part in range(2)
+    ranks, stride, runs = (
+        by_word(pl.col("group_kind"), {kind: each[part] for kind, each in extents.items()}, pl.lit(1))
+        for part in range(3)
     )
-    members_, nodes_ = standing(ranks, stride, pl.col("world_size"), pl.col("gpus_per_node").cast(pl.Int64))
+    node = pl.col("gpus_per_node").cast(pl.Int64)
+    members_, nodes_ = standing(ranks, stride, pl.col("world_size"), node, runs)
     found = {"stride": stride, "members_per_node": members_, "nodes": nodes_}
     alone = pl.col("group_kind").is_null()
     return {part: pl.when(alone).then(0).otherwise(place) for part, place in found.items()}

@@ -121,8 +121,9 @@ def memory_bound(op: Words) -> Timing:
 
 
 def optimizer(op: Words) -> Timing:
-    """Return Adam: bytes per owned parameter over memory bandwidth (n of the op is the owned parameters)."""
-    memory = _hbm_seconds(
-        constant("adam_bytes_per_parameter") * pl.col("n"), constant("elementwise_hbm_fraction")
-    )
+    """Return Adam: declared bytes over the share of memory bandwidth that its kernels reach together.
+
+    Unscaling and clipping pass over gradients that the declared bytes count once, hence a share of its own.
+    """
+    memory = _hbm_seconds(pl.col("hbm_bytes"), constant("adam_hbm_fraction"))
     return Timing.roofline(pl.lit(0.0), memory, constant("kernel_seconds"), pl.lit(0.0))

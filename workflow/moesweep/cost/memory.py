@@ -7,8 +7,7 @@ of the feed-forward layer, grouped queries and experts written out.
 import polars as pl
 
 from moesweep.cost.fold import KEY
-
-WEIGHT_BYTES, GRADIENT_BYTES, OPTIMIZER_BYTES = 2, 4, 12  # bf16; fp32; fp32 master weight and two moments
+from moesweep.shapes.states import state_bytes
 
 _batch, _sequence = pl.col("micro_batch_size"), pl.col("seq_length")
 _hidden, _heads, _tp = pl.col("hidden_size"), pl.col("num_attention_heads"), pl.col("tp")
@@ -126,9 +125,7 @@ def contents_of_a_stage() -> dict[str, pl.Expr]:
 def bytes_of_a_stage() -> dict[str, pl.Expr]:
     """Return the parts of a rank's memory, over the contents of its stage and its workload."""
     parts = {
-        "weights_bytes": WEIGHT_BYTES * pl.col("parameters"),
-        "gradients_bytes": GRADIENT_BYTES * pl.col("parameters"),
-        "optimizer_bytes": OPTIMIZER_BYTES * pl.col("owned"),
+        **state_bytes(pl.col("parameters"), pl.col("owned")),
         "activations_bytes": _activation_bytes(),
     }
     return {name: part.cast(pl.Float64) for name, part in parts.items()}

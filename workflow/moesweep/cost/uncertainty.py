@@ -19,6 +19,7 @@ UNCERTAIN = (
     "grouped_gemm_efficiency",
     "attention_gemm_efficiency",
     "elementwise_hbm_fraction",
+    "adam_hbm_fraction",
     "permute_hbm_fraction",
     "host_seconds",
     "host_2021_seconds",

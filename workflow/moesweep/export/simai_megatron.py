@@ -36,9 +36,11 @@ _SUFFIXES = {
     "edp": "_DP_EP",
     "embedding": "",
     "world": "",
+    "model": "",
+    "expert_model": "_DP_EP",
 }
-"""SimAI has four groups. The token counts' tp_ep goes over EP; embedding and world over DP."""
-_IN_WEIGHT_GRADIENT = ("dp", "edp", "embedding", "world")
+"""SimAI has four groups. The token counts' tp_ep goes over EP; embedding and gradient norms over DP."""
+_IN_WEIGHT_GRADIENT = ("dp", "edp", "embedding", "world", "model", "expert_model")
 
 
 @dataclass(frozen=True)

@@ -98,9 +98,8 @@ def optimizer_ops(traced: Traced, steps_: pl.DataFrame) -> pl.DataFrame:
     Each stage starts when it is done. First and last stage meet for the tied embeddings' all_reduce, and
     all stages for the gradient norm.
     """
-    meeting = (
-        pl.when(pl.col("group_kind") == "world").then(2).when(pl.col("group_kind") == "embedding").then(1)
-    )
+    norm = pl.col("group_kind").is_in(["world", "model", "expert_model"])
+    meeting = pl.when(norm).then(2).when(pl.col("group_kind") == "embedding").then(1)
     ops = (
         nanoseconds(traced.program)
         .filter(pl.col("phase") == "optimizer")

@@ -2,8 +2,12 @@
 
 import polars as pl
 
-GROUP_KINDS = ("tp", "etp", "ep", "dp", "edp", "pp", "tp_ep", "embedding", "world")
-"""Every kind of communicator, in the order of the release."""
+GROUP_KINDS = (
+    *("tp", "etp", "ep", "dp", "edp", "pp", "tp_ep", "embedding", "world"),
+    *("model", "expert_model"),
+)
+"""Every kind of communicator, in the order of the release: a new one comes last. `model` are the ranks that
+hold one copy of the dense parameters (tp·pp), `expert_model` those of the experts (etp·ep·pp)."""
 
 COMM_KINDS = ("tp", "etp", "ep", "dp", "edp", "pp", "other")
 """What the seconds of communication are told apart by: columns `<kind>_comm_seconds`."""
@@ -11,7 +15,7 @@ COMM_KINDS = ("tp", "etp", "ep", "dp", "edp", "pp", "other")
 OTHER = tuple(kind for kind in GROUP_KINDS if kind not in COMM_KINDS)
 """Kinds of communicators that are counted together, as `other`."""
 
-EXPERT_KINDS = ("etp", "ep", "edp", "tp_ep")
+EXPERT_KINDS = ("etp", "ep", "edp", "tp_ep", "expert_model")
 """Kinds that only workloads with experts have."""
 
 HIDES_BEHIND = {

@@ -35,6 +35,8 @@ _MASKS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     # The pipeline's group with its middle stages left out.
     "embedding": (DENSE_ORDER, ("pp",)),
     "world": (DENSE_ORDER, ("tp", "dp", "pp")),
+    "model": (DENSE_ORDER, ("tp", "pp")),
+    "expert_model": (EXPERT_ORDER, ("etp", "ep", "pp")),
 }
 _COORDINATE_COLUMNS = {
     "stage": (DENSE_ORDER, "pp"),
@@ -106,24 +108,31 @@ class Placement:
 
 def placement(kind: str, gpus_per_node: pl.Expr | int = GPUS_PER_NODE) -> Placement:
     """Size, stride and nodes of a kind's groups, over columns tp, dp, pp, etp, ep, edp."""
-    size, stride = extent(kind)
+    size, stride, runs = extent(kind)
     world = _product([pl.col(axis) for axis in DENSE_ORDER])
-    return Placement(size, stride, *standing(size, stride, world, gpus_per_node))
+    return Placement(size, stride, *standing(size, stride, world, gpus_per_node, runs))
 
 
-def extent(kind: str) -> tuple[pl.Expr, pl.Expr]:
-    """Size and stride (Placement) of a kind's groups, over the same columns."""
+def extent(kind: str) -> tuple[pl.Expr, pl.Expr, pl.Expr]:
+    """Size and stride (Placement) of a kind's groups, over the same columns, and the runs that they are of.
+
+    A group that leaves out an axis between its own (`model`: dp) is a run of ranks in each of pp stages.
+    """
     order, mask = _MASKS[kind]
     size = _product([pl.col(axis) for axis in mask])
     stride = _product([pl.col(axis) for axis in order[: order.index(mask[0])]])
     if kind == "embedding":
         stride = stride * pl.max_horizontal(size - 1, 1)
         size = pl.min_horizontal(size, 2)
-    return size, stride
+    return size, stride, pl.col("pp") if kind in ("model", "expert_model") else pl.lit(1, pl.Int64)
 
 
 def standing(
-    size: pl.Expr, stride: pl.Expr, world_size: pl.Expr, gpus_per_node: pl.Expr | int
+    size: pl.Expr,
+    stride: pl.Expr,
+    world_size: pl.Expr,
+    gpus_per_node: pl.Expr | int,
+    runs: pl.Expr = pl.lit(1, pl.Int64),
 ) -> tuple[pl.Expr, pl.Expr]:
     """Return `members_per_node` and `nodes` (Placement) of groups of n ranks, S apart, on nodes of G GPUs.
 
@@ -131,15 +140,18 @@ def standing(
     S - 1 further on. So one spans the nodes of (n-1)·S + 1 ranks from place G - g + min(S, g) - 1 on, and
     where it crosses nodes, one of them holds g/S members, at least 1. All groups of a kind stand alike
     where n·S and G divide one another, as powers of two do. (In a world of few groups none may stand that
-    badly.)
+    badly.) Several runs of ranks, evenly spread over the world, are so many groups, of which as many share a
+    node as fit; exact under the same condition.
     """
+    size, apart = size // runs, world_size // runs
     node = gpus_per_node if isinstance(gpus_per_node, pl.Expr) else pl.lit(gpus_per_node, pl.Int64)
     unit = _common_divisor(size * stride, node, gpus_per_node)
     last = node - unit + pl.min_horizontal(stride, unit) - 1 + (size - 1) * stride
     touched = pl.when(stride >= node).then(size).otherwise(last // node + 1)
-    nodes = pl.min_horizontal(touched, (world_size + node - 1) // node)
-    members = pl.when(nodes > 1).then(pl.max_horizontal(unit // stride, 1)).otherwise(size)
-    return members, nodes
+    nodes = pl.min_horizontal(touched * runs, (world_size + node - 1) // node)
+    crossing = pl.when(touched > 1).then(pl.max_horizontal(unit // stride, 1)).otherwise(size)
+    shared = pl.min_horizontal(pl.max_horizontal(node // apart, 1), runs)
+    return pl.when(nodes > 1).then(crossing * shared).otherwise(size * runs), nodes
 
 
 def _divisors(number: int) -> list[int]:

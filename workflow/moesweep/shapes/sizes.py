@@ -51,7 +51,7 @@ kv_value_width = pl.when(mla).then(value_width).otherwise(kv_width)
 kv_up_width = heads * (pl.col("qk_nope_head_dim") + pl.col("v_head_dim"))
 kv_down_width = pl.col("kv_lora_rank") + pl.col("qk_rope_head_dim")
 gradient_bytes = pl.when(pl.col("dtype") == "fp16").then(2).otherwise(4)
-"""What a gradient takes when it is reduced: Megatron forces fp32 with bf16, and leaves fp16 as it is."""
+"""What a gradient takes in memory and on the wire: Megatron sums bf16 ones in fp32, fp16 ones as they are."""
 
 scores = (batch * heads * sequence * sequence // tp).alias("scores")  # elements of the rank's score matrices
 
@@ -91,7 +91,7 @@ expert_in_dense_buffer = (ep == 1) & (etp == tp)
 GROUP_SIZE: dict[str, pl.Expr] = dict(
     zip(
         GROUP_KINDS,
-        (tp, etp, ep, dp, edp, pp, etp * ep, pl.min_horizontal(pp, pl.lit(2)), world),
+        (tp, etp, ep, dp, edp, pp, etp * ep, pl.min_horizontal(pp, 2), world, tp * pp, etp * ep * pp),
         strict=True,
     )
 )

@@ -1,12 +1,30 @@
-"""The least memory that a layout needs whatever its batch: weights, gradients and optimizer states."""
+"""What parameters take in memory: weights, gradients and optimizer states, and the least of a layout."""
+
+from functools import reduce
+from operator import add
 
 import polars as pl
 
-WEIGHT_AND_GRADIENT_BYTES = 2 + 4
-"""Of a parameter that a rank holds: bf16 or fp16, and an fp32 gradient."""
+from moesweep.shapes.sizes import ELEMENT_BYTES, gradient_bytes
 
 OPTIMIZER_BYTES = 12
-"""Of a parameter that it updates: fp32 master weight and two moments."""
+"""Of a parameter that a rank updates: fp32 master weight and two moments."""
+
+FP32_BYTES = 4
+
+
+def state_bytes(parameters: pl.Expr, owned: pl.Expr) -> dict[str, pl.Expr]:
+    """Return `weights_bytes gradients_bytes optimizer_bytes` of the parameters that a rank holds and updates.
+
+    2P, 4P and 12 of those owned; gradients of 16 bits are 2P, and the step makes an fp32 copy of the owned
+    ones (Megatron-LM, docs of the distributed optimizer: 18 bytes a parameter in all, with fp16 20).
+    """
+    copied = pl.when(gradient_bytes < FP32_BYTES).then(FP32_BYTES).otherwise(0)
+    return {
+        "weights_bytes": ELEMENT_BYTES * parameters,
+        "gradients_bytes": gradient_bytes * parameters + copied * owned,
+        "optimizer_bytes": OPTIMIZER_BYTES * owned,
+    }
 
 
 def least_state_bytes() -> pl.Expr:
@@ -30,4 +48,4 @@ def least_state_bytes() -> pl.Expr:
     of_experts = moe_layers * experts / c("pp")
     replicas = [pl.when(c("distributed_optimizer")).then(size).otherwise(1) for size in (c("dp"), c("edp"))]
     owned = of_all / replicas[0] + of_experts / replicas[1]
-    return WEIGHT_AND_GRADIENT_BYTES * (of_all + of_experts) + OPTIMIZER_BYTES * owned
+    return reduce(add, state_bytes(of_all + of_experts, owned).values())

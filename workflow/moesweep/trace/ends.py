@@ -16,8 +16,8 @@ from moesweep.trace.vocabulary import (
 )
 
 LOOKUP_FORWARD, LOOKUP_BACKWARD = 4, 6  # read and write a row; read dy, read and write the row's gradient
-# No GEMM adds the table's gradient to the main gradient on its way: zero, read and write it all.
-TABLE_BACKWARD = pl.when(pl.col("dtype") == "fp16").then(6).otherwise(10)
+# No GEMM adds the table's gradient to the main gradient on its way: read it all, read and write the main one.
+TABLE_BACKWARD = s.ELEMENT_BYTES + 2 * s.gradient_bytes
 DROPOUT = 5  # read x, write y, 1-byte mask; the same in backward
 LOGIT_FORWARD, LOGIT_BACKWARD = 36, 16  # cast to fp32, max, subtract, exp, sum, divide; then the gradient
 

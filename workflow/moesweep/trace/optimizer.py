@@ -87,6 +87,16 @@ def _parameter_gather(name: str, group_kind: str, parameters: pl.Expr) -> Op:
     )
 
 
+def _gradient_norm(expert: pl.Expr) -> list[Op]:
+    """Return the sum of squares, one fp32: over every rank's shard, or once over the holders of a copy."""
+    one = pl.lit(4, dtype=pl.Int64)
+    return [
+        all_reduce("grad_norm", "world", one).only(s.sharded_optimizer),
+        all_reduce("grad_norm_dense", "model", one).only(~s.sharded_optimizer),
+        all_reduce("grad_norm_expert", "expert_model", one).only(~s.sharded_optimizer & (expert > 0)),
+    ]
+
+
 def optimizer_ops() -> list[Op]:
     """Return what follows the last micro-batch, in Megatron's order (`finalize_model_grads`, then `step`)."""
     dense, expert = stage_parameters()
@@ -101,7 +111,7 @@ def optimizer_ops() -> list[Op]:
         all_reduce("embedding_grad_reduce", "embedding", s.gradient_bytes * s.vocabulary * s.hidden).only(
             both_ends
         ),
-        all_reduce("grad_norm", "world", pl.lit(4, dtype=pl.Int64)),
+        *_gradient_norm(expert),
         Op("adam", "optimizer", m=dense + expert, n=owned, hbm_bytes=ADAM_BYTES * owned),
         _parameter_gather("param_gather_dense", "dp", dense),
         _parameter_gather("param_gather_expert", "edp", expert),

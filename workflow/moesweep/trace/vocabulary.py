@@ -5,9 +5,8 @@ from dataclasses import dataclass, replace
 
 import polars as pl
 
-from moesweep.shapes.sizes import ELEMENT_BYTES, GROUP_SIZE
+from moesweep.shapes.sizes import ELEMENT_BYTES, GROUP_SIZE, gradient_bytes
 
-MAIN_GRADIENT_BYTES = 4
 ZERO = pl.lit(0, dtype=pl.Int64)
 ALWAYS = pl.lit(True)
 
@@ -74,12 +73,12 @@ def linear_backward(forward: Op) -> tuple[Op, Op]:
     """Return the data-gradient and weight-gradient GEMMs of a forward GEMM y[m, n] = x[m, k] w[k, n].
 
     dx[m, k] = dy[m, n] wT; dw[n, k] += dyT[n, m] x[m, k]. The weight gradient is accumulated into
-    a 4-byte main gradient, read and written (Megatron `gradient_accumulation_fusion`).
+    the main gradient, read and written: 4 bytes, of fp16 2 (Megatron `gradient_accumulation_fusion`).
     """
     dgrad = gemm(f"{forward.name}_dgrad", forward.m, forward.k, forward.n, forward.kind, forward.groups)
     wgrad_bytes = (
         ELEMENT_BYTES * forward.m * (forward.k + forward.n)
-        + 2 * MAIN_GRADIENT_BYTES * forward.groups * forward.n * forward.k
+        + 2 * gradient_bytes * forward.groups * forward.n * forward.k
     )
     wgrad = replace(
         gemm(f"{forward.name}_wgrad", forward.n, forward.k, forward.m, forward.kind, forward.groups),

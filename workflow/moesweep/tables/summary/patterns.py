@@ -43,7 +43,7 @@ _SEED = (
     ),
     (
         "Not in the seed: the other groups",
-        ("tp", "dp", "pp", "tp_ep", "embedding", "world"),
+        ("tp", "dp", "pp", "tp_ep", "embedding", "world", "model", "expert_model"),
         ("Tensor parallelism outside experts, dense gradients and parameters, messages between stages",),
     ),
 )
