@@ -10,7 +10,7 @@ from moesweep.cost.model import Costs, cost, with_constants
 from moesweep.shapes.parallelism import groups, ranks
 from moesweep.study.sweep import enumerate_sweep
 from moesweep.trace.programs import folded, programs
-from moesweep.traffic.matrices import leaves_node, rank_matrix
+from moesweep.traffic.matrices import Placed, leaves_node, rank_matrix
 
 KINDS = ("tp", "etp", "ep", "dp", "edp", "pp")
 NODE = 8
@@ -20,7 +20,7 @@ def busiest(workload: pl.DataFrame) -> pl.DataFrame:
     """The bytes that a stage's busiest network card sends, or gets, by kind."""
     row = workload.row(0, named=True)
     members = ranks(row)
-    matrix = rank_matrix(programs(workload), groups(row), members, NODE).filter(leaves_node(NODE))
+    matrix = rank_matrix(programs(workload), groups(row), members, Placed(NODE)).filter(leaves_node(NODE))
     # A message is waited for where it arrives.
     ends = {"src": matrix.filter(pl.col("group_kind") != "pp"), "dst": matrix}
     loads = [

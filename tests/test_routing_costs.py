@@ -13,6 +13,7 @@ from moesweep.store.tablefile import read_table
 from moesweep.trace.files import write_traces
 from moesweep.trace.skewed_copies import given_routing
 from moesweep.traffic.files import read_matrix
+from moesweep.traffic.matrices import Placed
 from skewed import CHANGES, COPY, COUNTS, HERE, SKEWED, costs_of, measured, seconds, trace_by_hand
 from small import DENSE, VARIED, small
 
@@ -105,7 +106,7 @@ def test_layers_of_different_load_have_kinds_of_their_own() -> None:
 # --- traffic --------------------------------------------------------------------------------------------
 def test_traffic_by_hand(tmp_path: Path) -> None:
     results, id_ = trace_by_hand(tmp_path)
-    matrix = read_matrix(results, id_, 8).filter(group_kind="ep", phase="forward")
+    matrix = read_matrix(results, id_, Placed(8)).filter(group_kind="ep", phase="forward")
     # Rank 0 dispatches 13 copies to rank 2 and gives 51 back, rank 2 dispatches 51 and gives 13 back: two
     # layers, 8 micro-batches.
     found = matrix.filter(pl.col("src").is_in([0, 2])).select("src", "dst", "bytes").rows()
@@ -118,7 +119,7 @@ def test_rows_of_the_matrix_sum_to_the_wire_bytes(tmp_path: Path, name: str, cap
     workload = small(**CHANGES[name], routing=f"zipf(alpha=1.3,seed=2{capacity})")
     results, id_ = Results(tmp_path), workload["workload"][0]
     write_traces(workload, results)
-    matrix = read_matrix(results, id_, 8)
+    matrix = read_matrix(results, id_, Placed(8))
     key = ("rank", "group_kind", "phase")
     sent = matrix.rename({"src": "rank"}).group_by(key).agg(pl.col("bytes").sum())
     wire = (pl.col("wire_bytes") * pl.col("num_microbatches")).sum().alias("bytes")

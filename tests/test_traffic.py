@@ -16,7 +16,7 @@ from moesweep.store.tablefile import read_table, write_table
 from moesweep.trace.files import write_traces
 from moesweep.trace.programs import programs
 from moesweep.traffic.links import links
-from moesweep.traffic.matrices import aggregated, rank_matrix
+from moesweep.traffic.matrices import Placed, aggregated, rank_matrix
 from moesweep.traffic.shares import shares
 from naive_layout import naive_groups
 from naive_rings import naive_ring
@@ -73,7 +73,7 @@ RINGS: dict[str, list[list[int]]] = {
 
 def matrix_of(workload: pl.DataFrame, gpus_per_node: int = 8) -> pl.DataFrame:
     row = workload.row(0, named=True)
-    return rank_matrix(programs(workload), groups(row), ranks(row), gpus_per_node)
+    return rank_matrix(programs(workload), groups(row), ranks(row), Placed(gpus_per_node))
 
 
 def cells(matrix: pl.DataFrame) -> Cells:

@@ -126,7 +126,7 @@ def _merged(parts: list[tuple[str, Any]], cluster_file: str) -> dict[str, Consta
                 message = f"{name} is also given in {constants[name].file}"
                 problems.append(Problem(file, path, "given_twice", name, message, "keep one of them"))
                 continue
-            constant, faults = _constant(name, entry, file)
+            constant, faults = read_constant(name, entry, file)
             problems += faults
             if constant is not None:
                 constants[name] = constant
@@ -142,7 +142,7 @@ def _merged(parts: list[tuple[str, Any]], cluster_file: str) -> dict[str, Consta
     return constants
 
 
-def _constant(name: str, entry: dict[str, Any], file: str) -> tuple[Constant | None, list[Problem]]:
+def read_constant(name: str, entry: dict[str, Any], file: str) -> tuple[Constant | None, list[Problem]]:
     """One constant with its value and bounds in base units, or what is wrong with it."""
     path = place("constants", [name])
     problems = []

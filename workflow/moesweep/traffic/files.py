@@ -8,20 +8,20 @@ from moesweep.store.checksums import digest
 from moesweep.store.layout import Results
 from moesweep.store.tablefile import check_workload, declaration, read_table, readable, write_table
 from moesweep.traffic.links import links
-from moesweep.traffic.matrices import Level, aggregated, rank_matrix, uneven_rank_matrix
+from moesweep.traffic.matrices import Level, Placed, aggregated, rank_matrix, uneven_rank_matrix
 
 
-def read_matrix(results: Results, workload: str, gpus_per_node: int) -> pl.DataFrame:
+def read_matrix(results: Results, workload: str, placed: Placed) -> pl.DataFrame:
     """Return the rank matrix of a traced workload; raise BadInput if a trace table cannot be read."""
     program, groups, ranks = (
         read_table(results.trace(name, workload), name) for name in ("programs", "groups", "ranks")
     )
     path = results.trace("routing", workload)
     if not path.exists() or declaration(path) != "given_routing":
-        return rank_matrix(program, groups, ranks, gpus_per_node)
+        return rank_matrix(program, groups, ranks, placed)
     each = _rank_programs(results.trace("ops", workload), ranks)
     routing = read_table(path, "given_routing")
-    return uneven_rank_matrix(each, groups, ranks, routing, gpus_per_node)
+    return uneven_rank_matrix(each, groups, ranks, routing, placed)
 
 
 def _rank_programs(ops: Path, ranks: pl.DataFrame) -> pl.DataFrame:
@@ -36,7 +36,7 @@ def _rank_programs(ops: Path, ranks: pl.DataFrame) -> pl.DataFrame:
 
 def write_matrix(results: Results, workload: str, level: Level, gpus_per_node: int, out: Path) -> None:
     """Write one workload's matrix of one level."""
-    matrix = read_matrix(results, workload, gpus_per_node)
+    matrix = read_matrix(results, workload, Placed(gpus_per_node))
     _write(aggregated(matrix, level, gpus_per_node), workload, level, out)
 
 
@@ -52,7 +52,7 @@ def write_traffic(results: Results, gpus_per_node: int) -> None:
 
 
 def _node_traffic(results: Results, workload: str, world_size: int, gpus_per_node: int) -> pl.DataFrame:
-    matrix = read_matrix(results, workload, gpus_per_node)
+    matrix = read_matrix(results, workload, Placed(gpus_per_node))
     node = aggregated(matrix, "node", gpus_per_node)
     _write(node, workload, "node", results.traffic("node", workload))
     return links(matrix, world_size, gpus_per_node).with_columns(workload=pl.lit(workload))

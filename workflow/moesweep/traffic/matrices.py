@@ -1,5 +1,6 @@
 """Sparse traffic matrices: who sends how much to whom, by group kind and phase."""
 
+from dataclasses import dataclass
 from typing import Literal, get_args
 
 import polars as pl
@@ -15,41 +16,46 @@ CELL = ("src", "dst", "group_kind", "phase")
 """What a row of a matrix stands for; its value is `bytes`."""
 
 
+@dataclass(frozen=True)
+class Placed:
+    """Where ranks stand: on nodes of so many GPUs, rank r on GPU `gpus[r]`; on GPU r where there is none."""
+
+    gpus_per_node: int
+    gpus: pl.Series | None = None
+
+    def of(self, rank: str) -> pl.Expr:
+        """Return the GPU of a column of ranks."""
+        return pl.col(rank) if self.gpus is None else pl.lit(self.gpus).gather(pl.col(rank))
+
+
 def rank_matrix(
-    program: pl.DataFrame, groups: pl.DataFrame, ranks: pl.DataFrame, gpus_per_node: int
+    program: pl.DataFrame, groups: pl.DataFrame, ranks: pl.DataFrame, placed: Placed
 ) -> pl.DataFrame:
-    """Return src, dst, group_kind, phase and bytes of one iteration, one row per pair of ranks that talk.
+    """Return src, dst, group_kind, phase and bytes of one iteration, one row per pair of GPUs that talk.
 
     From the tables `programs`, `groups` and `ranks` of one workload; ordered by src, dst, kind and phase.
-    The rows of a src sum to the wire bytes of that rank's trace, exactly.
+    The rows of a src sum to the wire bytes of its rank's trace, exactly.
     """
-    return _between(shares(program), groups, ranks, gpus_per_node)
+    return _between(shares(program), groups, ranks, placed)
 
 
 def uneven_rank_matrix(
-    program: pl.DataFrame,
-    groups: pl.DataFrame,
-    ranks: pl.DataFrame,
-    routing: pl.DataFrame,
-    gpus_per_node: int,
+    program: pl.DataFrame, groups: pl.DataFrame, ranks: pl.DataFrame, routing: pl.DataFrame, placed: Placed
 ) -> pl.DataFrame:
     """Return the same where routing is given; `program` has a column `ep_rank` and one program for each."""
     ep, etp = (1 + int(ranks[f"{kind}_rank"].max()) for kind in ("ep", "etp"))  # type: ignore[arg-type]
-    sent = uneven_shares(program, sent_between(routing, ep, etp))
-    return _between(sent, groups, ranks, gpus_per_node)
+    return _between(uneven_shares(program, sent_between(routing, ep, etp)), groups, ranks, placed)
 
 
-def _between(
-    sent: pl.DataFrame, groups: pl.DataFrame, ranks: pl.DataFrame, gpus_per_node: int
-) -> pl.DataFrame:
+def _between(sent: pl.DataFrame, groups: pl.DataFrame, ranks: pl.DataFrame, placed: Placed) -> pl.DataFrame:
     """Return the matrix of ranks that send `sent`: by stage, or by stage and ep rank."""
     who = [name for name in ("stage", "ep_rank") if name in sent.columns]
     senders = ranks.select("rank", *who)
     round_rings = pl.col("offset") == IN_RINGS
     there = _at_offsets(sent.filter(~round_rings), groups, senders)
-    around = _in_rings(sent.filter(round_rings), groups, senders, gpus_per_node)
-    cells = pl.concat([there, around]).group_by(CELL).agg(pl.col("bytes").sum())
-    return cells.filter(pl.col("bytes") > 0).sort(CELL)
+    around = _in_rings(sent.filter(round_rings), groups, senders, placed)
+    cells = pl.concat([there, around]).with_columns(src=placed.of("src"), dst=placed.of("dst"))
+    return cells.group_by(CELL).agg(pl.col("bytes").sum()).filter(pl.col("bytes") > 0).sort(CELL)
 
 
 def _at_offsets(sent: pl.DataFrame, groups: pl.DataFrame, senders: pl.DataFrame) -> pl.DataFrame:
@@ -67,11 +73,14 @@ def _at_offsets(sent: pl.DataFrame, groups: pl.DataFrame, senders: pl.DataFrame)
 
 
 def _in_rings(
-    sent: pl.DataFrame, groups: pl.DataFrame, senders: pl.DataFrame, gpus_per_node: int
+    sent: pl.DataFrame, groups: pl.DataFrame, senders: pl.DataFrame, placed: Placed
 ) -> pl.DataFrame:
     """Return what goes round rings, to the neighbours in their channels."""
     rings = groups.filter(pl.col("group_kind").is_in(sent["group_kind"].unique().implode()))
-    shared = ring_shares(rings.with_columns(node=pl.col("rank") // gpus_per_node))
+    standing = rings.with_columns(node=placed.of("rank") // placed.gpus_per_node)
+    if placed.gpus is not None:
+        standing = standing.sort("group_kind", "group_id", "node", maintain_order=True)
+    shared = ring_shares(standing)
     evenly, rest = pl.col("bytes") // pl.col("channels"), pl.col("bytes") % pl.col("channels")
     return (
         shared.join(senders, on="rank")

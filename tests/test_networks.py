@@ -1,0 +1,429 @@
+"""Topologies and routes: closed forms, goldens worked by hand, and links walked one by one."""
+
+from collections.abc import Iterable
+from itertools import pairwise
+from math import prod
+
+import numpy as np
+import polars as pl
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from moesweep.network.dragonfly import Dragonfly
+from moesweep.network.flows import CLASSES, Fabric, Flows
+from moesweep.network.graph import Graph
+from moesweep.network.hashed import SEEDS, HashedTree, draws
+from moesweep.network.lattice import Lattice
+from moesweep.network.slowdown import carried
+from moesweep.network.topology import Topology
+from moesweep.network.tree import Tree, fitted
+from naive_network import ecmp, found, link_ends, per_link, shortest, what_stays
+
+Pairs = dict[tuple[int, int], int]
+
+
+def flows(pairs: Pairs) -> Flows:
+    """One kind's flows."""
+    source, target = (np.array([ends[i] for ends in pairs], dtype=np.int64) for i in range(2))
+    return Flows(1, source * 0, source, target, np.array(list(pairs.values()), dtype=np.float64))
+
+
+def everyone(hosts: int) -> Pairs:
+    """One unit between each pair."""
+    return {(a, b): 1 for a in range(hosts) for b in range(hosts) if a != b}
+
+
+def shifted(hosts: int, places: int) -> Pairs:
+    """One unit to the host so many places further on."""
+    return {(host, (host + places) % hosts): 1 for host in range(hosts)}
+
+
+def by_class(fabric: Fabric, pairs: Pairs) -> dict[str, list[float]]:
+    """The different loads of the links of each class."""
+    loads = per_link(fabric, flows(pairs))
+    return {
+        str(class_): sorted({round(size, 9) for size in loads.filter(pl.col("class") == class_)["bytes"]})
+        for class_ in loads["class"].unique(maintain_order=True)
+    }
+
+
+def total(fabric: Fabric, pairs: Pairs) -> float:
+    return float(fabric.loads(flows(pairs)).mean(axis=0).sum())
+
+
+def leaf_spine(spines: int) -> Tree:
+    """Golden A: 16 GPUs on 4 leaves."""
+    return Tree(16, (4, 4), (1, spines), (1.0, 1.0))
+
+
+@pytest.mark.parametrize(("spines", "leaf", "slowdown"), [(2, 24, 1.6), (4, 12, 1), (1, 48, 3.2)])
+def test_leaf_and_spine(spines: int, leaf: int, slowdown: float) -> None:
+    """2:1 slows an all-to-all by 1.6, not by 2: a fifth of it stays on the leaf."""
+    tree = leaf_spine(spines)
+    assert by_class(tree, everyone(16)) == {"nic": [15], "leaf": [leaf]}
+    assert total(tree, everyone(16)) == 864 == 3.6 * 240
+    alone = Topology(16, 1, tree, "rank", 1, False, 1.0, 1.0)
+    assert carried(alone, flows(everyone(16))).slowdown.tolist() == [slowdown]
+
+
+@pytest.mark.parametrize("k", [2, 4, 6, 8])
+def test_fat_trees(k: int) -> None:
+    """N - 1, N - k/2 and N - k²/4 on links of hosts, of edge switches, and to the core."""
+    n, half = k**3 // 4, k // 2
+    tree = Tree(n, (half, half, k), (1, half, half), (1.0, 1.0, 1.0))
+    assert by_class(tree, everyone(n)) == {"nic": [n - 1], "leaf": [n - half], "spine": [n - k * k // 4]}
+    assert tree.parts().switches == 5 * k * k // 4
+    assert tree.parts().links == 3 * n
+    assert tree.parts().ports == k * tree.parts().switches
+
+
+def test_a_fat_tree_of_16_by_hand() -> None:
+    tree = Tree(16, (2, 2, 4), (1, 2, 2), (1.0, 1.0, 1.0))
+    assert by_class(tree, everyone(16)) == {"nic": [15], "leaf": [14], "spine": [12]}
+
+
+@pytest.mark.parametrize("shape", [(4, 3, 2), (2, 2), (5,), (3, 1, 4)])
+def test_hyperx(shape: tuple[int, ...]) -> None:
+    """A link of dimension i carries N / S_i, and ⌊S_i²/4⌋·N/S_i of them join two halves."""
+    lattice, n = Lattice(shape, False, False, 0, 1.0, 1.0), prod(shape)
+    loads = per_link(lattice, flows(everyone(n)))
+    number = (
+        pl.col("source").str.extract(r"(\d+)").cast(pl.Int64),
+        pl.col("target").str.extract(r"(\d+)").cast(pl.Int64),
+    )
+    for i, size in enumerate(shape):
+        after = prod(shape[i + 1 :])
+        at, to = (n_ // after % size for n_ in number)
+        own = loads.filter(at != to)
+        assert own["bytes"].unique().to_list() == ([n / size] if size > 1 else [])
+        halves = own.filter((at < size // 2) & (to >= size // 2))
+        assert halves.height == size * size // 4 * n // size
+    if shape == (4, 3, 2):
+        assert total(lattice, everyone(n)) / (n * (n - 1)) == 2.0
+
+
+@pytest.mark.parametrize("n", range(1, 13))
+def test_rings_of_links(n: int) -> None:
+    ring = Lattice((n,), True, False, 0, 1.0, 1.0)
+    expected = n * n / 8 if n % 2 == 0 else (n * n - 1) / 8
+    assert set(per_link(ring, flows(everyone(n)))["bytes"]) == ({expected} if n > 1 else set())
+    if n == 8:
+        assert total(ring, everyone(8)) / 56 == pytest.approx(16 / 7)
+
+
+def test_a_torus_of_4_by_4() -> None:
+    torus = Lattice((4, 4), True, False, 0, 1.0, 1.0)
+    assert by_class(torus, everyone(16)) == {"lattice": [8]}
+    assert total(torus, everyone(16)) / 240 == pytest.approx(2.1333333)
+
+
+@pytest.mark.parametrize("n", [3, 4, 5, 8])
+def test_transpose_on_a_torus(n: int) -> None:
+    """(a, b) sends to (b, a), first along the first dimension: all of row b meets on its way to column b.
+
+    On the ring of column b each a sends one unit to b; so the busiest links are those into b, which half of
+    the others reach: ⌊n/2⌋ or, with ties, (n-1)/2 each.
+    """
+    torus = Lattice((n, n), True, False, 0, 1.0, 1.0)
+    pairs = {(a * n + b, b * n + a): 1 for a in range(n) for b in range(n) if a != b}
+    loads = per_link(torus, flows(pairs))
+    assert loads["bytes"].max() == (n - 1) / 2
+    # Valiant: twice an all-to-all's N·n/8 (n even) over N, a little less as the diagonal sends nothing.
+    spread = Lattice((n, n), True, True, 0, 1.0, 1.0)
+    assert 0.7 * n / 4 < per_link(spread, flows(pairs))["bytes"].max() <= n / 4  # type: ignore[operator]
+
+
+@pytest.mark.parametrize("rings", [False, True])
+def test_valiant_on_a_lattice_is_twice_its_all_to_all(rings: bool) -> None:
+    """Whatever permutation is sent: two sweeps over all vertices, a unit of each vertex spread over N."""
+    shape, n = (4, 3), 12
+    minimal, spread = (Lattice(shape, rings, valiant, 0, 1.0, 1.0) for valiant in (False, True))
+    expected = 2 * minimal.loads(flows(everyone(n)))[0] / n
+    for places in (1, 5, 7):
+        assert spread.loads(flows(shifted(n, places)))[0] == pytest.approx(expected)
+
+
+def test_dragonfly_plus() -> None:
+    """Golden C: 3 groups of 2 leaves with 2 GPUs, 2 spines, each joined to its like in both other groups."""
+    network = Dragonfly(3, 2, 2, 2, 2, False, (1.0, 1.0, 1.0))
+    assert by_class(network, everyone(12)) == {"nic": [11], "leaf": [10], "global": [8]}
+    assert total(network, everyone(12)) == 600 == pytest.approx(132 * 50 / 11)
+    assert network.parts().switches == 12
+    # Spine i is joined to spine i of the other groups.
+    spines = [ends for ends in link_ends(network) if all(end.startswith("spine") for end in ends)]
+    assert all(int(a.split()[1]) % 2 == int(b.split()[1]) % 2 for a, b in spines)
+    assert len(spines) == 12
+
+
+@pytest.mark.parametrize(("a", "p", "h"), [(2, 2, 2), (4, 2, 2), (2, 1, 1), (3, 2, 1)])
+def test_dragonfly(a: int, p: int, h: int) -> None:
+    """(a·p)² on a global link, p² + 2·a·h·p² on a local one."""
+    groups = a * h + 1
+    network = Dragonfly(groups, a, p, 0, h, False, (1.0, 1.0, 1.0))
+    n = groups * a * p
+    expected = {"nic": [n - 1], "local": [p * p + 2 * a * h * p * p], "global": [(a * p) ** 2]}
+    assert by_class(network, everyone(n)) == expected
+
+
+def test_shortest_paths_overload_a_dragonfly() -> None:
+    """(4, 2, 2, 9): by rule 64 on a global link; two global hops where they are shorter load some with 94."""
+    network = Dragonfly(9, 4, 2, 0, 2, False, (1.0, 1.0, 1.0))
+    assert by_class(network, everyone(72))["global"] == [64]
+    names = {name: i for i, name in enumerate(dict.fromkeys(e for ends in link_ends(network) for e in ends))}
+    hosts = sorted((n for n in names if n.startswith("host")), key=lambda n: int(n.split()[1]))
+    order = [*hosts, *(n for n in names if n not in hosts)]
+    place = {name: i for i, name in enumerate(order)}
+    ends = np.array([[place[a], place[b]] for a, b in link_ends(network)])
+    graph = Graph(72, tuple(order), ends[:, 0], ends[:, 1], np.ones(len(ends)))
+    loads = per_link(graph, flows(everyone(72)))
+    group = {name: int(name.split()[1]) // 4 for name in order if name.startswith("switch")}
+    globals_ = [
+        size
+        for a, b, size in loads.select("source", "target", "bytes").iter_rows()
+        if a in group and b in group and group[a] != group[b]
+    ]
+    assert max(globals_) == pytest.approx(94, abs=0.5)
+
+
+@pytest.mark.parametrize(("a", "p", "h", "groups"), [(2, 2, 2, 5), (2, 1, 1, 3), (4, 2, 2, 9)])
+def test_the_next_group_is_a_dragonfly_s_worst_pattern(a: int, p: int, h: int, groups: int) -> None:
+    """Golden D: minimal a·p on one global link a group and nothing elsewhere, Valiant 2ap/g on all."""
+    minimal, spread = (Dragonfly(groups, a, p, 0, h, v, (1.0, 1.0, 1.0)) for v in (False, True))
+    pairs = shifted(groups * a * p, a * p)
+    used = per_link(minimal, flows(pairs)).filter(pl.col("class") == "global")
+    assert sorted(used["bytes"]) == [0.0] * (groups * (groups - 2)) + [float(a * p)] * groups
+    assert by_class(spread, pairs)["global"] == [pytest.approx(2 * a * p / groups, abs=1e-9)]
+
+
+def rails(nodes: int, gpus: int, spines: int) -> Topology:
+    """Golden B: nodes of GPUs on rails, one leaf a rail, all leaves on spines."""
+    tree = fitted(nodes * gpus, (nodes, gpus), (1, spines), (1.0, 1.0))
+    return Topology(nodes * gpus, gpus, tree, "rail", nodes, False, 1.0, 1.0)
+
+
+def loaded(topology: Topology, pairs: Pairs) -> dict[tuple[str, str], float]:
+    """The links that carry anything."""
+    link, _, bytes_ = topology.link_loads(flows(pairs))
+    ends = topology.links[link]
+    return dict(zip(ends.select("source", "target").iter_rows(), bytes_.tolist(), strict=True))
+
+
+def ring(order: Iterable[int]) -> Pairs:
+    ranks = list(order)
+    return dict.fromkeys(zip(ranks, ranks[1:] + ranks[:1], strict=True), 1)
+
+
+def test_rails() -> None:
+    """Golden B: 2 nodes of 4 GPUs."""
+    tp = loaded(rails(2, 4, 2), ring(range(4)))
+    assert tp == {(f"gpu {g}", "nvswitch 0"): 1 for g in range(4)} | {
+        ("nvswitch 0", f"gpu {g}"): 1 for g in range(4)
+    }
+    dp: Pairs = {}
+    for g in range(4):
+        dp |= ring((g, g + 4))
+    cards = loaded(rails(2, 4, 2), dp)
+    assert cards == {(f"gpu {g}", f"leaf {g % 4}"): 1 for g in range(8)} | {
+        (f"leaf {g % 4}", f"gpu {g}"): 1 for g in range(8)
+    }
+    # Only 3 -> 4 and 7 -> 0 leave their nodes, both from rail 3 to rail 0.
+    world = loaded(rails(2, 4, 1), ring(range(8)))
+    assert {ends: size for ends, size in world.items() if "spine" in ends[0] + ends[1]} == {
+        ("leaf 3", "spine 0"): 2,
+        ("spine 0", "leaf 0"): 2,
+    }
+    exchange = rails(2, 4, 2)
+    link, _, bytes_ = exchange.link_loads(flows(everyone(8)))
+    by_class = exchange.links[link].with_columns(bytes=pl.Series(bytes_)).group_by("class").agg("bytes")
+    assert {class_: set(sizes) for class_, sizes in by_class.iter_rows()} == {
+        "nic": {4},
+        "nvlink": {3},
+        "leaf": {3},
+    }
+
+
+def rail_only(nodes: int, gpus: int) -> Topology:
+    """Golden E: every rail a switch of its own."""
+    return Topology(nodes * gpus, gpus, fitted(nodes, (nodes,), (1,), (1.0,)), "apart", 1, True, 1.0, 1.0)
+
+
+def test_pxn() -> None:
+    """Golden E: from GPU 0 to 6 over NVLink to GPU 2, which stands on the receiver's rail."""
+    assert loaded(rail_only(2, 4), {(0, 6): 1}) == {
+        ("gpu 0", "nvswitch 0"): 1,
+        ("nvswitch 0", "gpu 2"): 1,
+        ("gpu 2", "rail 2 leaf 0"): 1,
+        ("rail 2 leaf 0", "gpu 6"): 1,
+    }
+    exchange = loaded(rail_only(2, 4), everyone(8))
+    # NVLink: 3 of its own and 3 forwarded, each way.
+    assert {ends[0].split()[0] + ends[1].split()[0]: size for ends, size in exchange.items()} == {
+        "gpunvswitch": 6,
+        "nvswitchgpu": 6,
+        "gpurail": 4,
+        "railgpu": 4,
+    }
+
+
+FABRICS: dict[str, Fabric] = {
+    "leaf, spine": fitted(12, (4, 4), (1, 3), (1.0, 1.0)),
+    "three levels": fitted(24, (2, 3, 4), (1, 2, 3), (1.0, 1.0, 1.0)),
+    "one leaf": fitted(5, (8, 4), (1, 2), (1.0, 1.0)),
+    "hashed": HashedTree(fitted(12, (4, 4), (1, 3), (1.0, 1.0)), 2),
+    "hashed, three levels": HashedTree(fitted(24, (2, 3, 4), (1, 2, 3), (1.0, 1.0, 1.0)), 1),
+    "hyperx": Lattice((3, 2, 2), False, False, 0, 1.0, 1.0),
+    "hyperx of switches": Lattice((3, 2), False, False, 2, 1.0, 1.0),
+    "torus": Lattice((4, 3), True, False, 0, 1.0, 1.0),
+    "torus of switches": Lattice((2, 5), True, False, 2, 1.0, 1.0),
+    "torus, valiant": Lattice((4, 3), True, True, 0, 1.0, 1.0),
+    "hyperx of switches, valiant": Lattice((3, 2), False, True, 2, 1.0, 1.0),
+    "dragonfly": Dragonfly(5, 2, 2, 0, 2, False, (1.0, 1.0, 1.0)),
+    "dragonfly, fewer groups": Dragonfly(3, 4, 1, 0, 1, False, (1.0, 1.0, 1.0)),
+    "dragonfly, valiant": Dragonfly(3, 2, 2, 0, 2, True, (1.0, 1.0, 1.0)),
+    "dragonfly+": Dragonfly(3, 2, 2, 2, 2, False, (1.0, 1.0, 1.0)),
+    "dragonfly+, fewer ports": Dragonfly(4, 2, 2, 3, 1, False, (1.0, 1.0, 1.0)),
+    "dragonfly+, valiant": Dragonfly(4, 2, 1, 3, 1, True, (1.0, 1.0, 1.0)),
+    "one group": Dragonfly(1, 3, 2, 0, 2, False, (1.0, 1.0, 1.0)),
+}
+SHORTEST = [
+    "leaf, spine",
+    "three levels",
+    "one leaf",
+    "dragonfly+",
+    "dragonfly+, fewer ports",
+    "one group",
+]
+"""Fabrics whose routes are all shortest paths, shared evenly hop by hop."""
+
+
+@st.composite
+def traffic(draw: st.DrawFn) -> tuple[str, Pairs]:
+    """A fabric, and bytes between some of its hosts."""
+    name = draw(st.sampled_from(list(FABRICS)))
+    hosts = FABRICS[name].hosts
+    pair = st.tuples(st.integers(0, hosts - 1), st.integers(0, hosts - 1)).filter(
+        lambda ends: ends[0] != ends[1]
+    )
+    return name, draw(st.dictionaries(pair, st.integers(1, 1000), min_size=1, max_size=12))
+
+
+@given(traffic())
+def test_what_comes_to_a_switch_leaves_it(drawn: tuple[str, Pairs]) -> None:
+    name, pairs = drawn
+    kept = what_stays(found(FABRICS[name], flows(pairs)), pairs)
+    assert max(abs(size) for size in kept.values()) < 1e-6
+
+
+@given(traffic())
+def test_loads_are_bytes_times_hops(drawn: tuple[str, Pairs]) -> None:
+    """Minimal routes are as long as shortest paths, but a Dragonfly's, which keep to one global link."""
+    name, pairs = drawn
+    fabric = FABRICS[name]
+    links = link_ends(fabric)
+    hops = {pair: shortest(links, f"host {pair[1]}")[f"host {pair[0]}"] for pair in pairs}
+    loads, least = total(fabric, pairs), sum(size * hops[pair] for pair, size in pairs.items())
+    if "valiant" in name or name.startswith("dragonfly"):
+        assert loads >= least - 1e-6
+        return
+    assert loads == pytest.approx(least)
+
+
+@pytest.mark.parametrize("name", SHORTEST)
+def test_shortest_paths_link_by_link(name: str) -> None:
+    fabric = FABRICS[name]
+    pairs = {pair: 1 + (7 * pair[0] + 3 * pair[1]) % 5 for pair in everyone(fabric.hosts)}
+    walked = ecmp(fabric, pairs)
+    assert found(fabric, flows(pairs)) == pytest.approx({ends: float(size) for ends, size in walked.items()})
+
+
+@pytest.mark.parametrize("name", ["hyperx", "torus", "torus of switches"])
+def test_dimension_order_by_hand(name: str) -> None:
+    """Every pair's path, coordinate after coordinate."""
+    lattice = FABRICS[name]
+    assert isinstance(lattice, Lattice)
+    pairs = {pair: 1 + sum(pair) % 3 for pair in everyone(lattice.hosts)}
+    walked: dict[tuple[str, str], float] = {}
+
+    def step(a: str, b: str, size: float) -> None:
+        walked[a, b] = walked.get((a, b), 0.0) + size
+
+    per = max(lattice.vertex_hosts, 1)
+    what = "switch" if lattice.vertex_hosts else "host"
+    for (source, target), size in pairs.items():
+        at, to = source // per, target // per
+        if lattice.vertex_hosts:
+            step(f"host {source}", f"switch {at}", size)
+            step(f"switch {to}", f"host {target}", size)
+        for i, side in enumerate(lattice.shape):
+            after = prod(lattice.shape[i + 1 :])
+            here, there = at // after % side, to // after % side
+            for way, share in ways(here, there, side, lattice.rings):
+                for a, b in pairwise(way):
+                    step(
+                        f"{what} {at + (a - here) * after}", f"{what} {at + (b - here) * after}", size * share
+                    )
+            at += (there - here) * after
+    assert found(lattice, flows(pairs)) == pytest.approx(walked)
+
+
+def ways(here: int, there: int, side: int, rings: bool) -> list[tuple[list[int], float]]:
+    """The ways from one place of a line to another, each with its share."""
+    if here == there:
+        return []
+    if not rings:
+        return [([here, there], 1.0)]
+    up = [(here + i) % side for i in range((there - here) % side + 1)]
+    down = [(here - i) % side for i in range((here - there) % side + 1)]
+    if len(up) == len(down):
+        return [(up, 0.5), (down, 0.5)]
+    return [(min(up, down, key=len), 1.0)]
+
+
+def test_hashed_flows_keep_to_one_path() -> None:
+    """A pair's bytes take one way up and come down by the same switches; seeds draw others, evenly."""
+    tree = fitted(24, (2, 3, 4), (1, 2, 3), (1.0, 1.0, 1.0))
+    one = HashedTree(tree, 1).loads(flows({(0, 23): 6}))
+    assert one.shape[0] == SEEDS
+    for drawn in one:
+        assert np.count_nonzero(drawn) == 6
+        assert set(drawn[drawn > 0]) == {6.0}
+    assert len({tuple(np.flatnonzero(drawn[0])) for drawn in one}) > 3
+    pairs = [(0, 1), (1, 0), (4095, 17)]
+    drawn_ = draws(*(np.array(ends) for ends in zip(*pairs, strict=True)), 5)
+    assert drawn_.tolist() == [mixed(a << 32 | b, 5) for a, b in pairs]
+    far = draws(np.arange(30_000), np.arange(30_000) + 1, 3) % 7
+    assert np.bincount(far) == pytest.approx(30_000 / 7, rel=0.05)
+
+
+def mixed(number: int, seed: int) -> int:
+    """The finaliser of splitmix64, twice, in Python's whole numbers."""
+    mask = 2**64 - 1
+    z = (number + (seed + 1) * 0x9E3779B97F4A7C15) & mask
+    for _ in range(2):
+        z = ((z ^ z >> 30) * 0xBF58476D1CE4E5B9) & mask
+        z = ((z ^ z >> 27) * 0x94D049BB133111EB) & mask
+        z ^= z >> 31
+    return z >> 32
+
+
+def test_hashing_meets_on_links_where_a_fluid_does_not() -> None:
+    """Rings are one fat flow a card: on 4 leaves of 4 cards and 4 spines some meet."""
+    pairs = shifted(16, 4)
+    fluid, hashed = leaf_spine(4), HashedTree(leaf_spine(4), 1)
+    worst = hashed.loads(flows(pairs)).max(axis=(1, 2))
+    assert (fluid.loads(flows(pairs))[0, 0] * fluid.bundles.share).max() == 1
+    assert 2 <= worst.mean() <= 4
+    more = HashedTree(leaf_spine(4), 16).loads(flows(pairs)).max(axis=(1, 2))
+    assert more.mean() < worst.mean()
+
+
+def test_classes_are_words() -> None:
+    assert {CLASSES[c] for fabric in FABRICS.values() for c in fabric.bundles.class_} == {
+        "nic",
+        "leaf",
+        "spine",
+        "local",
+        "global",
+        "lattice",
+    }
