@@ -7,6 +7,7 @@
 # Needs python3 >= 3.11 with venv, make and git (from Python 3.14 on also a C compiler: one dependency has
 # no wheel for it yet). The first target you run creates .venv from uv.lock.
 # PROFILE=slurm runs the sweep on a cluster: docs/slurm.md.
+# SWEEP=config/sweeps/x.yaml RESULTS=out/x CLUSTER=name run something else than config/config.yaml says.
 # ARGS go to the program behind the target: make sweep ARGS=--dry-run, make test ARGS="-k units -x"
 
 .PHONY: help sweep test check bench calibrate
@@ -24,11 +25,15 @@ export XDG_CACHE_HOME ?= $(CURDIR)/.cache
 # Images of containers often set this; every process would then compile every library again.
 unexport PYTHONDONTWRITEBYTECODE
 
+# What the command line of make says, and not the environment, where such names may mean something else.
+told = $(if $(findstring command,$(origin $(1))),$(2) '$(3)$($(1))')
+
 help:
 	@sed -n 's/^# make/make/p' Makefile
 
 sweep: $(READY)
-	@$(RUN) moesweep run --profile workflow/profiles/$(PROFILE) -- $(ARGS)
+	@$(RUN) moesweep run --profile $(PROFILE) $(call told,RESULTS,--results,) \
+		$(call told,SWEEP,--set,sweep=) $(call told,CLUSTER,--set,cluster=) -- $(ARGS)
 
 test: $(READY)
 	@$(RUN) pytest -n 2 --dist loadfile $(ARGS)

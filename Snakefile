@@ -1,8 +1,19 @@
-# MoE Sweep: enumerate -> validate -> trace -> cost -> tables -> (figures, report, manifest).
-# Rules call the command line, nothing else.
-from moesweep.run.plan import plan_or_exit
+# MoE Sweep: enumerate -> validate -> trace -> (traffic, cost) -> tables -> (figures, report, manifest).
+# Rules call the command line, nothing else. Their params hold digests of what a stage is made from, which is
+# what reruns it; options that depend on the output are no digest, and Snakemake does not compare them.
+from snakemake.utils import min_version
 
-PLAN = plan_or_exit("config/config.yaml")
+min_version("9.27")
+
+from moesweep.run.plan import CHUNK
+from moesweep.run.snakefile import has_configuration, planned
+
+if has_configuration():
+
+    configfile: "config/config.yaml"
+
+
+PLAN = planned(workflow, config)
 
 
 report: "workflow/report/workflow.rst"
@@ -18,13 +29,9 @@ include: "workflow/rules/report.smk"
 include: "workflow/rules/manifest.smk"
 
 
-localrules:
-    all,
-    enumerate,
-    validate,
-
-
 rule all:
+    """Everything that the configuration asks for."""
     default_target: True
     input:
         PLAN.wanted,
+    localrule: True

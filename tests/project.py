@@ -1,13 +1,18 @@
 """A real project in a temporary directory: this checkout's workflow with a small sweep."""
 
+import hashlib
 import os
 import re
 import shutil
 import subprocess
 import sys
 from collections import Counter
+from contextlib import chdir
 from dataclasses import dataclass
 from pathlib import Path
+
+from moesweep.run.plan import load_plan
+from moesweep.study.configured import Configuration
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 
@@ -56,10 +61,12 @@ class Project:
 
     root: Path
     bin: Path = Path(sys.executable).parent
+    library: Path | None = None
+    """Where the library is that the project's commands run: its own copy, unless it has none."""
 
     def run(self, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-        """Run Snakemake with the default profile on two cores."""
-        command = ["-m", "snakemake", "--profile", "workflow/profiles/default", "--cores", "2"]
+        """Run Snakemake on two cores."""
+        command = ["-m", "snakemake", "--cores", "2"]
         return self.call(str(self.bin / "python"), *command, *arguments, **environment)
 
     def make(self, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -86,7 +93,7 @@ class Project:
         """Start a command in the project, as the head of a process group of its own."""
         folders = [str(self.shims), str(self.bin), os.environ["PATH"]]
         own = {
-            "PYTHONPATH": str(self.root / "workflow"),
+            "PYTHONPATH": str(self.library or self.root / "workflow"),
             "PATH": os.pathsep.join(folders),
             "XDG_CACHE_HOME": str(self.root / ".cache"),
         }
@@ -119,13 +126,20 @@ class Project:
         """Run the workflow, which must succeed; return how many jobs of each stage ran."""
         done = self.run("--quiet", "host", "progress")
         assert done.returncode == 0, done.stderr
-        return Counter(re.sub(r"_.*", "", name) for name in jobs(done.stderr) if name != "all")
+        return Counter(name for name in jobs(done.stderr) if name != "all")
 
     def stages(self) -> list[str]:
-        """Return the stages of the workflow, in order: its rules, and `trace` for all trace jobs."""
+        """Return the stages of the workflow, in order: its rules."""
         files = re.findall(r"workflow/rules/\w+\.smk", (self.root / "Snakefile").read_text())
         named = [re.findall(r"^rule (\w+):", (self.root / file).read_text(), re.MULTILINE) for file in files]
-        return [name for file, names in zip(files, named, strict=True) for name in names or [Path(file).stem]]
+        return [name for names in named for name in names if name != "traces"]
+
+    def trace_jobs(self, workload: str) -> list[str]:
+        """Return the names of the trace jobs of a workload: with others, and alone after a failure."""
+        with chdir(self.root):
+            jobs = load_plan(Configuration()).trace_jobs
+        with_others = next(name for name, ids in jobs.items() if workload in ids)
+        return [with_others, f"{hashlib.sha256(workload.encode()).hexdigest()[:16]}_alone"]
 
     def forget(self) -> None:
         """Remove all results and what Snakemake remembers of them."""
@@ -149,12 +163,12 @@ class Project:
 
 def jobs(log: str) -> list[str]:
     """Return the rules that a Snakemake log says were run."""
-    return re.findall(r"^(?:local)?rule (\w+):$", log, flags=re.MULTILINE)
+    return re.findall(r"^ *(?:local)?rule (\w+):$", log, flags=re.MULTILINE)
 
 
 def make_project(root: Path) -> Project:
     """Copy the checkout's workflow to `root` and give it the small sweep."""
-    for name in ("workflow", "schemas", "config"):
+    for name in ("workflow", "schemas", "config", "profiles"):
         shutil.copytree(CHECKOUT / name, root / name, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("Snakefile", "Makefile"):
         shutil.copy(CHECKOUT / name, root / name)
@@ -162,7 +176,7 @@ def make_project(root: Path) -> Project:
     (root / "config/sweeps/small.yaml").write_text(SWEEP)
     project = Project(root)
     project.edit("config/config.yaml", "moe-a100-123.yaml", "small.yaml")
-    project.edit("config/config.yaml", "workloads_per_trace_job: 4", "workloads_per_trace_job: 1")
+    project.edit("config/config.yaml", "workloads_per_trace_job: 16", "workloads_per_trace_job: 1")
     # The tests of other outputs ask for them.
     project.edit("config/config.yaml", "outputs: [figures, report, manifest]", "outputs: []")
     return project

@@ -29,11 +29,12 @@ Made by `python tests/rerun_table.py > docs/reruns.md`: each edit is made in a c
 (three MoE workloads and their two dense twins, one workload a trace job), then the workflow runs, and the
 jobs that Snakemake started are counted. `tests/test_reruns.py` repeats every line and compares.
 
-- A stage's jobs depend on the code of their own layer and of those below it (found from the imports), on the
-  column dictionaries of the tables they write, on the configuration files they read, and on the versions
-  of the libraries they compute with. All but the versions are compared by content, so a touch reruns nothing.
+- A stage's jobs depend on one digest of the code of their own layer and of those below it (found from the
+  imports), of the column dictionaries of the tables they write, and of the versions of the libraries they
+  compute with; and on one of what they read of the configuration, as it is resolved. So a touch, a comment,
+  a file renamed rerun nothing.
 - A trace job depends on its own workloads, resolved to numbers, and not on the files that these came from.
-  With more workloads a job (`workloads_per_trace_job`), the other workloads of the job are traced again too.
+  With more workloads a job (`workloads_per_trace_job`), those that did not change are not traced again.
 - Edits of what the workflow reads but no number is made from rerun nothing, but for the manifest, which
   quotes the configuration: comments in a sweep or a model, schemas, the command line.
 - When the catalogue is written, the files of workloads that it no longer lists are removed, so no table holds
@@ -123,6 +124,7 @@ EDITS = [
     Edit("every file touched", _touched),
     Edit("every file written again with the same content", _rewritten),
     Edit("a comment in the sweep file", _appended(SWEEP, "# a remark\n")),
+    Edit("a comment in the cluster file", _appended(CLUSTER, "# a remark\n")),
     Edit("the sweep file renamed", _renamed),
     Edit("a price", _replaced(CLUSTER, "value: 2.0\n", "value: 3.0\n")),
     Edit("an efficiency", _replaced("config/calibration.yaml", "value: 0.781", "value: 0.77")),
@@ -148,13 +150,13 @@ EDITS = [
     ),
     Edit("the counts of a measured routing", _measured_anew),
     Edit("the description of the model", _replaced(MODEL, "A model", "Another model")),
-    Edit("code of parallelism", _appended(f"{LIBRARY}/parallelism.py", "\n# a remark\n")),
-    Edit("code of the sweep", _appended(f"{LIBRARY}/sweep.py", "\n# a remark\n")),
-    Edit("code of the validation", _appended(f"{LIBRARY}/validation/__init__.py", "\n# a remark\n")),
+    Edit("code of parallelism", _appended(f"{LIBRARY}/shapes/parallelism.py", "\n# a remark\n")),
+    Edit("code of the sweep", _appended(f"{LIBRARY}/study/sweep.py", "\n# a remark\n")),
+    Edit("code of the validation", _appended(f"{LIBRARY}/study/validation.py", "\n# a remark\n")),
     Edit("code of the trace", _appended(f"{LIBRARY}/trace/layers.py", "\n# a remark\n")),
     Edit("code of the costs", _appended(f"{LIBRARY}/cost/iteration.py", "\n# a remark\n")),
     Edit("code of the tables", _appended(f"{LIBRARY}/tables/registry.py", "\n# a remark\n")),
-    Edit("code of the command line", _appended(f"{LIBRARY}/commands.py", "\n# a remark\n")),
+    Edit("code of the command line", _appended(f"{LIBRARY}/run/commands.py", "\n# a remark\n")),
     Edit(
         "columns of a trace table",
         _replaced("schemas/tables/ops.json", '"description": "', '"description": "A '),

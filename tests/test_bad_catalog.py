@@ -185,8 +185,12 @@ def test_an_unknown_gpu_is_suggested(project: Path) -> None:
     assert problem.suggestion.startswith("did you mean a100-sxm-80gb")
 
 
-def test_a_missing_calibration_is_the_only_problem(project: Path) -> None:
+def test_what_a_study_lacks_comes_with_the_code(project: Path, root: Path) -> None:
+    edit(project, "config/calibration.yaml", "value: 0.781", "value: 0.77")
+    own = load_cluster(project, CLUSTER)
     (project / "config/calibration.yaml").unlink()
+    assert load_cluster(project, CLUSTER) == load_cluster(root, CLUSTER) != own
+    (project / "config/calibration.yaml").symlink_to("nowhere")
     (problem,) = problems(lambda: load_cluster(project, CLUSTER))
     assert (problem.file, problem.rule) == ("config/calibration.yaml", "missing_file")
 

@@ -6,6 +6,8 @@ import pytest
 
 from moesweep.cli import main
 from moesweep.run.clean import forget_others
+from moesweep.run.plan import load_plan
+from moesweep.study.configured import Configuration
 from project import Project, make_project
 from unchangeable import unchangeable
 
@@ -92,7 +94,7 @@ def misplaced(project: Project) -> Path:
 
 
 def test_a_file_in_the_place_of_a_folder_is_forgotten_as_one(misplaced: Path) -> None:
-    forget_others(Path("results"), [], [])
+    forget_others(load_plan(Configuration()))
     assert not misplaced.exists()
 
 

@@ -14,6 +14,8 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
 import moesweep
+from moesweep.store.provenance import dictionaries
+from moesweep.tables.registry import TABLES
 
 ROOT = Path(__file__).resolve().parents[1]
 LIBRARY = ROOT / "workflow" / "moesweep"
@@ -110,6 +112,24 @@ def test_files_and_functions_stay_small(path: Path) -> None:
     lengths = {node.name: (node.end_lineno or node.lineno) - node.lineno + 1 for node in functions}
     assert text.count("\n") < MAX_FILE_LINES
     assert {name: lines for name, lines in lengths.items() if lines >= MAX_FUNCTION_LINES} == {}
+
+
+SCHEMA_OF_FOLDER = {"models": "model", "gpus": "gpu", "clusters": "cluster", "sweeps": "sweep"}
+
+
+@pytest.mark.parametrize(
+    "path", sorted((ROOT / "config").rglob("*.yaml")), ids=lambda path: str(path.relative_to(ROOT))
+)
+def test_editors_find_the_schema_of_a_configuration_file(path: Path) -> None:
+    first = path.read_text(encoding="utf-8").partition("\n")[0]
+    schema = SCHEMA_OF_FOLDER.get(path.parent.name, path.stem)
+    named = re.fullmatch(r"# yaml-language-server: \$schema=(\S+)", first)
+    assert named
+    assert (path.parent / named[1]).resolve() == ROOT / f"schemas/{schema}.schema.json"
+
+
+def test_the_dictionaries_of_the_tables_are_those_that_no_other_stage_has() -> None:
+    assert dictionaries("tables") == sorted(TABLES)
 
 
 def test_no_file_names_a_path_of_one_machine() -> None:

@@ -138,17 +138,17 @@ def test_after_scancel_of_everything(cluster: Cluster, finished: Project, new: P
 
 
 def test_too_much_memory_and_time_say_which_workload(cluster: Cluster, new: Project) -> None:
-    hungry, slow = WORKLOADS
+    hungry, slow = ("|".join(new.trace_jobs(workload)) for workload in WORKLOADS)
     greed = "python -c 'import time; x = b\"x\" * (2500 << 20); time.sleep(60)'"
     new.shim(
-        f'[[ "$1" = trace && "$*" = *{hungry}* ]] && {{ {greed}; exit 1; }}\n'
-        f'[[ "$1" = trace && "$*" = *{slow}* ]] && sleep 600'
+        f'[[ "$1" = trace && "${{!#}}" =~ ^({hungry})$ ]] && {{ {greed}; exit 1; }}\n'
+        f'[[ "$1" = trace && "${{!#}}" =~ ^({slow})$ ]] && sleep 600'
     )
     limits = "--group-components trace=1 --retries 0 --keep-going --default-resources mem_mb=1500 runtime=1"
     process = new.start(*command(new, limits))
     said = ended(process)
     assert process.returncode != 0
     assert "2 workloads failed" in said
-    for workload, status in ((hungry, "exceeded memory limit"), (slow, "DUE TO TIME LIMIT")):
+    for workload, status in zip(WORKLOADS, ("exceeded memory limit", "DUE TO TIME LIMIT"), strict=True):
         assert status in said
         assert workload in said

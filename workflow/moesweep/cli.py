@@ -45,6 +45,7 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
 
 
 def _run(argv: Sequence[str] | None, heeded: bool) -> int:
+    _take_the_threads_given()
     from moesweep.arguments import parsed
     from moesweep.edge.problems import BadInput
 
@@ -64,6 +65,13 @@ def _run(argv: Sequence[str] | None, heeded: bool) -> int:
     except OSError as error:
         print(f"moesweep: {error}", file=sys.stderr)
         return 1
+
+
+def _take_the_threads_given() -> None:
+    """Let polars have as many threads as a job of the workflow has; it asks when it is imported."""
+    given = os.environ.get("OMP_NUM_THREADS", "")
+    if given.isdecimal() and int(given):
+        os.environ.setdefault("POLARS_MAX_THREADS", given)
 
 
 def _show_any_letter() -> None:

@@ -1,12 +1,14 @@
-# Seconds, bytes and money of every workload, from the trace tables alone.
 rule cost:
+    """Seconds, bytes and money of every workload, from the trace tables alone."""
     input:
-        PLAN.inputs("cost"),
         PLAN.outputs("enumerate"),
-        PLAN.traced("programs", "routing"),
+        PLAN.outputs("trace"),
     output:
         PLAN.outputs("cost"),
+    threads: 1
     params:
-        libraries=PLAN.libraries,
+        code=PLAN.code("cost"),
+        reads=PLAN.reads("cost"),
+        options=lambda wildcards, output: PLAN.options,
     shell:
-        "moesweep cost"
+        "moesweep cost {params.options}"

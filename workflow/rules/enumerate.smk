@@ -1,11 +1,12 @@
-# The catalogue: the workloads that the sweep declares, resolved.
 rule enumerate:
-    input:
-        PLAN.inputs("enumerate"),
+    """The catalogue: the workloads that the sweep declares, resolved."""
     output:
         PLAN.outputs("enumerate"),
+    localrule: True
+    threads: 1
     params:
-        workloads=PLAN.workloads_hash,
-        libraries=PLAN.libraries,
+        code=PLAN.code("enumerate"),
+        reads=PLAN.reads("enumerate"),
+        options=lambda wildcards, output: PLAN.options,
     shell:
-        "moesweep enumerate"
+        "moesweep enumerate {params.options}"

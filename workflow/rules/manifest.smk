@@ -1,11 +1,13 @@
-# The manifest: every result's checksum, and what the results were made from.
 rule manifest:
+    """Every result's checksum, and what the results were made from."""
     input:
-        PLAN.inputs("manifest"),
         PLAN.declared,
     output:
         PLAN.outputs("manifest"),
+    threads: 1
     params:
-        settings=PLAN.config,
+        code=PLAN.code("manifest"),
+        reads=PLAN.reads("manifest"),
+        options=lambda wildcards, output: PLAN.options,
     shell:
-        "moesweep manifest"
+        "moesweep manifest {params.options}"

@@ -1,16 +1,15 @@
-# Results to look at: the figures and the page. `snakemake --report` shows them with their captions.
 rule figures:
+    """The figures. `snakemake --report` shows them with their captions."""
     input:
-        PLAN.inputs("figures"),
         PLAN.outputs("enumerate"),
-        PLAN.traced("schedules"),
+        PLAN.outputs("trace"),
         PLAN.outputs("cost"),
         PLAN.outputs("traffic"),
         PLAN.outputs("tables"),
     output:
         [
             report(
-                f"results/figures/{name}.{suffix}",
+                str(PLAN.results.figure(name, suffix)),
                 caption=f"../report/figures/{name}.rst",
                 category="Figures",
                 labels={"figure": name.replace("_", " "), "format": suffix},
@@ -18,17 +17,20 @@ rule figures:
             for name in PLAN.figures
             for suffix in ("svg", "png")
         ],
+    threads: 2
     params:
-        libraries=PLAN.drawing_libraries,
+        code=PLAN.code("figures"),
+        reads=PLAN.reads("figures"),
+        options=lambda wildcards, output: PLAN.options,
     shell:
-        "moesweep figures"
+        "moesweep figures {params.options}"
 
 
 rule report:
+    """The page that shows it all."""
     input:
-        PLAN.inputs("report"),
         PLAN.outputs("enumerate"),
-        PLAN.traced("schedules"),
+        PLAN.outputs("trace"),
         PLAN.outputs("validate"),
         PLAN.outputs("cost"),
         PLAN.outputs("traffic"),
@@ -41,7 +43,10 @@ rule report:
             category="Report",
             labels={"page": "the whole study"},
         ),
+    threads: 2
     params:
-        libraries=PLAN.drawing_libraries,
+        code=PLAN.code("report"),
+        reads=PLAN.reads("report"),
+        options=lambda wildcards, output: PLAN.options,
     shell:
-        "moesweep report"
+        "moesweep report {params.options}"

@@ -1,15 +1,17 @@
-# The answers: small tables and the study's summary.
 rule tables:
+    """The answers: small tables and the study's summary."""
     input:
-        PLAN.inputs("tables"),
         PLAN.outputs("enumerate"),
         PLAN.outputs("validate"),
+        PLAN.outputs("trace"),
         PLAN.outputs("cost"),
         PLAN.outputs("traffic"),
-        PLAN.uneven,
     output:
         PLAN.outputs("tables"),
+    threads: 2
     params:
-        libraries=PLAN.libraries,
+        code=PLAN.code("tables"),
+        reads=PLAN.reads("tables"),
+        options=lambda wildcards, output: PLAN.options,
     shell:
-        "moesweep tables"
+        "moesweep tables {params.options}"

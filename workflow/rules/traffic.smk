@@ -1,14 +1,14 @@
-# Who sends how much to whom: node matrices of every workload, and which links carry what.
 rule traffic:
+    """Who sends how much to whom: node matrices of every workload, and which links carry what."""
     input:
-        PLAN.inputs("traffic"),
         PLAN.outputs("enumerate"),
-        PLAN.traced("programs", "groups", "ranks", "routing"),
-        PLAN.uneven,
+        PLAN.outputs("trace"),
     output:
         PLAN.outputs("traffic"),
+    threads: 1
     params:
-        node=PLAN.gpus_per_node,
-        libraries=PLAN.libraries,
+        code=PLAN.code("traffic"),
+        reads=PLAN.reads("traffic"),
+        options=lambda wildcards, output: PLAN.options,
     shell:
-        "moesweep traffic"
+        "moesweep traffic {params.options}"

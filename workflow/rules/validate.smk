@@ -1,11 +1,12 @@
-# Findings about the workloads; errors stop the run while Snakemake parses, warnings are written down.
 rule validate:
-    input:
-        PLAN.inputs("validate"),
+    """Findings about the workloads: errors stop the run while Snakemake parses, warnings are written down."""
     output:
         PLAN.outputs("validate"),
+    localrule: True
+    threads: 1
     params:
-        findings=PLAN.findings_hash,
-        libraries=PLAN.libraries,
+        code=PLAN.code("validate"),
+        reads=PLAN.reads("validate"),
+        options=lambda wildcards, output: PLAN.options,
     shell:
-        "moesweep validate"
+        "moesweep validate {params.options}"

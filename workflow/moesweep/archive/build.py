@@ -16,8 +16,7 @@ from moesweep.archive.card import card
 from moesweep.archive.content import checksum
 from moesweep.archive.croissant import croissant
 from moesweep.archive.manifest import NAME, Entry, Manifest, entries, read_manifest
-from moesweep.archive.origin import PROJECT
-from moesweep.edge.paths import inside
+from moesweep.edge.paths import SHIPPED, inside
 from moesweep.edge.problems import BadInput, Problem, collect
 from moesweep.edge.yaml_reader import read_yaml
 from moesweep.store.tablefile import dictionary
@@ -37,13 +36,13 @@ def archive(results: Path, out: Path) -> Manifest:
     made = read_manifest(results)
     _refuse_other_tables(results, made)
     _refuse_own_names(results, made)
-    citation: dict[str, Any] = read_yaml(PROJECT / CITATION, CITATION)
+    citation: dict[str, Any] = read_yaml(SHIPPED / CITATION, CITATION)
     with _whole_folder(out) as partial:
         _copy(results, partial, made.files)
         for path, text in _configuration(made.origin["config"]).items():
             _write(partial / path, text)
         for name in (CITATION, LICENSE):
-            shutil.copyfile(PROJECT / name, partial / name)
+            shutil.copyfile(SHIPPED / name, partial / name)
         _write(partial / "README.md", card(made, citation))
         metadata = json.dumps(croissant(made, citation), ensure_ascii=False, indent=1)
         _write(partial / "croissant.json", metadata + "\n")

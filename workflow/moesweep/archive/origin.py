@@ -14,14 +14,12 @@ from typing import Any
 
 from moesweep import __version__
 from moesweep.archive.content import checksum
-from moesweep.edge.paths import inside
+from moesweep.edge.paths import SHIPPED, provided
 from moesweep.study.catalog import Cluster
 from moesweep.study.models import load_model
 
 PACKAGES = ("polars", "pyarrow", "snakemake")
 """The packages whose version can change a byte of the results."""
-
-PROJECT = Path(__file__).resolve().parents[3]
 
 _GIT = ("git", "-c", "core.fsmonitor=false", "--no-optional-locks")
 
@@ -32,15 +30,15 @@ def origin(
     cluster: Cluster,
     models: Iterable[str],
     files: Iterable[str],
-    sources: Iterable[str],
+    sources: Mapping[str, Path],
 ) -> dict[str, Any]:
     """Return the manifest's code, environment and config.
 
     config   the workflow's settings; `files` are all configuration files it leads to, from `root`
-    sources  the code that made the results, as paths from the project that this code belongs to
+    sources  the code that made the results: path in a checkout to file
     """
     return {
-        "code": code(PROJECT, sources),
+        "code": code(sources),
         "environment": {
             "python": platform.python_version(),
             **{package: version(package) for package in PACKAGES},
@@ -49,12 +47,12 @@ def origin(
             "settings": dict(config),
             "models": {name: load_model(root, name) for name in sorted(models)},
             "constants": {name: asdict(constant) for name, constant in sorted(cluster.constants.items())},
-            "files": {file: inside(root, file).read_text(encoding="utf-8") for file in sorted(files)},
+            "files": {file: provided(root, file).read_text(encoding="utf-8") for file in sorted(files)},
         },
     }
 
 
-def code(root: Path, sources: Iterable[str]) -> dict[str, Any]:
+def code(sources: Mapping[str, Path], checkout: Path = SHIPPED) -> dict[str, Any]:
     """Return the version of the code: release, checksum over the sources, and commit where git knows one.
 
     source_sha256  of one line `<sha256>  <path>` a file, sorted by path (what sha256sum prints)
@@ -62,9 +60,9 @@ def code(root: Path, sources: Iterable[str]) -> dict[str, Any]:
     git_modified   whether they differ from that commit
     """
     files = sorted(sources)
-    lines = "".join(f"{checksum(root / file)[1]}  {file}\n" for file in files)
-    commit = _git(root, "log", "-1", "--format=%H", "--", *files)
-    modified = None if not commit else bool(_git(root, "status", "--porcelain", "--", *files))
+    lines = "".join(f"{checksum(sources[file])[1]}  {file}\n" for file in files)
+    commit = _git(checkout, "log", "-1", "--format=%H", "--", *files)
+    modified = None if not commit else bool(_git(checkout, "status", "--porcelain", "--", *files))
     return {
         "version": __version__,
         "source_sha256": hashlib.sha256(lines.encode()).hexdigest(),

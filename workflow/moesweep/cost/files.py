@@ -8,8 +8,8 @@ from moesweep.cost.fold import fold, unfold
 from moesweep.cost.model import cost, with_constants
 from moesweep.cost.skewed_ranks import fullest_ranks
 from moesweep.cost.uncertainty import banded, changes, farther_ends, sensitivity
-from moesweep.store.checksums import digest
 from moesweep.store.layout import Results
+from moesweep.store.parts import write_index
 from moesweep.store.provenance import facts
 from moesweep.store.tablefile import read_table, write_table
 from moesweep.study.catalog import Cluster
@@ -23,8 +23,7 @@ def write_costs(results: Results, cluster: Cluster) -> None:
     """Cost every workload of the catalogue on one cluster.
 
     Every file's metadata name the cluster, and those of a costed program its workload; those of
-    results/costs.parquet also say what it was made from, and hold the digest of the costed programs, so that
-    it changes when any of them does. It is written last.
+    results/costs.parquet also say what it was made from. The index of the costed programs is written last.
     """
     named = {"cluster": cluster.name}
     workloads = with_constants(read_table(results.workloads, "workloads"), cluster.values)
@@ -32,13 +31,8 @@ def write_costs(results: Results, cluster: Cluster) -> None:
     batches = [_write_ops(results, each, ends, named) for each in workloads.iter_slices(BATCH_WORKLOADS)]
     costs, moved = (pl.concat(frames) for frames in zip(*batches, strict=True))
     write_table(changes(costs, moved), results.sensitivity, "sensitivity", named)
-    ops = digest(results.cost_ops(id_) for id_ in workloads["workload"])
-    write_table(
-        banded(costs, moved),
-        results.costs,
-        "costs",
-        facts(cluster.name, cluster.constants) | {"ops_sha256": ops},
-    )
+    write_table(banded(costs, moved), results.costs, "costs", facts(cluster.name, cluster.constants))
+    write_index(results.index("cost"), results, map(results.cost_ops, workloads["workload"]))
 
 
 def _write_ops(

@@ -6,6 +6,14 @@ from pathlib import Path
 
 from moesweep.edge.problems import BadInput, Problem, shown
 
+PACKAGE = Path(__file__).resolve().parents[1]
+
+SHIPPED = PACKAGE / "shipped" if (PACKAGE / "shipped").is_dir() else PACKAGE.parents[1]
+"""The folder of what comes with the code: schemas/, config/, Snakefile, profiles/, workflow/.
+
+An installed package carries them; otherwise they are the checkout's.
+"""
+
 
 def inside(root: Path, path: Path | str) -> Path:
     """Return root / path; raise BadInput if symbolic links on the way lead out of `root`.
@@ -26,6 +34,17 @@ def inside(root: Path, path: Path | str) -> Path:
         message = f"a symbolic link leads out of the project, to {shown(real)}"
         raise BadInput([Problem(str(path), "", "symbolic_link", real, message, "put a copy there instead")])
     return full
+
+
+def provided(root: Path, file: str) -> Path:
+    """Return root / file, or if a project has no such file, the one of that name that comes with the code.
+
+    Raises BadInput as `inside` does.
+    """
+    own = inside(root, file)
+    shipped = SHIPPED / file
+    # A link that leads nowhere is there, too.
+    return own if os.path.lexists(own) or not shipped.exists() else shipped
 
 
 def folders_inside(root: Path, files: Iterable[str]) -> None:

@@ -7,16 +7,16 @@ from collections.abc import Iterable, Iterator, Mapping
 from fractions import Fraction
 from functools import cache
 from itertools import islice
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from moesweep.edge.paths import SHIPPED
 from moesweep.edge.problems import Problem, did_you_mean, shown
 
 if TYPE_CHECKING:
     from jsonschema.exceptions import ValidationError
     from jsonschema.protocols import Validator
 
-SCHEMA_DIRECTORY = Path(__file__).resolve().parents[3] / "schemas"
+SCHEMA_DIRECTORY = SHIPPED / "schemas"
 
 MAX_PROBLEMS = 200
 

@@ -21,7 +21,7 @@ def figures(arguments: argparse.Namespace) -> int:
     """Draw the figures."""
     from moesweep.report.figures.files import write_figures
 
-    write_figures(asked(arguments).results())
+    write_figures(asked(arguments).written())
     return 0
 
 
@@ -29,5 +29,5 @@ def report(arguments: argparse.Namespace) -> int:
     """Write the page."""
     from moesweep.report.page import write_report
 
-    write_report(asked(arguments).results())
+    write_report(asked(arguments).written())
     return 0

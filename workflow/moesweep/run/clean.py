@@ -3,12 +3,13 @@
 import argparse
 import shutil
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from moesweep.store.checksums import RECORDS, RESULTS, damaged, lost
+from moesweep.store.checksums import damaged, note
 from moesweep.store.layout import Results
+from moesweep.store.parts import unfit_parts
 from moesweep.store.provenance import ENTRY
 from moesweep.study.configured import Configuration, add_options, asked
 
@@ -32,17 +33,18 @@ def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 
 def clean(arguments: argparse.Namespace) -> int:
-    """List the files on stdout and remove them; no other file of results/ is touched."""
+    """List the files on stdout and remove them; no other file of the results is touched."""
     if not (arguments.stale or arguments.damaged):
         arguments.parser.error("say what to clean: --stale, --damaged or both")
+    results = asked(arguments).results()
     found = [
         *(stale(asked(arguments)) if arguments.stale else []),
-        *(unusable() if arguments.damaged else {}),
+        *(unusable(results) if arguments.damaged else {}),
     ]
     for path in sorted(set(found)):
         print(path)
         if not arguments.dry_run:
-            remove(path)
+            remove(path, results)
     return 0
 
 
@@ -55,11 +57,12 @@ def stale(configuration: Configuration) -> Iterator[Path]:
 
     plan = load_plan(configuration)
     wanted = {Path(file) for file in [*plan.recorded, *plan.wanted]}
-    root = Path(RESULTS)
+    root = plan.results.root
     own = [
         *root.glob("*/*/workload=*/*.parquet"),
         *root.glob("tables/*.*"),
-        *half_written(),
+        *plan.results.indexes(),
+        *half_written(plan.results),
         *(path for path in unmade(plan) if path.exists()),
     ]
     yield from sorted({path for path in own if path not in wanted and not path.is_symlink()})
@@ -72,70 +75,68 @@ def unmade(plan: "Plan") -> Iterator[Path]:
             yield from map(Path, plan.outputs(stage))
 
 
-def unusable() -> dict[Path, str]:
+def unusable(results: Results) -> dict[Path, str]:
     """Return the results that are to be made again, and why.
 
-    Parts are files that a job writes besides those that its rule declares. Snakemake knows nothing of
-    them, so the table that is made with them goes with a part that is damaged or lost. A file in the place of
-    a workload's folder would end Snakemake itself, and with it the jobs of all other workloads.
+    Of parts Snakemake knows nothing, so the index goes with a part that is damaged or lost. A file in the
+    place of a workload's folder would end Snakemake itself, and with it the jobs of all other workloads.
     """
-    found = dict.fromkeys(damaged(), "checksum: is not what was written")
-    folders = [path for path in Path(RESULTS).glob("*/*/workload=*") if not path.is_symlink()]
+    found = dict.fromkeys(damaged(results.root), "checksum: is not what was written")
+    folders = [path for path in results.root.glob("*/*/workload=*") if not path.is_symlink()]
     found |= dict.fromkeys((path for path in folders if path.is_file()), "is a file where a folder belongs")
-    for table, pattern in Results(Path(RESULTS)).in_parts.items():
-        broken = [path for path in found if path.match(pattern)]
-        gone = dict.fromkeys(lost(pattern), "is gone")
-        if broken or gone:
-            found |= gone
-            if table.exists():
-                found.setdefault(table, f"is made with {next(iter([*broken, *gone]))}")
+    for index in results.indexes():
+        unfit = unfit_parts(index, results, found)
+        found |= {part: "is gone" for part in unfit if part not in found}
+        if unfit:
+            found.setdefault(index, f"names {unfit[0]}")
     return found
 
 
-def half_written() -> Iterator[Path]:
+def half_written(results: Results) -> Iterator[Path]:
     """Yield the temporary files that killed jobs left."""
-    yield from Path(RESULTS).rglob(".*.partial")
+    yield from results.root.rglob(".*.partial")
 
 
-def remove(path: Path) -> None:
+def remove(path: Path, results: Results) -> None:
     """Remove a result, the record of its checksum, and the folder of results that it leaves empty."""
     path.unlink(missing_ok=True)
-    (RECORDS / path).unlink(missing_ok=True)
+    note(path).unlink(missing_ok=True)
     folder = path.parent
-    if folder == Path(RESULTS) or folder.is_symlink() or not folder.is_dir():
+    if folder == results.root or folder.is_symlink() or not folder.is_dir():
         return
     if not any(folder.iterdir()):
         folder.rmdir()
 
 
-def forget_others(results: Path, ids: Iterable[str], outputs: Iterable[Path]) -> None:
-    """Remove every file that is not of the catalogue `ids`, so that no table holds rows of other workloads.
+def forget_others(plan: "Plan") -> None:
+    """Remove every file that is not of the plan's workloads, so that no table holds rows of other ones.
 
-    With them go `outputs`, those that the configuration does not have made again (`unmade`). What cannot be
-    removed is said on stderr and left: no stage reads it.
+    With them go the indexes of trace jobs that it has not, and the outputs that its configuration does not
+    have made again (`unmade`). What cannot be removed is said on stderr and left: no stage reads it.
     """
-    wanted = {f"workload={id_}" for id_ in ids}
-    others = [path for path in results.glob("*/*/workload=*") if path.name not in wanted]
-    gone = {path.name for path in others if not path.is_symlink() and _removed(path)}
+    results = plan.results
+    wanted = {f"workload={id_}" for id_ in plan.ids}
+    others = [path for path in results.root.glob("*/*/workload=*") if path.name not in wanted]
+    gone = {path.name for path in others if not path.is_symlink() and _removed(path, results)}
     if gone:
-        print(
-            f"{results}: removed the files of {len(gone)} workloads that are not in the sweep",
-            file=sys.stderr,
-        )
-    old = [results / path.relative_to(RESULTS) for path in outputs]
-    count = sum(_removed(path) for path in old if path.exists() and not path.is_symlink())
-    if count:
-        print(f"{results}: removed {count} files of outputs that are not made any more", file=sys.stderr)
+        message = f"removed the files of {len(gone)} workloads that are not in the sweep"
+        print(f"{results.root}: {message}", file=sys.stderr)
+    indexes = {str(path) for path in results.indexes()}.difference(plan.outputs("trace"), plan.wanted)
+    for index in indexes:
+        _removed(Path(index), results)
+    old = [path for path in unmade(plan) if path.exists() and not path.is_symlink()]
+    if count := sum(_removed(path, results) for path in old):
+        print(f"{results.root}: removed {count} files of outputs that are not made any more", file=sys.stderr)
 
 
-def _removed(path: Path) -> bool:
+def _removed(path: Path, results: Results) -> bool:
     """Remove a file, or a folder with all that it holds; say so and return False if that is not allowed."""
     try:
         if path.is_dir():
             shutil.rmtree(path)
-            shutil.rmtree(RECORDS / path, ignore_errors=True)
+            shutil.rmtree(note(path), ignore_errors=True)
         else:
-            remove(path)
+            remove(path, results)
     except OSError as error:
         print(f"{path}: cannot be removed, and is left: {error.strerror or error}", file=sys.stderr)
         return False

@@ -12,6 +12,8 @@ from moesweep.study.naming import named
 if TYPE_CHECKING:
     import polars as pl
 
+    from moesweep.run.plan import Plan
+
 
 def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Add one parser a stage."""
@@ -31,8 +33,9 @@ def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
                 "--workload", nargs="+", metavar="ID", help="workloads to trace (default: all)"
             )
             command.add_argument(
-                "--validated", action="store_true", help="skip the validation: the workflow has done it"
+                "--resolved", type=Path, metavar="FILE", help="workloads that the workflow has resolved"
             )
+            command.add_argument("--chunk", metavar="NAME", help="which of them to trace")
             add_unroll_options(command)
         command.set_defaults(run=run)
     _add_predict(commands)
@@ -40,25 +43,25 @@ def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 def enumerate_(arguments: argparse.Namespace) -> int:
     """Write the catalogue; results of workloads that it does not list are removed."""
-    from moesweep.run.clean import forget_others, unmade
-    from moesweep.run.plan import load_plan
+    from moesweep.run.clean import forget_others
     from moesweep.store.tablefile import write_table
 
-    plan = load_plan(asked(arguments))
-    write_table(plan.workloads, plan.results.workloads, "workloads")
-    forget_others(plan.results.root, plan.ids, unmade(plan))
+    plan = _plan(arguments)
+    results = plan.configuration.written()
+    write_table(plan.workloads, results.workloads, "workloads")
+    forget_others(plan)
     return 0
 
 
 def validate_(arguments: argparse.Namespace) -> int:
     """Write what validation found; warnings are counted on stderr."""
-    from moesweep.run.plan import load_plan
     from moesweep.store.tablefile import write_table
 
-    plan = load_plan(asked(arguments))
-    write_table(plan.findings, plan.results.validation, "validation")
+    plan = _plan(arguments)
+    results = plan.configuration.written()
+    write_table(plan.findings, results.validation, "validation")
     if plan.findings.height:
-        print(f"{plan.findings.height} warnings: see {plan.results.summary}", file=sys.stderr)
+        print(f"{plan.findings.height} warnings: see {results.summary}", file=sys.stderr)
     return 0
 
 
@@ -69,21 +72,36 @@ def trace(arguments: argparse.Namespace) -> int:
     """
     if arguments.unroll:
         return unroll(arguments)
-    from moesweep.trace.files import write_traces
+    from moesweep.trace.files import write_index_of, write_traces
 
-    workloads = _resolved(arguments)
-    if arguments.workload is not None:
-        workloads = named(workloads, arguments.workload)
-    write_traces(workloads, asked(arguments).results())
+    results = asked(arguments).written()
+    if arguments.resolved is not None:
+        workloads = _of_job(arguments.resolved, arguments.chunk)
+        jobs = {arguments.chunk: workloads["workload"].to_list()}
+    else:
+        plan = _plan(arguments)
+        chosen = arguments.workload
+        workloads = plan.workloads if chosen is None else named(plan.workloads, chosen)
+        traced = set(workloads["workload"])
+        jobs = {chunk: ids for chunk, ids in plan.trace_jobs.items() if not traced.isdisjoint(ids)}
+    write_traces(workloads, results)
+    for chunk, ids in jobs.items():
+        write_index_of(results, chunk, ids)
     return 0
+
+
+def _of_job(resolved: Path, chunk: str) -> "pl.DataFrame":
+    """Return the workloads of one trace job, as the plan has written them."""
+    import polars as pl
+
+    return pl.scan_parquet(resolved).filter(pl.col("chunk") == chunk).drop("chunk").collect()
 
 
 def cost(arguments: argparse.Namespace) -> int:
     """Cost every workload of the catalogue on the configured cluster."""
     from moesweep.cost.files import write_costs
 
-    configuration = asked(arguments)
-    write_costs(configuration.results(), configuration.cluster())
+    write_costs(asked(arguments).written(), asked(arguments).cluster())
     return 0
 
 
@@ -91,7 +109,7 @@ def tables(arguments: argparse.Namespace) -> int:
     """Write the tables and the summary."""
     from moesweep.tables.files import write_tables
 
-    write_tables(asked(arguments).results())
+    write_tables(asked(arguments).written())
     return 0
 
 
@@ -99,12 +117,12 @@ def manifest(arguments: argparse.Namespace) -> int:
     """Write the manifest of a finished sweep."""
     from moesweep.archive.manifest import write_manifest
     from moesweep.archive.origin import origin
-    from moesweep.run.plan import load_plan
 
-    plan = load_plan(asked(arguments))
+    plan = _plan(arguments)
+    results = plan.configuration.written()
     made_from = origin(Path.cwd(), plan.config, plan.cluster, plan.models, plan.config_files, plan.sources)
-    paths = [Path(file).relative_to(plan.results.root).as_posix() for file in plan.recorded]
-    write_manifest(plan.results, paths, made_from)
+    paths = [Path(file).relative_to(results.root).as_posix() for file in plan.recorded]
+    write_manifest(results, paths, made_from)
     return 0
 
 
@@ -125,10 +143,8 @@ def _add_predict(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
     command.set_defaults(run=predict)
 
 
-def _resolved(arguments: argparse.Namespace) -> "pl.DataFrame":
-    configuration = asked(arguments)
-    if not arguments.validated:
-        from moesweep.run.plan import load_plan
+def _plan(arguments: argparse.Namespace) -> "Plan":
+    """Return the plan that a command's options ask for."""
+    from moesweep.run.plan import load_plan
 
-        return load_plan(configuration).workloads
-    return configuration.workloads()
+    return load_plan(asked(arguments))

@@ -1,57 +1,51 @@
-"""What Snakemake must know while it parses: workloads, trace jobs, and what each stage reads."""
+"""What Snakemake must know while it parses: workloads, trace jobs, and what each stage is made from."""
 
 import hashlib
-import sys
-from dataclasses import dataclass
+import json
+import shlex
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
 from functools import cached_property
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
-from moesweep.edge.paths import folders_inside
-from moesweep.edge.problems import BadInput
+from moesweep.edge.paths import SHIPPED, folders_inside, provided
 from moesweep.run.failures import alone, left_out, without
-from moesweep.store.checksums import RECORDS
+from moesweep.store.checksums import note
 from moesweep.store.layout import TRACE_TABLES, Results
-from moesweep.store.provenance import ENTRY, PACKAGE, code_files
+from moesweep.store.parts import unfit_parts
+from moesweep.store.provenance import ENTRY, code_digest, sources
 from moesweep.study.catalog import CALIBRATION_FILE, Cluster
 from moesweep.study.configured import Configuration, configured
-from moesweep.study.routing import given
 from moesweep.study.workload import description
 from moesweep.tables.registry import TABLES
 
 NEEDS = {"report": ("figures",)}
 """What an output is made from besides the stages that always run."""
 
-DICTIONARIES = {
-    "enumerate": ["workloads"],
-    "validate": ["validation"],
-    "trace": [*TRACE_TABLES, "given_routing"],
-    "cost": ["cost_ops", "costs", "sensitivity"],
-    "tables": list(TABLES),
-    "traffic": ["traffic", "links"],
-    "figures": [],
-    "report": [],
-    "manifest": [],
-}
-"""The column dictionaries that a stage writes by."""
+RESOLVED = Path(".snakemake/moesweep")
+"""Where the resolved workloads of each plan lie."""
 
-PAGE_FILES = ("moesweep/report/templates/*", "report/figures/*.rst")
-"""What the page is made from besides code, below workflow/."""
+ALONE = "_alone"
+"""How the name of a trace job ends that traces one workload alone because its job failed."""
 
-LIBRARIES = ("numpy", "pint", "polars", "pyyaml")
-"""What every stage computes and writes with: another version may change a byte of any result."""
+CHUNK = rf"[0-9a-f]{{16}}({ALONE})?|last"
+"""What the names of trace jobs look like."""
 
-DRAWING = ("jinja2", "matplotlib")
-"""What figures and page are made with besides."""
+NAMED = 16
+"""How many workloads of a trace job its command names."""
+
+PRICED = ("cost", "tables", "figures", "report")
+"""The stages that read the cluster's constants."""
 
 
 @dataclass(frozen=True)
 class Plan:
     """A valid sweep as files and jobs; all paths are text relative to the project."""
 
+    configuration: Configuration
     config: dict[str, Any]
     workloads: pl.DataFrame
     findings: pl.DataFrame
@@ -85,7 +79,7 @@ class Plan:
         chunk: list[str] = []
         for number, id_ in sorted((_hash(id_), id_) for id_ in self.ids):
             if id_ in apart:
-                jobs[f"{number:016x}_alone"] = [id_]
+                jobs[f"{number:016x}{ALONE}"] = [id_]
                 continue
             chunk.append(id_)
             if number % self.config["workloads_per_trace_job"] == 0:
@@ -98,79 +92,91 @@ class Plan:
     @cached_property
     def figures(self) -> list[str]:
         """Every figure, known by its caption: to import them all would import the plotting library."""
-        return sorted(file.stem for file in Path("workflow/report/figures").glob("*.rst"))
+        return sorted(file.stem for file in (SHIPPED / "workflow/report/figures").glob("*.rst"))
 
     @cached_property
     def described(self) -> dict[str, str]:
         """Workload id to its resolved columns as text: what its trace depends on besides the code."""
         return {row["workload"]: description(row) for row in self.workloads.iter_rows(named=True)}
 
+    def code(self, stage: str) -> str:
+        """Return the digest of the code and libraries that make a stage's results."""
+        return code_digest(stage)
+
+    def reads(self, stage: str) -> str:
+        """Return the digest of what a stage is made from besides code and what the stages before it write."""
+        if stage in PRICED:
+            return _digest([self.cluster.name, json.dumps(asdict(self.cluster)["constants"])])
+        found = {
+            "enumerate": lambda: [self.workloads.write_json()],
+            "validate": lambda: [self.findings.write_json()],
+            "traffic": lambda: [str(self.gpus_per_node)],
+            "manifest": lambda: [json.dumps(self.config), *self._texts(), *map(code_digest, ENTRY)],
+        }
+        return _digest(found[stage]())
+
+    def named(self, chunk: str) -> str:
+        """Name the workloads of a trace job, for whoever reads that it failed; of many the first ones."""
+        ids = self.trace_jobs.get(chunk, [])
+        more = f" and {len(ids) - NAMED} more" if len(ids) > NAMED else ""
+        return " ".join(ids[:NAMED]) + more
+
+    def chunk(self, name: str) -> str:
+        """Return the digest of the workloads of a trace job, as they are resolved."""
+        return _digest(self.described[id_] for id_ in self.trace_jobs.get(name, ()))
+
+    @cached_property
+    def chunked(self) -> pl.DataFrame:
+        """The workloads with the name of the trace job of each: `chunk`."""
+        jobs = {id_: name for name, ids in self.trace_jobs.items() for id_ in ids}
+        named = [jobs[id_] for id_ in self.ids]
+        return self.workloads.with_columns(chunk=pl.Series(named, dtype=pl.String)).sort("chunk")
+
+    @cached_property
+    def resolved(self) -> Path:
+        """The file in which trace jobs find `chunked`: another plan has another one."""
+        return RESOLVED / f"{_digest([self.chunked.write_json()])}.parquet"
+
+    @cached_property
+    def options(self) -> str:
+        """The options by which a command works on this configuration, as shell text."""
+        return shlex.join(self.configuration.options())
+
+    @cached_property
+    def trace_options(self) -> str:
+        """The same of a trace job."""
+        return f"{self.options} --resolved {self.resolved}".strip()
+
     @property
-    def workloads_hash(self) -> str:
-        """The whole catalogue as a hash: what the enumeration's result depends on besides the code."""
-        return hashlib.sha256(self.workloads.write_json().encode()).hexdigest()
-
-    @property
-    def findings_hash(self) -> str:
-        """The findings as a hash: what the validation's result depends on besides the code."""
-        return hashlib.sha256(self.findings.write_json().encode()).hexdigest()
-
-    @cached_property
-    def libraries(self) -> list[str]:
-        """The versions of the libraries that make the results, as `polars 2.1.0`."""
-        return [f"{library} {version(library)}" for library in LIBRARIES]
-
-    @cached_property
-    def drawing_libraries(self) -> list[str]:
-        """The same of figures and page."""
-        return [*self.libraries, *(f"{library} {version(library)}" for library in DRAWING)]
-
-    def inputs(self, stage: str) -> list[str]:
-        """The code of a stage, its column dictionaries, and the configuration files that it alone reads."""
-        if stage == "manifest":
-            return sorted({*self.sources, *self._code(stage), *self.config_files})
-        dictionaries = [f"schemas/tables/{name}.json" for name in DICTIONARIES[stage]]
-        priced = stage in ("cost", "tables", "figures", "report")
-        page = PAGE_FILES if stage == "report" else ()
-        written = sorted(str(file) for pattern in page for file in Path("workflow").glob(pattern))
-        return [*self._code(stage), *dictionaries, *(self._cluster_files if priced else []), *written]
-
-    @cached_property
-    def sources(self) -> list[str]:
-        """The code and column dictionaries that make the results."""
-        dictionaries = {f"schemas/tables/{name}.json" for names in DICTIONARIES.values() for name in names}
-        return sorted(dictionaries.union(*(self._code(stage) for stage in ENTRY if stage != "manifest")))
+    def sources(self) -> Mapping[str, Path]:
+        """The code and column dictionaries that make the results: name in a checkout to file."""
+        return sources()
 
     @property
     def config_files(self) -> list[str]:
         """The configuration files that config/config.yaml leads to."""
         models = [f"config/models/{name}.yaml" for name in self.models]
-        return [self.config["sweep"], *models, *self._cluster_files]
+        cluster = [f"config/clusters/{self.config['cluster']}.yaml", f"config/gpus/{self.cluster.gpu}.yaml"]
+        return [self.config["sweep"], *models, *cluster, CALIBRATION_FILE]
+
+    def _texts(self) -> list[str]:
+        files = (provided(self.configuration.root, file) for file in self.config_files)
+        return [file.read_text(encoding="utf-8") for file in files]
 
     @property
     def models(self) -> list[str]:
         """The models of the sweep."""
         return self.workloads["model"].unique().sort().to_list()
 
-    @property
-    def _cluster_files(self) -> list[str]:
-        return [
-            f"config/clusters/{self.config['cluster']}.yaml",
-            f"config/gpus/{self.cluster.gpu}.yaml",
-            CALIBRATION_FILE,
-        ]
-
     def outputs(self, stage: str) -> list[str]:
         """The files of a stage that its rule declares.
 
-        Costs and traffic also write a file a workload: `parts`. Snakemake (9.27) hashes all inputs of a job
-        once for each of its outputs, so to declare them too would take time that grows with the square of
-        the sweep. The tables that are declared are written last and name the digest of the parts.
+        Traces, costs and traffic are files a workload: `parts`. Declared are their indexes, written last.
         """
         return self._outputs[stage]
 
     def parts(self, stage: str) -> list[str]:
-        """The files, one a workload, that a stage writes besides its declared outputs."""
+        """The files, some a workload, that a stage writes besides its declared outputs."""
         return [str(file) for file in self._parts.get(stage, ())]
 
     @cached_property
@@ -179,10 +185,11 @@ class Plan:
         files = {
             "enumerate": [results.workloads],
             "validate": [results.validation],
+            "trace": [results.trace_index(chunk) for chunk in self.trace_jobs],
             "figures": [results.figure(name, suffix) for name in self.figures for suffix in drawn],
             "report": [results.report],
-            "traffic": [results.links],
-            "cost": [results.costs, results.sensitivity],
+            "traffic": [results.links, results.index("traffic")],
+            "cost": [results.costs, results.sensitivity, results.index("cost")],
             "tables": [
                 results.summary,
                 results.dictionary,
@@ -190,12 +197,12 @@ class Plan:
             ],
             "manifest": [results.manifest],
         }
-        names = {stage: [str(file) for file in found] for stage, found in files.items()}
-        return names | {"trace": self.trace_outputs(self.ids)}
+        return {stage: [str(file) for file in found] for stage, found in files.items()}
 
     @cached_property
     def _parts(self) -> dict[str, list[Path]]:
         return {
+            "trace": [self.results.trace(table, id_) for id_ in self.ids for table in TRACE_TABLES],
             "cost": [self.results.cost_ops(id_) for id_ in self.ids],
             "traffic": [self.results.traffic("node", id_) for id_ in self.ids],
         }
@@ -221,43 +228,30 @@ class Plan:
         """Every file that the manifest records: all but itself."""
         return [*self.declared, *(file for stage in self.stages for file in self.parts(stage))]
 
-    def traced(self, *tables: str) -> list[str]:
-        """These tables of every trace."""
-        return [str(self.results.trace(table, id_)) for id_ in self.ids for table in tables]
-
-    @property
-    def uneven(self) -> list[str]:
-        """The per-rank traces of workloads with a given routing: no program says what each rank sends."""
-        ids = self.workloads.filter(given)["workload"]
-        return [str(self.results.trace("ops", id_)) for id_ in ids]
-
-    def trace_outputs(self, ids: list[str]) -> list[str]:
-        """The trace files of some workloads."""
-        return [str(self.results.trace(table, id_)) for id_ in ids for table in TRACE_TABLES]
-
-    def _code(self, stage: str) -> list[str]:
-        library = PACKAGE.relative_to(PACKAGE.parents[1])
-        return [str(library / file) for file in code_files(stage)]
+    def incomplete(self) -> dict[Path, Path]:
+        """Return the indexes that name a part which is not there, with the first such part."""
+        traced = [self.results.trace_index(chunk) for chunk in self.trace_jobs]
+        indexes = [*traced, self.results.index("cost"), self.results.index("traffic")]
+        found = {index: unfit_parts(index, self.results) for index in indexes}
+        return {index: parts[0] for index, parts in found.items() if parts}
 
 
 def _hash(id_: str) -> int:
     return int(hashlib.sha256(id_.encode()).hexdigest()[:16], 16)
 
 
+def _digest(texts: Iterable[str]) -> str:
+    digest = hashlib.sha256()
+    for text in texts:
+        digest.update(hashlib.sha256(text.encode()).digest())
+    return digest.hexdigest()[:16]
+
+
 def load_plan(configuration: Configuration) -> Plan:
     """Read, enumerate and validate what a configuration names; raise BadInput with every problem found."""
     found = configured(configuration)
     workloads, findings = without(found.workloads, found.findings, left_out())
-    plan = Plan(found.data, workloads, findings, found.cluster)
+    plan = Plan(configuration, found.data, workloads, findings, found.cluster)
     # Snakemake makes folders and removes old outputs before any command of ours could look.
-    folders_inside(configuration.root, [*plan.recorded, str(RECORDS / "records")])
+    folders_inside(configuration.root, [*plan.recorded, str(note(plan.results.root) / "records")])
     return plan
-
-
-def plan_or_exit(config_file: str) -> Plan:
-    """Return the plan of a configuration; with bad input, print every problem and leave with exit code 2."""
-    try:
-        return load_plan(Configuration(file=config_file))
-    except BadInput as error:
-        print(*(problem.line() for problem in error.problems), sep="\n", file=sys.stderr)
-        sys.exit(2)

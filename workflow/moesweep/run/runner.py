@@ -1,48 +1,46 @@
 """`moesweep run`: Snakemake as `make sweep` starts it, safe to kill, to start twice and to go on with.
 
-One run at a time works in a directory. It holds a lock of the operating system for as long as it or the
-Snakemake that it started lives, and notes in the lock file who it is until it ends in good order. So a
-free lock file with a note in it means that a run was killed: then, and only then, Snakemake's own lock is
-stale and is removed, with the temporary files that killed jobs left.
+This module is also the program that it starts, Snakemake with interrupts that end it at any moment without a
+traceback: python -m moesweep.run.runner ARGUMENTS.
 """
 
 import argparse
-import errno
-import fcntl
+import json
 import os
-import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
+from moesweep.edge.paths import SHIPPED
+from moesweep.edge.problems import BadInput, Problem, did_you_mean, shown
+from moesweep.edge.yaml_reader import read_yaml
 from moesweep.run.failures import ALONE, WITHOUT
-from moesweep.store.checksums import RESULTS
+from moesweep.run.lock import STARTED, Refused, locked, only_run, recover
 from moesweep.study.catalog import in_project
+from moesweep.study.configured import DEFAULT_FILE, Configuration, add_options, asked, settings_of
 
-STATE = Path(".snakemake")
-SNAKEMAKE_LOCKS = STATE / "locks"
-DEFAULT_PROFILE = "workflow/profiles/default"
+INTERRUPTED = 128 + signal.SIGINT
 GRACE_SECONDS = 2.0
 """How long a terminal's Ctrl-C, which reaches every process, may take before it is passed on."""
 
 _LOOKS_ONLY = {"-n", "--dry-run", "--dryrun", "--unlock"}
 
 
-class Refused(Exception):
-    """The run may not start; the message says why."""
-
-
 def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Add `run`."""
     help_ = "run the workflow: make sweep"
     command = commands.add_parser("run", help=help_, description=help_)
-    command.add_argument("--profile", default=DEFAULT_PROFILE, help="Snakemake profile (%(default)s)")
+    add_options(command)
+    command.add_argument(
+        "--profile", default="default", help="Snakemake profile: a folder, or one in profiles/ (%(default)s)"
+    )
     command.add_argument(
         "arguments", nargs="*", metavar="-- ARGUMENTS", help="for Snakemake, such as -- --dry-run --cores 1"
     )
@@ -51,127 +49,80 @@ def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 def run(arguments: argparse.Namespace) -> int:
     """Run the workflow; 130 when interrupted, else Snakemake's exit code."""
-    command = [
-        sys.executable,
-        "-m",
-        "moesweep.run.interruptible",
-        "--profile",
-        arguments.profile,
-        *arguments.arguments,
-    ]
     in_project(Path.cwd())
-    if _LOOKS_ONLY & set(arguments.arguments):
+    told = _told(arguments)
+    command = [sys.executable, "-m", STARTED, *_snakefile(), *_profile(arguments.profile), *told.arguments]
+    if _LOOKS_ONLY & set(told.arguments):
         os.execv(command[0], command)
+    results = told.configuration.results()
     try:
-        with only_run() as (lock, killed):
-            recover(killed)
-            return _with_failures_left_out(command, lock)
+        with only_run(results) as (lock, killed):
+            recover(results, killed)
+            return _with_failures_left_out(command, told.configuration, lock)
     except Refused as reason:
         print(f"moesweep: {reason}", file=sys.stderr)
         return 1
 
 
-@contextmanager
-def only_run() -> Iterator[tuple[int, bool]]:
-    """Hold the directory's lock; yield its descriptor, and whether the run before was killed.
+@dataclass(frozen=True)
+class _Told:
+    """What a run is told: its configuration, and the arguments by which Snakemake has the same one."""
 
-    Raises Refused while another run holds it, OSError where nothing can be written.
+    configuration: Configuration
+    arguments: list[str]
+
+
+def _told(arguments: argparse.Namespace) -> _Told:
+    """Bring together what our options say and what Snakemake's own, --config and --configfile, do."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--config", "-C", nargs="*", default=[])
+    parser.add_argument("--configfile", "--configfiles", nargs="+", default=[])
+    own, rest = parser.parse_known_args(arguments.arguments)
+    configuration = asked(arguments)
+    files: dict[str, Any] = {}
+    for file in own.configfile:
+        found = read_yaml(Path(file), file)
+        files |= found if isinstance(found, dict) else {}
+    settings = files | settings_of(own.config) | dict(configuration.settings)
+    words = list(own.configfile)
+    if configuration.file != DEFAULT_FILE:
+        words = [configuration.file, *words]
+        rest = [*rest, "--replace-workflow-config"]
+    if words:
+        rest = [*rest, "--configfile", *words]
+    told = settings_of(own.config) | dict(configuration.settings)
+    if told:
+        rest = [*rest, "--config", *(f"{key}={_text(value)}" for key, value in told.items())]
+    places = dict(configuration.said_at)
+    return _Told(Configuration(Path(), configuration.file, settings, places), rest)
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def _snakefile() -> list[str]:
+    """Which Snakefile to run: a study's own, else the one that comes with the code."""
+    return [] if Path("Snakefile").exists() else ["--snakefile", str(SHIPPED / "Snakefile")]
+
+
+def _profile(name: str) -> list[str]:
+    """Name a profile's folder: a path, or a name in profiles/, here or beside the Snakefile that comes along.
+
+    Raises BadInput if there is none: Snakemake would go on without.
     """
-    for folder in (STATE, Path(RESULTS)):
-        folder.mkdir(exist_ok=True)
-        _write_something(folder)
-    descriptor = os.open(STATE / "run.lock", os.O_RDWR | os.O_CREAT, 0o666)
-    try:
-        _take(descriptor)
-        killed = os.fstat(descriptor).st_size > 0
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
-        try:
-            yield descriptor, killed
-        except BaseException:
-            if not killed:
-                os.ftruncate(descriptor, 0)
-            raise
-        # Still locked: Snakemake itself was killed, and the next run shall know.
-        if not _locked():
-            os.ftruncate(descriptor, 0)
-    finally:
-        os.close(descriptor)
+    folders = [Path(name), Path("profiles", name), SHIPPED / "profiles" / name]
+    found = [folder for folder in folders if (folder / "config.yaml").is_file()]
+    if found:
+        return ["--workflow-profile", str(found[0])]
+    known = {
+        path.parent.name for folder in (Path(), SHIPPED) for path in folder.glob("profiles/*/config.yaml")
+    }
+    message, advice = f"there is no profile {name}", did_you_mean(name, known)
+    raise BadInput([Problem("", "--profile", "known", shown(name), message, advice)])
 
 
-def _take(descriptor: int) -> None:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        holder = os.pread(descriptor, 1000, 0).decode().strip() or "unknown process"
-        message = f"another run is at work in this directory ({holder}); nothing was changed"
-        raise Refused(message) from None
-    except OSError as error:
-        # Without such locks nothing can be known of other runs: Snakemake's lock alone must do.
-        if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):
-            raise
-        os.ftruncate(descriptor, 0)
-
-
-def _locked() -> bool:
-    return SNAKEMAKE_LOCKS.is_dir() and any(SNAKEMAKE_LOCKS.iterdir())
-
-
-def _write_something(folder: Path) -> None:
-    probe = folder / f".{os.getpid()}.partial"
-    probe.touch()
-    probe.unlink()
-
-
-def recover(killed: bool) -> None:
-    """Make a directory ready for Snakemake; report on stderr what had to be mended.
-
-    killed   the run before was killed: what it left is removed
-    Raises Refused if Snakemake's lock is held by a run that is alive, or that `moesweep run` did not start.
-    """
-    from moesweep.run.clean import half_written, remove, unusable
-
-    if _locked():
-        if others := _snakemakes_here():
-            message = f"Snakemake is at work in this directory (process {others[0]}); nothing was changed"
-            raise Refused(message)
-        if not killed:
-            raise Refused(
-                "Snakemake's lock is set, but not by make sweep; if no Snakemake, here or on another host, "
-                "is at work in this directory: make sweep ARGS=--unlock"
-            )
-        shutil.rmtree(SNAKEMAKE_LOCKS)
-        print("moesweep: removed the lock of a run that was killed", file=sys.stderr)
-    if killed:
-        for path in list(half_written()):
-            path.unlink(missing_ok=True)
-    for path, reason in unusable().items():
-        remove(path)
-        print(f"{path}: {reason}; removed, to be made again", file=sys.stderr)
-
-
-def _snakemakes_here() -> list[int]:
-    """The other processes of this host that run Snakemake in this directory, as far as the system tells."""
-    here, found = Path.cwd(), []
-    for process in Path("/proc").glob("[0-9]*"):
-        try:
-            if process.joinpath("cwd").readlink() == here and "snakemake" in _program(process):
-                found.append(int(process.name))
-        except OSError:
-            continue
-    return sorted(found)
-
-
-def _program(process: Path) -> set[str]:
-    """The names at the head of a command line: the program, and the script or module that Python runs.
-
-    Of a module inside a package the last name counts: moesweep.run.interruptible runs Snakemake too.
-    """
-    words = process.joinpath("cmdline").read_bytes().split(b"\0")[:3]
-    return {Path(os.fsdecode(word)).name.rpartition(".")[2] for word in words}
-
-
-def _with_failures_left_out(command: list[str], lock: int) -> int:
+def _with_failures_left_out(command: list[str], configuration: Configuration, lock: int) -> int:
     """Run Snakemake; with --keep-going, go on without the workloads whose traces fail.
 
     The trace jobs of several workloads that failed run again one workload a job; then costs and tables are
@@ -182,10 +133,10 @@ def _with_failures_left_out(command: list[str], lock: int) -> int:
     while True:
         environment = {ALONE: ",".join(sorted(alone)), WITHOUT: ",".join(sorted(without))}
         code = _watched(command, lock, environment)
-        if code in (0, 130, 143) or not {"-k", "--keep-going"} & set(command):
+        if code in (0, INTERRUPTED, 143) or not {"-k", "--keep-going"} & set(command):
             break
         os.environ.update(environment)
-        jobs = _failed_traces()
+        jobs = _failed_traces(configuration)
         if not jobs:
             break
         alone |= {id_ for job in jobs if len(job) > 1 for id_ in job}
@@ -197,17 +148,12 @@ def _with_failures_left_out(command: list[str], lock: int) -> int:
     return code
 
 
-def _failed_traces() -> list[list[str]]:
-    """The workloads of each trace job that has left no output: Snakemake removes what a failed job wrote."""
+def _failed_traces(configuration: Configuration) -> list[list[str]]:
+    """The workloads of each trace job that has left no index: it is written last."""
     from moesweep.run.plan import load_plan
-    from moesweep.study.configured import Configuration
 
-    plan = load_plan(Configuration())
-    return [
-        ids
-        for ids in plan.trace_jobs.values()
-        if not all(Path(file).exists() for file in plan.trace_outputs(ids))
-    ]
+    plan = load_plan(configuration)
+    return [ids for chunk, ids in plan.trace_jobs.items() if not plan.results.trace_index(chunk).exists()]
 
 
 @contextmanager
@@ -251,3 +197,38 @@ def _watched(command: list[str], lock: int, environment: Mapping[str, str]) -> i
     if caught and code != 0:
         return 128 + caught[0]
     return code if code >= 0 else 128 - code
+
+
+def interrupt(number: int, frame: FrameType | None) -> None:
+    """End the process while it holds no lock; then let Snakemake clean up.
+
+    Its imports and its reading of the Snakefile take a second, in which nothing is at stake. At first no
+    exception: libraries would catch it, print it, or, where they are not Python, panic.
+    """
+    if not locked():
+        os._exit(INTERRUPTED)
+    raise KeyboardInterrupt
+
+
+def snakemake(argv: Sequence[str]) -> int:
+    """Run Snakemake on a command line; return its exit code, 130 if it was interrupted."""
+    signal.signal(signal.SIGINT, interrupt)
+    # The one who starts it blocks interrupts, so that none comes before this.
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+    from snakemake.cli import main  # type: ignore[import-untyped]
+
+    try:
+        try:
+            main(list(argv))
+        finally:
+            # What is left is Python's own end, which would print a traceback too.
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else int(end.code is not None)
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(snakemake(sys.argv[1:]))

@@ -1,75 +1,100 @@
-"""Checksums of results, recorded as they are written, so that a damaged file is found before it is used.
+"""Checksums of results, recorded as they are written: a damaged file is found before it is used.
 
-`.snakemake/checksums/<path of the result>` holds the sha256 of what was last written to that path. It lies
-beside Snakemake's own records of the results, not among the results: an archive has a manifest instead.
+`.snakemake/checksums/<path of the result>` holds the sha256 of what was last written to that path and, of a
+part, the digest of what it was made from. It lies beside Snakemake's own records of the results, not among
+the results: an archive has a manifest instead. Results outside of the working directory have their records in
+`.snakemake/checksums_elsewhere`.
 """
 
 import hashlib
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 from moesweep.edge.paths import inside
 
-RESULTS = "results"
-"""Only the results of the project in the working directory are recorded."""
-
 RECORDS = Path(".snakemake/checksums")
+ELSEWHERE = Path(".snakemake/checksums_elsewhere")
+
+_kept: set[Path] = set()
 
 
-def record(path: Path, content: Path) -> None:
-    """Record that `path` is about to become what `content` holds.
+class Record(NamedTuple):
+    """What was last written to a path: its sha256 and, of a part, the digest of what it was made from."""
+
+    sha256: str
+    made_from: str = ""
+
+
+def keep(results: Path) -> None:
+    """Record from now on what this process writes below a folder of results."""
+    _kept.add(_absolute(results))
+
+
+def note(path: Path) -> Path:
+    """Return where the record of a path lies, or of a folder those of all below it."""
+    full, here = _absolute(path), Path.cwd()
+    if full.is_relative_to(here):
+        return RECORDS / full.relative_to(here)
+    return ELSEWHERE / full.relative_to(full.anchor)
+
+
+def record(path: Path, content: Path, made_from: str = "") -> None:
+    """Record that `path` is about to become what `content` holds, if it lies below results that are kept.
 
     The record comes first: a run killed between the two leaves a file that is made again, never one that
     nobody checks.
     """
-    if path.is_absolute() or path.parts[0] != RESULTS:
+    if not any(_absolute(path).is_relative_to(results) for results in _kept):
         return
-    note = inside(Path(), RECORDS / path)
-    note.parent.mkdir(parents=True, exist_ok=True)
-    partial = note.with_name(f".{note.name}.{os.getpid()}.partial")
+    file = inside(Path(), note(path))
+    file.parent.mkdir(parents=True, exist_ok=True)
+    partial = file.with_name(f".{file.name}.{os.getpid()}.partial")
     try:
-        partial.write_text(_sha256(content), encoding="ascii")
-        partial.replace(note)
+        partial.write_text(f"{sha256(content)} {made_from}".rstrip(), encoding="ascii")
+        partial.replace(file)
     finally:
         partial.unlink(missing_ok=True)
 
 
+def recorded(path: Path) -> Record | None:
+    """Return what was last written to a path, None if that is not known."""
+    try:
+        words = note(path).read_text(encoding="ascii").split()
+    except (OSError, ValueError):
+        return None
+    return Record(*words) if 1 <= len(words) <= 2 else None
+
+
 def is_damaged(path: Path) -> bool:
     """Say whether a file differs from what was last written to it; False if that is not known."""
-    try:
-        recorded = (RECORDS / path).read_bytes() if not path.is_absolute() else None
-    except OSError:
-        return False
-    return recorded is not None and _sha256(path).encode() != recorded
+    known = recorded(path)
+    return known is not None and sha256(path) != known.sha256
 
 
-def damaged() -> Iterator[Path]:
-    """Yield every result that differs from what was last written to it, in the order of the paths.
+def damaged(results: Path) -> Iterator[Path]:
+    """Yield every result below a folder that differs from what was last written to it, in order.
 
     Raises BadInput if a symbolic link would have a file outside of the project looked at.
     """
-    for path in _recorded():
+    for path in recorded_below(results):
         if path.is_file() and is_damaged(inside(Path(), path)):
             yield path
 
 
-def lost(pattern: str) -> Iterator[Path]:
-    """Yield the results of a pattern that were written and are no longer there."""
-    for path in _recorded():
-        if path.match(pattern) and not path.exists():
-            yield path
+def recorded_below(results: Path) -> list[Path]:
+    """Return every path below a folder that has a record, whether it is there or not, in order."""
+    notes = note(results)
+    return [results / file.relative_to(notes) for file in sorted(notes.rglob("*")) if file.is_file()]
 
 
-def digest(files: Iterable[Path]) -> str:
-    """Return the sha256 of the files' own, in the order given: it changes when any of them does."""
-    return hashlib.sha256("".join(map(_sha256, files)).encode("ascii")).hexdigest()
-
-
-def _recorded() -> list[Path]:
-    return [note.relative_to(RECORDS) for note in sorted((RECORDS / RESULTS).rglob("*")) if note.is_file()]
-
-
-def _sha256(path: Path) -> str:
+def sha256(path: Path) -> str:
+    """Return the checksum of a file's content."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _absolute(path: Path) -> Path:
+    # Lexical: a symbolic link on the way is judged by whoever reads or writes.
+    return Path(os.path.abspath(path))  # noqa: PTH100

@@ -51,6 +51,19 @@ class Results:
         """One trace table of one workload."""
         return self.root / "traces" / table / f"workload={workload}" / f"{table}.parquet"
 
+    def trace_index(self, chunk: str) -> Path:
+        """The trace files of the workloads of one trace job, with their checksums."""
+        return self.root / "traces" / "index" / f"{chunk}.json"
+
+    def index(self, stage: str) -> Path:
+        """The files, one a workload, that the cost or the traffic stage writes, with their checksums."""
+        return self.root / {"cost": "costs"}.get(stage, stage) / "index.json"
+
+    def indexes(self) -> list[Path]:
+        """Every index that is there, also of trace jobs that the sweep no longer has."""
+        found = [self.index("cost"), self.index("traffic")]
+        return [*sorted(self.root.glob("traces/index/*.json")), *(path for path in found if path.exists())]
+
     def cost_ops(self, workload: str) -> Path:
         """The costed program of one workload."""
         return self.root / "costs" / "ops" / f"workload={workload}" / "ops.parquet"
@@ -58,12 +71,6 @@ class Results:
     def traffic(self, level: str, workload: str) -> Path:
         """One workload's traffic matrix between ranks, nodes or rails."""
         return self.root / "traffic" / level / f"workload={workload}" / "traffic.parquet"
-
-    @property
-    def in_parts(self) -> dict[Path, str]:
-        """The tables whose stage also writes a file a workload, and the pattern of those: its parts."""
-        parts = {self.costs: "costs/ops/*/*.parquet", self.links: "traffic/node/*/*.parquet"}
-        return {table: str(self.root / pattern) for table, pattern in parts.items()}
 
     @property
     def links(self) -> Path:

@@ -5,10 +5,12 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Protocol
 
-PACKAGE = Path(__file__).resolve().parents[1]
+from moesweep.edge.paths import PACKAGE, SHIPPED
+from moesweep.store.layout import TRACE_TABLES
 
 ENTRY = {
     "enumerate": "moesweep.study.sweep",
@@ -25,6 +27,27 @@ ENTRY = {
 
 COSTED_BY = ("trace", "cost")
 """The stages whose code decides a cost."""
+
+DICTIONARIES = {
+    "enumerate": ("workloads",),
+    "validate": ("validation",),
+    "trace": (*TRACE_TABLES, "given_routing"),
+    "cost": ("cost_ops", "costs", "sensitivity"),
+    "traffic": ("traffic", "links"),
+}
+"""The column dictionaries that a stage writes by; all others, but those of COMMANDS, are of the tables."""
+
+COMMANDS = ("runs", "unrolled")
+"""The dictionaries that only commands outside of the workflow read or write by."""
+
+LIBRARIES = ("numpy", "pint", "polars", "pyyaml")
+"""What every stage computes and writes with: another version may change a byte of any result."""
+
+DRAWING = ("jinja2", "matplotlib")
+"""What figures and page are made with besides."""
+
+WRITTEN = {"report": ((PACKAGE, "report/templates/*"), (SHIPPED, "workflow/report/figures/*.rst"))}
+"""What a stage is made from besides code: folders, and patterns of the files in them."""
 
 
 class Constant(Protocol):
@@ -101,6 +124,43 @@ def code_checksum(stage: str) -> str:
     for file in code_files(stage):
         digest.update(f"{file}\n".encode())
         digest.update((PACKAGE / file).read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def dictionaries(stage: str) -> list[str]:
+    """Return the names of the column dictionaries that a stage writes by."""
+    if stage != "tables":
+        return list(DICTIONARIES.get(stage, ()))
+    # The catalogue is also one of the tables.
+    others = {name for names in DICTIONARIES.values() for name in names}.union(COMMANDS) - {"workloads"}
+    return sorted({file.stem for file in (SHIPPED / "schemas/tables").glob("*.json")} - others)
+
+
+def sources() -> dict[str, Path]:
+    """Return the code and column dictionaries that make the results: name in a checkout to file."""
+    stages = [stage for stage in ENTRY if stage != "manifest"]
+    code = {file for stage in stages for file in code_files(stage)}
+    declared = {f"schemas/tables/{name}.json" for stage in stages for name in dictionaries(stage)}
+    return {f"workflow/moesweep/{file}": PACKAGE / file for file in sorted(code)} | {
+        name: SHIPPED / name for name in sorted(declared)
+    }
+
+
+@cache
+def code_digest(stage: str) -> str:
+    """Return a digest of all that makes a stage's results but its inputs.
+
+    Its code (`code_checksum`), its column dictionaries, what else is WRITTEN, and the versions of libraries.
+    """
+    libraries = (*LIBRARIES, *(DRAWING if stage in ("figures", "report") else ()))
+    files = [SHIPPED / f"schemas/tables/{name}.json" for name in dictionaries(stage)]
+    for folder, pattern in WRITTEN.get(stage, ()):
+        files += sorted(folder.glob(pattern))
+    digest = hashlib.sha256(code_checksum(stage).encode())
+    for library in libraries:
+        digest.update(f"{library} {version(library)}\n".encode())
+    for file in files:
+        digest.update(f"{file.name}\n".encode() + file.read_bytes())
     return digest.hexdigest()[:16]
 
 

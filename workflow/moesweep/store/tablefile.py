@@ -18,11 +18,11 @@ from typing import Any
 import polars as pl
 
 from moesweep import __version__
-from moesweep.edge.paths import inside
+from moesweep.edge.paths import SHIPPED, inside
 from moesweep.edge.problems import BadInput, Problem, shown
 from moesweep.store.checksums import is_damaged, record
 
-TABLES = Path(__file__).resolve().parents[3] / "schemas" / "tables"
+TABLES = SHIPPED / "schemas" / "tables"
 ROW_GROUP_ROWS = 1 << 19
 MAX_CELLS = 1 << 28
 """Most values of a table that is read as a whole: 2 GiB of numbers."""
@@ -77,9 +77,10 @@ def metadata(table: str, facts: Mapping[str, str] | None = None) -> dict[str, st
 
 
 @contextmanager
-def whole(path: Path) -> Iterator[Path]:
+def whole(path: Path, made_from: str = "") -> Iterator[Path]:
     """Yield a temporary name beside `path`, renamed to it if the block succeeds and removed if it fails.
 
+    `made_from` is the digest that a part's record tells (moesweep.store.parts).
     Raises BadInput if a symbolic link would put a file of the project outside of it.
     """
     inside(Path(), path.parent)
@@ -87,7 +88,7 @@ def whole(path: Path) -> Iterator[Path]:
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         yield partial
-        record(path, partial)
+        record(path, partial, made_from)
         partial.replace(path)
     except pl.exceptions.ComputeError as error:
         number = _system_error(error, partial)
@@ -123,12 +124,14 @@ def write_table(
     table: str,
     facts: Mapping[str, str] | None = None,
     page_bytes: int | None = None,
+    made_from: str = "",
 ) -> None:
     """Write a frame as the declared table: streamed, zstd 3, row groups of 2^19 rows, with statistics.
 
-    A page is compressed by itself; `page_bytes`, if given, is how long it may be.
+    A page is compressed by itself; `page_bytes`, if given, is how long it may be. `made_from` is the digest
+    that a part's record tells.
     """
-    with whole(path) as partial:
+    with whole(path, made_from) as partial:
         conform(frame.lazy(), table).sink_parquet(
             partial,
             compression="zstd",

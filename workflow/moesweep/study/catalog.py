@@ -1,10 +1,13 @@
-"""The catalogue: models, GPUs and clusters, each a YAML file under config/; what clusters are made of."""
+"""The catalogue: models, GPUs and clusters, each a YAML file under config/; what clusters are made of.
+
+What a project does not have itself is taken from what comes with the code: a study needs only its own.
+"""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from moesweep.edge.paths import inside
+from moesweep.edge.paths import SHIPPED, provided
 from moesweep.edge.problems import BadInput, Problem, did_you_mean, shown
 from moesweep.edge.quantities import QuantityError, parse_quantity
 from moesweep.edge.schema import check, place
@@ -61,12 +64,14 @@ def unit_of(constant: str) -> str:
 
 
 def in_project(root: Path) -> None:
-    """Raise BadInput if `root` is no project: without a folder config/ there is nothing to read."""
+    """Raise BadInput if `root` lies below a project and is none itself: it would be read for another one."""
     if (root / "config").is_dir():
         return
-    above = next((str(folder) for folder in root.absolute().parents if (folder / "config").is_dir()), "")
-    advice = f"run it in the project's root{above and f', {above}'}"
-    raise BadInput([Problem("config", "", "project_root", str(root), "there is no such folder here", advice)])
+    above = (folder for folder in root.absolute().parents if (folder / "config/config.yaml").is_file())
+    if project := next(above, None):
+        advice = f"run it in the project's root, {project}"
+        message = "there is no such folder here"
+        raise BadInput([Problem("config", "", "project_root", str(root), message, advice)])
 
 
 def load_cluster(root: Path, name: str, mention: tuple[str, str] | None = None) -> Cluster:
@@ -96,7 +101,7 @@ def load_cluster(root: Path, name: str, mention: tuple[str, str] | None = None) 
 def _read(root: Path, file: str, schema: str) -> tuple[Any, list[Problem]]:
     """A file's data with its problems; the data are None where the file cannot be read."""
     try:
-        data = read_yaml(inside(root, file), file)
+        data = read_yaml(provided(root, file), file)
     except BadInput as bad:
         return None, bad.problems
     return data, check(data, schema, file)
@@ -106,7 +111,8 @@ def read_named(
     root: Path, kind: str, name: str, mention: tuple[str, str] | None = None
 ) -> tuple[Any, list[Problem]]:
     """The entry config/<kind>s/<name>.yaml. A name is only ever compared with the names there are."""
-    known = sorted(path.stem for path in (root / f"config/{kind}s").glob("*.yaml"))
+    folders = (root / f"config/{kind}s", SHIPPED / f"config/{kind}s")
+    known = sorted({path.stem for folder in folders for path in folder.glob("*.yaml")})
     file = f"config/{kind}s/{name}.yaml"
     if name not in known:
         message = f"there is no {kind} {shown(name)} in config/{kind}s"

@@ -5,7 +5,9 @@ Snakemake sets instead. Every command that reads one takes the same options, `ad
 """
 
 import argparse
+import json
 import math
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -17,6 +19,7 @@ from moesweep.edge.paths import inside
 from moesweep.edge.problems import BadInput, Problem, collect, shown
 from moesweep.edge.schema import check, first_key, load_schema
 from moesweep.edge.yaml_reader import read_yaml, read_yaml_text
+from moesweep.store.checksums import keep
 from moesweep.store.layout import Results
 from moesweep.study.catalog import Cluster, in_project, load_cluster
 from moesweep.study.sweep import Sweep, load_sweep, named_at
@@ -24,6 +27,8 @@ from moesweep.study.validation import checked
 
 DEFAULT_FILE = "config/config.yaml"
 SET = "--set"
+NO_FILE = "-"
+"""What --config says where every key is set: no file is read."""
 
 
 def defaults() -> dict[str, Any]:
@@ -36,6 +41,7 @@ def defaults() -> dict[str, Any]:
 class Configuration:
     """A configuration to be read: where it stands, and what is said instead of it.
 
+    file       the file to read, NO_FILE for none
     settings   keys set elsewhere than in the file, with their values
     said_at    where each of them is said, file and path, as problems show it
     """
@@ -63,15 +69,18 @@ class Configuration:
         """
         in_project(self.root)
         try:
-            data = read_yaml(inside(self.root, self.file), self.file)
+            data = {} if self.file == NO_FILE else read_yaml(inside(self.root, self.file), self.file)
         except BadInput as bad:
             return {}, bad.problems
         if isinstance(data, dict):
             data |= self.settings
-        problems = check(data, "config", self.file)
+        problems = check(data, "config", "configuration" if self.file == NO_FILE else self.file)
         if not isinstance(data, dict):
             return {}, problems
         faulty = {first_key(problem.path) for problem in problems}
+        if "results" in data and "results" not in faulty:
+            problems += (misplaced := self._misplaced(data["results"]))
+            faulty |= {problem.path for problem in misplaced}
         sound = {key: value for key, value in (defaults() | data).items() if key not in faulty}
         return sound, [self._placed(problem) for problem in problems]
 
@@ -90,15 +99,41 @@ class Configuration:
 
     def results(self) -> Results:
         """Return the folder of the results; raise BadInput where nothing says it."""
-        if "results" in self.settings:
-            return Results(Path(self.settings["results"]))
-        return Results(Path(self.sound()[0].get("results", defaults()["results"])))
+        if "results" not in self.settings:
+            return Results(Path(self.sound()[0].get("results", defaults()["results"])))
+        # What is said here counts also where there is no configuration.
+        folder = self.settings["results"]
+        problems = [p for p in check({"results": folder}, "config", self.file) if p.path == "results"]
+        if problems := problems or self._misplaced(folder):
+            raise BadInput(map(self._placed, problems))
+        return Results(Path(folder))
+
+    def written(self) -> Results:
+        """Return the same for a command that writes them: it keeps checksums of what it writes there."""
+        results = self.results()
+        keep(results.root)
+        return results
+
+    def options(self) -> list[str]:
+        """Return the options that ask a command for this configuration."""
+        words = [] if self.file == DEFAULT_FILE else ["--config", self.file]
+        if self.settings:
+            words += [SET, *(f"{key}={json.dumps(value)}" for key, value in sorted(self.settings.items()))]
+        return words
 
     def found_cluster(self, data: Mapping[str, Any], problems: list[Problem]) -> Cluster | None:
         """Return the cluster that sound keys name, None with its problems added if it cannot be had."""
         if "cluster" not in data:
             return None
         return collect(problems, load_cluster, self.root, data["cluster"], self.place("cluster"))
+
+    def _misplaced(self, results: str) -> list[Problem]:
+        """A problem if the folder of the results is one that holds the project: it is for results alone."""
+        root, folder = (os.path.realpath(Path(self.root, part)) for part in ("", results))
+        if not Path(root).is_relative_to(folder):
+            return []
+        message, advice = f"{shown(results)} holds the project itself", "name a folder for the results alone"
+        return [Problem(self.file, "results", "folder", shown(results), message, advice)]
 
     def _placed(self, problem: Problem) -> Problem:
         key = first_key(problem.path)
@@ -153,7 +188,10 @@ def judged_on(cluster: Cluster | None) -> tuple[int, float]:
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add --config, --results and --set."""
     parser.add_argument(
-        "--config", default=DEFAULT_FILE, metavar="FILE", help="configuration of the workflow (%(default)s)"
+        "--config",
+        default=DEFAULT_FILE,
+        metavar="FILE",
+        help="configuration of the workflow (%(default)s; - for none, with all keys set)",
     )
     parser.add_argument(
         "--results", metavar="DIR", help="folder of the results (the configuration's, else results)"

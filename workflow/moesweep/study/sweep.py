@@ -13,7 +13,7 @@ from typing import Any
 
 import polars as pl
 
-from moesweep.edge.paths import inside
+from moesweep.edge.paths import SHIPPED, provided
 from moesweep.edge.problems import BadInput, Problem, did_you_mean
 from moesweep.edge.schema import check
 from moesweep.edge.yaml_reader import read_yaml
@@ -67,7 +67,7 @@ def sound_part(root: Path, path: Path | str) -> tuple[Sweep | None, list[Problem
     concerns them all. Raises BadInput if the file is no YAML.
     """
     file = _shown_path(root, path)
-    data = read_yaml(inside(root, path), file)
+    data = read_yaml(provided(root, str(path)), file)
     problems = check(data, "sweep", file)
     models, unknown = _models(root, data, file)
     malformed = {problem.path for problem in problems}
@@ -89,7 +89,8 @@ def sound_part(root: Path, path: Path | str) -> tuple[Sweep | None, list[Problem
 def named_at(root: Path, sweep: Path | str, file: str, path: str) -> Iterator[None]:
     """Where the block finds that there is no such sweep, place the problem at `path` of `file`."""
     missing = _shown_path(root, sweep)
-    known = [str(Path("config/sweeps", found.name)) for found in (root / "config/sweeps").glob("*.yaml")]
+    folders = (root / "config/sweeps", SHIPPED / "config/sweeps")
+    known = {str(Path("config/sweeps", found.name)) for folder in folders for found in folder.glob("*.yaml")}
     try:
         yield
     except BadInput as bad:

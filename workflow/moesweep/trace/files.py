@@ -1,6 +1,6 @@
 """The trace of workloads as files: its normal form, and the per-rank ops made from it."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,8 @@ from moesweep.shapes.communication import GROUP_KINDS
 from moesweep.shapes.expressions import by_word
 from moesweep.shapes.parallelism import groups, ranks
 from moesweep.shapes.schedule import schedules
-from moesweep.store.layout import Results
+from moesweep.store.layout import TRACE_TABLES, Results
+from moesweep.store.parts import is_current, made_from, write_index
 from moesweep.store.tablefile import write_table
 from moesweep.study.routing import given
 from moesweep.study.workload import description
@@ -65,16 +66,33 @@ Tables = Mapping[str, tuple[str, pl.DataFrame | pl.LazyFrame]]
 
 
 def write_traces(workloads: pl.DataFrame, results: Results, root: Path = Path()) -> None:
-    """Write the six trace tables of each workload below `results/traces`.
+    """Write the six trace tables of each workload below `results/traces`, but for those that are current.
 
     Measured routing tables are read from `root`. Raises BadInput if one cannot be, or has changed.
     """
-    for row, tables in _traced(workloads, root):
+    made = {row["workload"]: made_from("trace", description(row)) for row in workloads.iter_rows(named=True)}
+    moved = [
+        not all(is_current(file, digest) for file in files_of(results, id_)) for id_, digest in made.items()
+    ]
+    for row, tables in _traced(workloads.filter(pl.Series(moved, dtype=pl.Boolean)), root):
         facts = {"workload": description(row)}
         for table, (declaration, frame) in tables.items():
             uneven = tables["routing"][0] == GIVEN_ROUTING
             pages = REPEATING_PAGE_BYTES if table == "ops" and uneven else None
-            write_table(frame, results.trace(table, row["workload"]), declaration, facts, pages)
+            path = results.trace(table, row["workload"])
+            write_table(frame, path, declaration, facts, pages, made[row["workload"]])
+
+
+def write_index_of(results: Results, chunk: str, ids: Iterable[str]) -> None:
+    """Write the index of a trace job's files, if all of them are there."""
+    files = [file for id_ in ids for file in files_of(results, id_)]
+    if all(file.exists() for file in files):
+        write_index(results.trace_index(chunk), results, files)
+
+
+def files_of(results: Results, workload: str) -> list[Path]:
+    """Return the trace files of a workload."""
+    return [results.trace(table, workload) for table in TRACE_TABLES]
 
 
 def _traced(workloads: pl.DataFrame, root: Path) -> Iterator[tuple[dict[str, Any], Tables]]:

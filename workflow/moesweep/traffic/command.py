@@ -38,7 +38,7 @@ def traffic(arguments: argparse.Namespace) -> int:
     asked_for = _check(arguments, results, LEVELS)
     gpus_per_node = int(configuration.cluster().value("gpus_per_node"))
     if asked_for is None:
-        write_traffic(results, gpus_per_node)
+        write_traffic(configuration.written(), gpus_per_node)
     else:
         workload, out = asked_for
         with folders_only_if_written(out):

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import polars as pl
 
-from moesweep.store.checksums import digest
 from moesweep.store.layout import Results
+from moesweep.store.parts import write_index
 from moesweep.store.tablefile import check_workload, declaration, read_table, readable, write_table
 from moesweep.traffic.links import links
 from moesweep.traffic.matrices import Level, Placed, aggregated, rank_matrix, uneven_rank_matrix
@@ -41,14 +41,15 @@ def write_matrix(results: Results, workload: str, level: Level, gpus_per_node: i
 
 
 def write_traffic(results: Results, gpus_per_node: int) -> None:
-    """Write every workload's node matrix, then traffic/links.parquet; raise BadInput on an unusable trace.
+    """Write every workload's node matrix, traffic/links.parquet, then the index of the matrices.
 
-    The metadata of links.parquet hold the digest of the matrices, so it changes when any of them does.
+    Raises BadInput on an unusable trace.
     """
     workloads = read_table(results.workloads, "workloads").select("workload", "world_size")
     frames = [_node_traffic(results, id_, size, gpus_per_node) for id_, size in workloads.iter_rows()]
-    matrices = digest(results.traffic("node", id_) for id_ in workloads["workload"])
-    write_table(pl.concat(frames), results.links, "links", {"matrices_sha256": matrices})
+    write_table(pl.concat(frames), results.links, "links")
+    matrices = (results.traffic("node", id_) for id_ in workloads["workload"])
+    write_index(results.index("traffic"), results, matrices)
 
 
 def _node_traffic(results: Results, workload: str, world_size: int, gpus_per_node: int) -> pl.DataFrame:

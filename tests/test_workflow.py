@@ -1,0 +1,201 @@
+"""The workflow as a Snakemake user drives it: plain snakemake, its options, a workflow that imports it."""
+
+import re
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from project import Project, jobs
+from rerun_table import copied, finished_project
+
+pytestmark = pytest.mark.slow
+
+OTHER = "a100-80gb-pcie"
+MODULE = """\
+module moesweep:
+    snakefile: "{snakefile}"
+    {more}config: {{"sweep": "mine.yaml", "cluster": "a100-80gb-pcie", "results": "moe", "outputs": []}}
+
+use rule * from moesweep
+
+rule answer:
+    input: "moe/costs.parquet"
+    output: "answer.txt"
+    shell: "echo {{input}} > {{output}}"
+"""
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """A project whose sweep has run."""
+    return finished_project(tmp_path_factory.mktemp("finished"))
+
+
+@pytest.fixture
+def project(finished: Project, tmp_path: Path) -> Project:
+    """A copy of the finished project, with its times."""
+    return copied(finished, tmp_path / "project")
+
+
+def ran(project: Project, *options: str, target: str = "all") -> list[str]:
+    """Run snakemake, which must succeed; return the rules that ran, or would."""
+    done = project.run(*options, "--quiet", "host", "progress", "--", target)
+    assert done.returncode == 0, done.stderr
+    # Of a dry run, standard output has them.
+    return sorted(name for name in jobs(done.stdout + done.stderr) if name != "all")
+
+
+def would_run(project: Project, *options: str, target: str = "all") -> list[str]:
+    """Return the rules that a run would run."""
+    return ran(project, "--dry-run", *options, target=target)
+
+
+def cluster_of(results: Path) -> str:
+    """The cluster that results are costed on."""
+    return pl.read_parquet_metadata(results / "costs.parquet")["moesweep.cluster"]
+
+
+def test_another_cluster_and_folder_leave_the_first_results(finished: Project, project: Project) -> None:
+    told = ["--config", f"cluster={OTHER}", "results=out/x"]
+    assert set(ran(project, *told)) == set(project.stages()) - {"figures", "report", "manifest"}
+    assert cluster_of(project.root / "out/x") == OTHER
+    assert project.files() == finished.files()
+    assert would_run(project, *told) == []
+    assert would_run(project) == []
+
+
+def test_make_says_the_same(finished: Project, project: Project) -> None:
+    other = (project.root / "config/sweeps/small.yaml").read_text().replace("tp: 4", "tp: 1")
+    (project.root / "mine.yaml").write_text(other)
+    make = [*project.make_with("default"), "SWEEP=mine.yaml", "RESULTS=out/y", f"CLUSTER={OTHER}"]
+    done = project.call(*make, "ARGS=--cores 2")
+    assert done.returncode == 0, done.stderr
+    assert cluster_of(project.root / "out/y") == OTHER
+    assert "ws32-tp1" in " ".join(pl.read_parquet(project.root / "out/y/costs.parquet")["workload"])
+    assert project.files() == finished.files()
+    told = ["--config", "sweep=mine.yaml", "results=out/y", f"cluster={OTHER}"]
+    assert would_run(project, *told) == []
+    # What stands in the environment is somebody else's.
+    assert "Nothing to be done" in project.make("--dry-run", CLUSTER="site", SWEEP="x", RESULTS="/").stdout
+
+
+def test_a_configuration_file_of_its_own(project: Project) -> None:
+    (project.root / "mine.yaml").write_text(f"cluster: {OTHER}\n")
+    told = ["--configfile", "mine.yaml"]
+    assert would_run(project, *told) == ["cost", "tables"]
+    assert ran(project, *told, target="results/costs.parquet") == ["cost"]
+    assert cluster_of(project.root / "results") == OTHER
+
+
+def test_targets_and_forced_rules(project: Project) -> None:
+    traces = ["trace"] * 5
+    assert would_run(project, target="traces") == []
+    assert would_run(project, "--forcerun", "trace", target="traces") == [*traces, "traces"]
+    assert would_run(project, "--forcerun", "cost", target="results/costs.parquet") == ["cost"]
+    before = {path: path.stat().st_mtime_ns for path in (project.root / "results/traces").rglob("*.parquet")}
+    assert ran(project, "--forcerun", "trace") == ["cost", "tables", *traces, "traffic"]
+    # Parts that are what they would be are not made again.
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+
+
+def test_resources_of_the_one_trace_rule(project: Project) -> None:
+    project.forget()
+    told = ["--set-resources", "trace:mem_mb=123", "--set-threads", "trace=2", "--quiet", "host"]
+    said = project.run("--dry-run", *told).stdout
+    assert len(re.findall(r"threads: 2\n +resources: .*mem_mb=123", said)) == 5
+
+
+@pytest.mark.parametrize("part", ["traces/groups", "costs/ops", "traffic/node"])
+def test_a_lost_part_is_made_again(finished: Project, project: Project, part: str) -> None:
+    next((project.root / "results" / part).rglob("*.parquet")).unlink()
+    stage = {"traces/groups": "trace", "costs/ops": "cost", "traffic/node": "traffic"}[part]
+    rules = ran(project)
+    assert rules.count(stage) == 1
+    assert "enumerate" not in rules
+    assert project.files() == finished.files()
+
+
+def test_graphs_have_a_node_a_rule(project: Project) -> None:
+    drawn = project.run("--rulegraph").stdout
+    labels = sorted(re.findall(r'label = "(\w+)"', drawn))
+    assert labels == ["all", "cost", "enumerate", "tables", "trace", "traffic", "validate"]
+    assert drawn.count("->") < 30
+    assert project.run("--dag").stdout.count('label = "trace') == 5
+
+
+def test_rules_say_what_they_do(project: Project) -> None:
+    listed = project.run("--list-rules").stdout.splitlines()
+    assert [line.split(" ")[0] for line in listed] == sorted(["all", "traces", *project.stages()])
+    assert all(re.fullmatch(r"\w+ \(.+\.\)", line) for line in listed)
+
+
+def test_what_the_linter_says_is_known(project: Project) -> None:
+    """docs/workflow.md gives the reasons."""
+    said = project.run("--lint").stderr
+    assert set(re.findall(r"^    \* (.*?):*$", said, re.MULTILINE)) == {
+        "No log directive defined",
+        "Specify a conda environment or container for each rule.",
+    }
+
+
+def test_a_report(project: Project) -> None:
+    project.edit("config/config.yaml", "outputs: []", "outputs: [figures]")
+    ran(project)
+    done = project.run("--report", "report.html")
+    assert done.returncode == 0, done.stderr
+    assert "ep scaling" in (project.root / "report.html").read_text()
+
+
+@pytest.fixture
+def importing(project: Project, tmp_path: Path) -> Project:
+    """A workflow in a folder of its own that imports the project's."""
+    root = tmp_path / "importing"
+    root.mkdir()
+    for name in ("config/sweeps/small.yaml", "config/models/tiny.yaml"):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes((project.root / name).read_bytes())
+    (root / "config/sweeps/small.yaml").rename(root / "mine.yaml")
+    # An importing workflow's own configuration is none of ours.
+    (root / "config/config.yaml").write_text("samples: [a, b]\n")
+    (root / "Snakefile").write_text(MODULE.format(snakefile=project.root / "Snakefile", more=""))
+    return Project(root, library=project.root / "workflow")
+
+
+def test_another_workflow_imports_it(finished: Project, importing: Project) -> None:
+    assert ran(importing, target="answer.txt") == ["answer", "cost", "enumerate", "trace", "trace"]
+    costs = pl.read_parquet(importing.root / "moe/costs.parquet")["workload"].to_list()
+    assert costs == pl.read_parquet(finished.root / "results/costs.parquet")["workload"].to_list()
+    assert cluster_of(importing.root / "moe") == OTHER
+    assert would_run(importing, target="answer.txt") == []
+    assert not (importing.root / "results").exists()
+
+
+def test_a_prefix_is_refused(project: Project, importing: Project) -> None:
+    text = MODULE.format(snakefile=project.root / "Snakefile", more='prefix: "x"\n    ')
+    (importing.root / "Snakefile").write_text(text)
+    done = importing.run("--dry-run")
+    assert done.returncode == 2
+    assert 'config: {"results": "FOLDER", ...}' in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("told", "said"),
+    [
+        ("cluster=none", "--config cluster: unknown_cluster: "),
+        ("result=x", '--config result: unknown_key: unknown key "result"; did you mean results?'),
+        ("results=.", "--config results: "),
+    ],
+)
+def test_what_snakemake_is_told_is_judged_where_it_is_said(project: Project, told: str, said: str) -> None:
+    done = project.run("--dry-run", "--config", told)
+    assert done.returncode == 2
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_an_unknown_profile_is_named(project: Project) -> None:
+    done = project.call("moesweep", "run", "--profile", "slrum")
+    assert done.returncode == 2
+    assert done.stderr == "--profile: known: there is no profile slrum; did you mean slurm?\n"
