@@ -114,7 +114,13 @@ def test_files_and_functions_stay_small(path: Path) -> None:
     assert {name: lines for name, lines in lengths.items() if lines >= MAX_FUNCTION_LINES} == {}
 
 
-SCHEMA_OF_FOLDER = {"models": "model", "gpus": "gpu", "clusters": "cluster", "sweeps": "sweep"}
+SCHEMA_OF_FOLDER = {
+    "models": "model",
+    "gpus": "gpu",
+    "clusters": "cluster",
+    "networks": "network",
+    "sweeps": "sweep",
+}
 
 
 @pytest.mark.parametrize(

@@ -71,7 +71,7 @@ class Configuration:
         try:
             data = {} if self.file == NO_FILE else read_yaml(inside(self.root, self.file), self.file)
         except BadInput as bad:
-            return {}, bad.problems
+            return {}, [self._advised(problem) for problem in bad.problems]
         if isinstance(data, dict):
             data |= self.settings
         problems = check(data, "config", "configuration" if self.file == NO_FILE else self.file)
@@ -126,6 +126,12 @@ class Configuration:
         if "cluster" not in data:
             return None
         return collect(problems, load_cluster, self.root, data["cluster"], self.place("cluster"))
+
+    def _advised(self, problem: Problem) -> Problem:
+        if problem.rule != "missing_file":
+            return problem
+        advice = f"name another with --config, or set all keys with --config {NO_FILE} {SET} KEY=VALUE"
+        return replace(problem, suggestion=advice)
 
     def _misplaced(self, results: str) -> list[Problem]:
         """A problem if the folder of the results is one that holds the project: it is for results alone."""

@@ -1,0 +1,49 @@
+"""The wheel alone is enough: catalogue, schemas, profiles and rules come with it."""
+
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from project import CHECKOUT, MODEL, SWEEP, Project, jobs
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with what the wheel of this checkout holds."""
+    out = tmp_path_factory.mktemp("wheel")
+    build = ["uv", "build", "--wheel", "--no-build-isolation", "--offline", "--out-dir", str(out)]
+    subprocess.run([str(Path(sys.executable).parent / build[0]), *build[1:]], cwd=CHECKOUT, check=True)
+    (wheel,) = out.glob("*.whl")
+    with zipfile.ZipFile(wheel) as file:
+        file.extractall(out / "site")
+    return out / "site"
+
+
+def test_it_holds_what_a_study_needs(installed: Path) -> None:
+    shipped = installed / "moesweep/shipped"
+    for part in ("config", "schemas", "profiles", "workflow/rules", "workflow/report"):
+        listing = subprocess.run(
+            ["git", "ls-files", part], cwd=CHECKOUT, capture_output=True, text=True, check=True
+        )
+        assert all((shipped / name).is_file() for name in listing.stdout.split())
+
+
+def test_a_study_of_its_own(installed: Path, tmp_path: Path) -> None:
+    (tmp_path / "config/models").mkdir(parents=True)
+    (tmp_path / "config/models/tiny.yaml").write_text(MODEL)
+    (tmp_path / "mine.yaml").write_text(SWEEP)
+    study = Project(tmp_path, library=installed)
+    told = ["--set", "sweep=mine.yaml", "cluster=a100-80gb-pcie", "outputs=[]", "--results", "out"]
+    done = study.call("moesweep", "run", *told, "--", "--cores", "2", "--quiet", "host", "progress")
+    assert done.returncode == 0, done.stderr
+    assert set(jobs(done.stderr)) >= {"trace", "cost", "tables"}
+    costs = pl.read_parquet_metadata(tmp_path / "out/costs.parquet")
+    assert costs["moesweep.cluster"] == "a100-80gb-pcie"
+    again = study.call("moesweep", "run", *told, "--", "--dry-run")
+    assert "Nothing to be done" in again.stdout
