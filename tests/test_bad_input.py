@@ -195,7 +195,7 @@ def test_numbers_that_are_not_whole(project: Path, number: str) -> None:
         ("--- 1\n--- 2\n", "one_document", "line 2, column 1", "second document"),
         ("a: " + "9" * 100, "number", "line 1, column 4", "a number of 100 characters"),
         ("[" * 5000, "depth", "line 1, column 21", "20 levels"),
-        ("a: 1\n" + "# " + "x" * 1_000_001, "file_size", "", "larger than 1000000 bytes"),
+        ("a: 1\n" + "# " + "x" * 64_000_001, "file_size", "", "larger than 64000000 bytes"),
     ],
 )
 def test_a_sweep_file_that_is_not_one(

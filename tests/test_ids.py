@@ -15,11 +15,11 @@ from hypothesis import strategies as st
 from moesweep.edge.schema import SCHEMA_DIRECTORY
 from moesweep.store.tablefile import SAFE_ID
 from moesweep.study.ids import MAX_CHARACTERS, OF_OPTIONS, with_ids
-from moesweep.study.keys import KEYS, WORDED
+from moesweep.study.keys import KEYS, SCHEMA, WORDED
 from moesweep.study.naming import named
 from moesweep.study.schemas import SCHEMAS, written
 from moesweep.study.sweep import enumerate_sweep
-from moesweep.study.workload import GIVEN, SCHEMA, frame_of, with_derived
+from moesweep.study.workload import GIVEN, frame_of, with_derived
 
 DATA = Path(__file__).parent / "data"
 OPTIONS = {"model": "gpt_7B", "world_size": 64, "tp": 4, "pp": 2, "ep": 4, "global_batch_size": 64}

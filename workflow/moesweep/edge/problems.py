@@ -77,6 +77,11 @@ def shown(value: object) -> str:
     return text if len(text) <= SHOWN_CHARACTERS else text[: SHOWN_CHARACTERS - 3] + "..."
 
 
+def and_more(count: int) -> str:
+    """What a message that stands for `count` alike adds: nothing for one, ` (and 3 more)` for four."""
+    return f" (and {count - 1} more)" if count > 1 else ""
+
+
 def one_line(text: str) -> str:
     """Text safe for one terminal line: control characters and line breaks are written as escapes."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)

@@ -29,13 +29,13 @@ _WORDS: dict[str, object] = {
 }
 
 
-def read_yaml(path: Path, name: str | None = None) -> Any:
+def read_yaml(path: Path, name: str | None = None, max_bytes: int = MAX_FILE_BYTES) -> Any:
     """Read one YAML file into dicts, lists and scalars. Problems call it `name` (default: its path).
 
     Raises BadInput for a missing, oversized, non-UTF-8 or malformed file, and for the refused parts of YAML.
     """
     name = name or str(path)
-    return read_yaml_text(read_text(path, name, MAX_FILE_BYTES), name)
+    return read_yaml_text(read_text(path, name, max_bytes), name)
 
 
 def read_yaml_text(text: str, name: str) -> Any:

@@ -10,7 +10,7 @@ from moesweep.explain.columns import Table
 from moesweep.explain.ledger import QUANTITIES, Ledger
 from moesweep.explain.node import Node
 from moesweep.store.tablefile import dtypes
-from moesweep.study.workload import SCHEMA
+from moesweep.study.keys import SCHEMA
 
 OP_METRICS = ("seconds", *QUANTITIES)
 PHASES = ("forward", "backward", "optimizer")

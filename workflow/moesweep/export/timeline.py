@@ -13,7 +13,7 @@ from moesweep.shapes.communication import HIDES_BEHIND
 from moesweep.shapes.placement import layer_layout
 from moesweep.shapes.schedule import schedules
 from moesweep.shapes.steps import step_ends
-from moesweep.study.workload import SCHEMA
+from moesweep.study.keys import SCHEMA
 
 _STEP = ("stage", "phase", "chunk")
 

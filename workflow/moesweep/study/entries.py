@@ -1,119 +1,57 @@
-"""The workloads that a sweep file lists: points of its grids, and its rows, with the rules of ep applied."""
+"""The points of a sweep file's grids and rows: blocks, and the frame of a sweep that lists them all."""
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from itertools import product
-from math import gcd, prod
+from collections.abc import Mapping
 from typing import Any
 
 import polars as pl
 
-from moesweep.edge.problems import Problem, shown
-from moesweep.study.ids import OF_OPTIONS
-from moesweep.study.keys import KEYS, NEEDED, WORDED
+from moesweep.edge.problems import Problem, collect
+from moesweep.study.axes import said_before, with_rules_applied
+from moesweep.study.blocks import POINT, Block, Said, grid_block, row_blocks
+from moesweep.study.conditions import AGAIN
+from moesweep.study.workload import unnamed
 
-MAX_WORKLOADS = 100_000
-_DEFAULTS: Mapping[str, Any] = {
-    key.name: key.default
-    for key in KEYS.values()
-    if key.default is not NEEDED and not isinstance(key.default, pl.Expr)
-}
+ENTRY = "entry number"
+"""Column of the number of the grid or row that lists a point."""
+
 _NEEDED = ("model", "world_size", "tp", "pp", "global_batch_size", "seq_length")
 
 
-@dataclass(frozen=True)
-class Entry:
-    """One listed workload before it is resolved: its values, and where the sweep file says them.
-
-    `path` is the grid or row, such as `grids[0]`; `own` are the keys given there, all others are from
-    `options`, the model or defaults. Beside its own options, columns OF_OPTIONS have what those would say.
-    """
-
-    path: str
-    own: tuple[str, ...]
-    values: dict[str, Any]
-
-
-def items(data: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """The grids and rows of a sweep by their path, such as `grids[0]`, in order."""
-    return {f"{part}[{i}]": item for part in ("grids", "rows") for i, item in enumerate(data.get(part, []))}
-
-
-def entries(
-    listed: Mapping[str, dict[str, Any]],
-    options: Mapping[str, Any],
-    models: Mapping[str, dict[str, Any]],
-    file: str,
-) -> tuple[list[Entry], list[Problem]]:
-    """Every workload of some `items`, in order, and what is wrong with those that cannot be resolved."""
-    total = sum(prod(len(_axis(key, value)) for key, value in item.items()) for item in listed.values())
-    if total > MAX_WORKLOADS:
-        message = f"the sweep lists {total} workloads; the limit is {MAX_WORKLOADS}"
-        return [], [Problem(file, "grids", "sweep_size", str(total), message, "split the sweep")]
+def blocks(
+    listed: Mapping[str, Mapping[str, Any]], said: Said, experts_fastest: bool = False
+) -> tuple[list[Block], list[Problem]]:
+    """The points of some `items`, in order, and what is wrong with those that cannot be enumerated."""
     problems: list[Problem] = []
-    found: list[Entry] = []
-    for path, item in listed.items():
-        missing = [key for key in _NEEDED if key not in {**options, **item}]
+    found: list[Block] = []
+    rows: dict[int, Mapping[str, Any]] = {}
+    for number, (path, item) in enumerate(listed.items()):
+        missing = [key for key in _NEEDED if key not in item and key not in said.options]
         for key in missing:
             message = f"{key} is given neither here nor in options"
-            problems.append(Problem(file, f"{path}.{key}", "missing_key", "", message, f"add {key}"))
-        if not missing:
-            found += _points(path, item, options, models, file, problems)
-    return found, list(dict.fromkeys(problems))
+            problems.append(Problem(said.file, f"{path}.{key}", "missing_key", "", message, f"add {key}"))
+        if missing:
+            continue
+        if path.startswith("rows"):
+            rows[number] = item
+            continue
+        block = collect(problems, grid_block, number, path, item, said, experts_fastest)
+        if block is not None:
+            found.append(block)
+    return [*found, *row_blocks(rows, said)], problems
 
 
-def _points(
-    path: str,
-    own: Mapping[str, Any],
-    options: Mapping[str, Any],
-    models: Mapping[str, dict[str, Any]],
-    file: str,
-    problems: list[Problem],
-) -> Iterator[Entry]:
-    """The workloads of one grid or row: the product of its lists, the schema's first key varying slowest."""
-    values = {**options, **own}
-    axes = {key: _axis(key, values[key]) for key in KEYS if key in values}
-    said = [key.name for key in WORDED if key.name in own]
-    for choice in product(*axes.values()):
-        point = dict(zip(axes, choice, strict=True))
-        base = {**_DEFAULTS, **models[point["model"]], **options}
-        point = _resolved({**base, **point})
-        base = _resolved({**base, "tp": point["tp"], "world_size": point["world_size"]})
-        point |= {key + OF_OPTIONS: base.get(key) for key in said}
-        # ep comes last: its rules depend on the other values.
-        for ep in _expert_degrees(point, f"{path}.ep", file, problems):
-            yield Entry(path, tuple(own), point | {"ep": ep})
+def points(block: Block, start: int = 0, stop: int | None = None) -> pl.DataFrame:
+    """Return the derived columns of a block's points from `start` to before `stop`, without ids.
 
-
-def _axis(key: str, value: Any) -> list[Any]:
-    """The values of a key that a part of a sweep gives: several in a list, or a list of lists."""
-    several = isinstance(value, list)
-    if KEYS[key].takes_lists:
-        several = several and any(isinstance(item, list) for item in value)
-    return value if several else [value]
-
-
-def _resolved(point: dict[str, Any]) -> dict[str, Any]:
-    """The values of a point as columns have them; ep is left as it is given."""
-    point = {key: text(value) if (text := KEYS[key].text) else value for key, value in point.items()}
-    if point["etp"] == "tp":
-        point["etp"] = point["tp"]
-    if isinstance(point.get("global_batch_size"), dict):
-        point["global_batch_size"] = point["global_batch_size"]["per_gpu"] * point["world_size"]
-    return point
-
-
-def _expert_degrees(point: Mapping[str, Any], path: str, file: str, problems: list[Problem]) -> list[int]:
-    """Values of ep at one point: as given, or gcd(num_experts, world_size / (q * pp)) for each named q."""
-    ep = point["ep"]
-    if isinstance(ep, int):
-        return [ep]
-    degrees = []
-    for q in [point["tp"]] if ep == "largest" else ep["largest_for_tp"]:
-        whole, remainder = divmod(point["world_size"], q * point["pp"])
-        if remainder:
-            message = f"world_size {point['world_size']} is not a multiple of tp {q} * pp {point['pp']}"
-            problems.append(Problem(file, path, "ep_rule", shown(ep), f"no largest ep: {message}"))
-        else:
-            degrees.append(gcd(point["num_experts"], whole) if point["num_experts"] else 1)
-    return list(dict.fromkeys(degrees))
+    Beside them POINT, ENTRY, `largest_at` of a rule of ep, AGAIN, whether another point of the grid is the
+    same, and columns OF_OPTIONS.
+    """
+    codes = block.codes(pl.int_range(start, block.size if stop is None else stop, eager=True))
+    frame = with_rules_applied(block.points(codes))
+    entries = pl.Series(ENTRY, block.entries, dtype=pl.Int64)
+    frame = frame.with_columns(entries[frame[POINT]] if len(entries) > 1 else pl.lit(entries).first())
+    again = [said_before(frame, axis, codes[axis.name]) for axis in block.axes]
+    if len(entries) > len(set(entries)):
+        again.append(~frame.select(pl.struct(ENTRY, "ep").is_first_distinct()).to_series())
+    said = pl.any_horizontal(pl.lit(False), *(each for each in again if each is not None))
+    return unnamed(frame).with_columns(said.alias(AGAIN))

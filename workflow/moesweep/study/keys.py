@@ -69,6 +69,7 @@ class Key(Derived):
     word       what stands for the key in an id: before a value, or alone for what is on; "" for values that
                speak for themselves; or a function of the column's value. None: the key itself
     without    what a workload without experts has; None: not an option of experts
+    divides    the column whose divisors are `all` values of the key; "": it has no `all`
     """
 
     default: Any = NEEDED
@@ -77,6 +78,7 @@ class Key(Derived):
     of_model: bool = False
     word: str | Callable[[str], str] | None = None
     without: Any = None
+    divides: str = ""
 
     @property
     def column(self) -> Schema:
@@ -114,20 +116,21 @@ COLUMNS: tuple[Derived, ...] = (
         1, resolved=whole(0, 1 << 40)),
     Key("model", NAME, "Name of a model: config/models/<name>.yaml."),
     Key("world_size", _degree, "Number of GPUs."),
-    Key("tp", _degree, "Degree of tensor parallelism."),
-    Key("pp", _degree, "Degree of pipeline parallelism."),
+    Key("tp", _degree, "Degree of tensor parallelism.", divides="world_size"),
+    Key("pp", _degree, "Degree of pipeline parallelism.", divides="world_size"),
     Key("ep", EP, "Degree of expert parallelism. `largest`: the greatest one that divides num_experts and "
         "world_size/(tp*pp). A mapping `largest_for_tp: [8, 16]`: the same, evaluated at each tensor-"
         "parallel degree named instead of the workload's own; equal results count once.",
-        1, resolved=_degree),
+        1, resolved=_degree, divides="num_experts"),
     Key("etp", ETP,
         "Degree of expert-tensor parallelism; `tp`, and always without experts: the same as tp.",
-        "tp", resolved=_degree, without=pl.col("tp")),
+        "tp", resolved=_degree, without=pl.col("tp"), divides="world_size"),
     Derived("dp", _degree,
         "Data-parallel size, world_size/(tp*pp): batches are split and dense parameters replicated over it."),
     Derived("edp", _degree,
         "Expert-data-parallel size, world_size/(etp*ep*pp): experts are replicated over it."),
-    Key("micro_batch_size", whole(1, 1 << 16), "Sequences in one micro-batch of one data-parallel rank.", 1),
+    Key("micro_batch_size", whole(1, 1 << 16), "Sequences in one micro-batch of one data-parallel rank.",
+        1, divides="global_batch_size"),
     Key("global_batch_size", GLOBAL_BATCH,
         "Sequences per iteration over all GPUs; `per_gpu: n` means n times world_size.", resolved=_batch),
     Key("seq_length", whole(1, 1 << 24), "Tokens in a sequence."),
@@ -162,7 +165,7 @@ COLUMNS: tuple[Derived, ...] = (
     _model("qk_rope_head_dim", _head, "MLA: width per head with rotation.", 0),
     _model("v_head_dim", _head, "MLA: width of a value head.", 0),
     Key("virtual_pipeline", whole(1, 1 << 16), "Model chunks per pipeline stage; 1: no interleaving.",
-        1, word="vp"),
+        1, word="vp", divides="num_layers"),
     Key("sequence_parallel", TRUTH,
         "Split activations along the sequence over tp where tensor parallelism leaves them whole.",
         True, word="sp"),
@@ -184,6 +187,9 @@ COLUMNS: tuple[Derived, ...] = (
 )
 # fmt: on
 """Every column of results/workloads.parquet, in order."""
+
+SCHEMA: dict[str, pl.DataType] = {column.name: column.dtype for column in COLUMNS}
+"""Types of the columns."""
 
 KEYS: dict[str, Key] = {column.name: column for column in COLUMNS if isinstance(column, Key)}
 """What a sweep may give, by name."""

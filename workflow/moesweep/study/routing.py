@@ -73,6 +73,19 @@ def parsed(text: str) -> Routing:
     )
 
 
+def as_written(text: str) -> str | dict[str, Any]:
+    """Return what a sweep says for a canonical text."""
+    if "(" not in text:
+        return text
+    routing = parsed(text)
+    written: dict[str, Any] = {routing.form: routing.file or routing.parameter}
+    if routing.seed:
+        written["seed"] = routing.seed
+    if routing.capacity is not None:
+        written["capacity_factor"] = float(routing.capacity)
+    return written
+
+
 def spoken(text: str) -> str:
     """Return what the id of a workload says of a canonical text: `zipf1.2`, `lognormal0.5+seed7`, `table~`.
 

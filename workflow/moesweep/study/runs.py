@@ -11,8 +11,9 @@ import polars as pl
 from moesweep.edge.problems import BadInput, Problem, did_you_mean, shown
 from moesweep.edge.textfile import read_text
 from moesweep.store.tablefile import dictionary
+from moesweep.study.keys import SCHEMA
 from moesweep.study.validation import findings
-from moesweep.study.workload import SCHEMA, with_derived
+from moesweep.study.workload import with_derived
 
 MAX_FILE_BYTES = 1 << 26
 TRUTH = {"0": False, "1": True, "false": False, "true": True, "False": False, "True": True}

@@ -7,11 +7,11 @@ import json
 from typing import Any
 
 from moesweep.edge.schema import SCHEMA_DIRECTORY
-from moesweep.study.forms import Schema
+from moesweep.study.forms import NAME, Schema, whole
 from moesweep.study.keys import COLUMNS, KEYS, NEEDED, Key
 
-MAX_VALUES = 4096
-"""Values of one axis of a grid."""
+MAX_LISTED = 4096
+"""Values of one axis of a grid that are written out."""
 
 LINE_CHARACTERS = 100
 
@@ -23,9 +23,45 @@ _SOURCE = {
 }
 
 
+_CLUSTER = "Cluster to be costed on, an axis of spaces alone; left out: the configuration's."
+_RANGE: dict[str, Any] = {
+    "description": "Numbers from `from` to `to` at most, each `times` or `step` more than the one before.",
+    "type": "object",
+    "properties": {
+        "from": {"description": "The first number.", **whole(0, 1 << 40)},
+        "to": {"description": "The last number may be at most this.", **whole(0, 1 << 40)},
+        "times": {"description": "What each number is multiplied by.", **whole(2, 1 << 20)},
+        "step": {"description": "What is added to each number.", **whole(1, 1 << 40)},
+    },
+    "required": ["from", "to"],
+    "additionalProperties": False,
+}
+_CONDITION = {
+    "description": "A SQL condition over columns of a workload, such as tp * ep <= 64.",
+    "type": "string",
+    "minLength": 1,
+    "maxLength": 2000,
+}
+_SIEVE = {
+    "where": {
+        "description": "Conditions that a point of the grid fulfils or is left out: SQL over columns of "
+        "a workload, such as tp * ep <= 64 AND pp > 1. One or a list of them.",
+        "if": {"type": "array"},
+        "then": {"items": _CONDITION, "minItems": 1, "maxItems": 64},
+        "else": _CONDITION,
+    },
+    "illegal": {
+        "description": "`skip`: points that break a rule are left out and counted. Otherwise one refuses "
+        "the sweep. A space leaves them out always.",
+        "type": "string",
+        "enum": ["skip"],
+    },
+}
+
+
 def sweep_schema() -> dict[str, Any]:
     """Return the schema of a sweep: `$defs` holds each key, a grid takes one value or a list of them."""
-    own = {key: reference(key) for key in KEYS}
+    own = {key: reference(key) for key in (*KEYS, "cluster")}
     options = {key: part for key, part in own.items() if key != "listed"}
     return _headed(
         "sweep",
@@ -57,10 +93,16 @@ def sweep_schema() -> dict[str, Any]:
         **{
             "$defs": {
                 **{name: _described(key) for name, key in KEYS.items()},
+                "cluster": {"description": _CLUSTER, **NAME},
+                "range": _RANGE,
                 "grid": _mapping(
-                    "Values or lists of values; the grid is their product, model varying slowest, then the "
-                    "other keys in the order they have here, ep last.",
-                    {name: _axis(key) for name, key in KEYS.items() if name != "listed"},
+                    "Values, lists or ranges of them; the grid is their product, model varying slowest, then "
+                    "the other keys in the order they have here, ep last.",
+                    {
+                        **{name: _axis(key) for name, key in KEYS.items() if name != "listed"},
+                        "cluster": _several(_CLUSTER, {"type": "array"}, "cluster", reference("cluster")),
+                        **_SIEVE,
+                    },
                 ),
                 "row": _mapping("One workload.", own),
             }
@@ -158,19 +200,33 @@ def _is_value(default: Any) -> bool:
 
 
 def _axis(key: Key) -> dict[str, Any]:
-    """One value of a key or a list of them; of a key that takes lists, a list of lists."""
-    axis = {
-        "type": "array",
-        "items": reference(key.name),
-        "minItems": 1,
-        "maxItems": MAX_VALUES,
-        "uniqueItems": True,
-    }
+    """One value of a key or several: a list, of a key that takes lists a list of lists, a range, or `all`."""
     several: dict[str, Any] = {"type": "array"}
+    about = f"{key.about} One value or a list of them"
     if key.takes_lists:
         several["contains"] = {"type": "array"}
-    about = f"{key.about} One value or a list of them."
-    return {"description": about, "if": several, "then": axis, "else": reference(key.name)}
+    one = reference(key.name)
+    if key.divides:
+        about += f", or `all`: the divisors of {key.divides}"
+        one = {"if": {"const": "all"}, "then": {}, "else": one}
+    if "integer" in key.form["type"]:
+        about += ", or a range"
+        ranged = {
+            "type": "object",
+            "anyOf": [{"required": [word]} for word in ("from", "to", "times", "step")],
+        }
+        one = {"if": ranged, "then": reference("range"), "else": one}
+    return _several(f"{about}.", several, key.name, one)
+
+
+def _several(about: str, several: Schema, key: str, one: Schema) -> dict[str, Any]:
+    axis = {
+        "items": reference(key),
+        "minItems": 1,
+        "maxItems": MAX_LISTED,
+        "uniqueItems": True,
+    }
+    return {"description": about, "if": several, "then": axis, "else": one}
 
 
 def _laid_out(value: Any, depth: int) -> str:

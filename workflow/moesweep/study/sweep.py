@@ -4,27 +4,29 @@ Snakemake calls this while it parses, so it must take well under half a second. 
 its schema and finds the models; whether the workloads make sense is validation's question.
 """
 
-import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import polars as pl
 
-from moesweep.edge.paths import SHIPPED, provided
-from moesweep.edge.problems import BadInput, Problem, did_you_mean
-from moesweep.edge.schema import check
-from moesweep.edge.yaml_reader import read_yaml
-from moesweep.study.entries import Entry, entries, items
-from moesweep.study.models import given_by_model
-from moesweep.study.routing import misfit, with_texts
-from moesweep.study.workload import SCHEMA, dense_twins, frame_of, with_derived
+from moesweep.edge.paths import SHIPPED
+from moesweep.edge.problems import BadInput, Problem, and_more, collect, did_you_mean, shown
+from moesweep.study.blocks import Block
+from moesweep.study.conditions import AGAIN, NO_LARGEST_EP, SAID_AGAIN, checks, removed
+from moesweep.study.entries import ENTRY, blocks, points
+from moesweep.study.ids import OF_OPTIONS, with_ids
+from moesweep.study.keys import SCHEMA
+from moesweep.study.parts import Parts, read_parts, shown_path
+from moesweep.study.routing import misfit
+from moesweep.study.workload import dense_twins
 
-_UNRULED = "recompute|flash_attention|distributed_optimizer|dtype|framework|blocking_launches|routing"
-_OF_SOME = re.compile(rf"(grids|rows)\[|options\.({_UNRULED})\b")
-"""Paths of problems that do not concern every workload's numbers."""
+MAX_WORKLOADS = 100_000
+MAX_POINTS = 10_000_000
+"""Points of the grids that leave some out."""
+
+_COUNTS = {"entry": pl.String, "reason": pl.String, "points": pl.Int64}
 
 
 @dataclass(frozen=True)
@@ -36,11 +38,14 @@ class Sweep:
     origins    one row per workload, in the same order: workload, file, entry (`grids[0]`, `rows[3]`), own
                (keys given in that entry), options (keys given there). A twin has the origin of the first
                workload it belongs to.
+    left_out   how many points of a grid were left out for what reason: entry, reason (a rule, or `where`
+               and the condition), points
     """
 
     file: str
     workloads: pl.DataFrame
     origins: pl.DataFrame
+    left_out: pl.DataFrame
 
 
 def enumerate_sweep(root: Path, path: Path | str) -> pl.DataFrame:
@@ -52,7 +57,7 @@ def load_sweep(root: Path, path: Path | str) -> Sweep:
     """Read, check and enumerate a sweep file; a relative path counts from `root`.
 
     Raises BadInput with every fault found: YAML, schema, unknown models, missing keys, ep rules without an
-    answer, workloads listed twice, too many workloads.
+    answer, workloads listed twice, too many workloads, grids that list none.
     """
     sweep, problems = sound_part(root, path)
     if sweep is None or problems:
@@ -66,21 +71,19 @@ def sound_part(root: Path, path: Path | str) -> tuple[Sweep | None, list[Problem
     So validation can judge the former beside the faults of the latter. The sweep is None where a fault
     concerns them all. Raises BadInput if the file is no YAML.
     """
-    file = _shown_path(root, path)
-    data = read_yaml(provided(root, str(path)), file)
-    problems = check(data, "sweep", file)
-    models, unknown = _models(root, data, file)
-    malformed = {problem.path for problem in problems}
-    problems += [problem for problem in unknown if problem.path not in malformed]
-    parts, misrouted = with_texts(_understood(data, problems, models, file), root, file)
-    options = parts.pop("options", {})
-    listed, unresolved = entries(_unharmed(parts, misrouted), options, models, file)
-    problems += misrouted + unresolved
-    if not listed:
+    parts, problems = read_parts(root, path)
+    listed, unresolved = blocks(parts.listed, parts.said)
+    problems += unresolved + _too_many(listed, parts.said.file)
+    if not listed or _too_many(listed, parts.said.file):
         return None, problems
-    sweep, faults = _enumerated(root, listed, list(options), file)
-    problems += faults
-    if data.get("twins"):
+    found = collect(problems, _listed, listed, parts)
+    if found is None:
+        return None, problems
+    frame, left_out, faults = found
+    sweep = _sweep(frame, left_out, listed, parts)
+    problems += [*faults, *_duplicates(sweep), *_misfits(root, sweep)]
+    sweep = _distinct(sweep)
+    if parts.twins:
         sweep = _with_twins(sweep)
     return replace(sweep, workloads=sweep.workloads.select(*SCHEMA)), problems
 
@@ -88,7 +91,7 @@ def sound_part(root: Path, path: Path | str) -> tuple[Sweep | None, list[Problem
 @contextmanager
 def named_at(root: Path, sweep: Path | str, file: str, path: str) -> Iterator[None]:
     """Where the block finds that there is no such sweep, place the problem at `path` of `file`."""
-    missing = _shown_path(root, sweep)
+    missing = shown_path(root, sweep)
     folders = (root / "config/sweeps", SHIPPED / "config/sweeps")
     known = {str(Path("config/sweeps", found.name)) for folder in folders for found in folder.glob("*.yaml")}
     try:
@@ -103,126 +106,126 @@ def named_at(root: Path, sweep: Path | str, file: str, path: str) -> Iterator[No
         ) from None
 
 
-def _understood(
-    data: Any, problems: list[Problem], models: Mapping[str, Any], file: str
-) -> dict[str, dict[str, Any]]:
-    """The options, grids and rows by path that no problem concerns; empty if one concerns them all.
+def _too_many(listed: list[Block], file: str) -> list[Problem]:
+    """A problem where the grids and rows have more points than can be enumerated."""
+    whole = sum(block.size for block in listed if not (block.skips or block.where))
+    every = sum(block.size for block in listed)
+    for size, limit in ((whole, MAX_WORKLOADS), (every, MAX_POINTS)):
+        if size > limit:
+            message = f"the sweep lists {size} workloads; the limit is {limit}"
+            return [Problem(file, "grids", "sweep_size", str(size), message, "split the sweep")]
+    return []
 
-    A faulty option that no rule judges others by falls back to its default.
+
+def _listed(listed: list[Block], parts: Parts) -> tuple[pl.DataFrame, pl.DataFrame, list[Problem]]:
+    """The workloads of all blocks in order of listing, with ENTRY and ids; what was left out; what is wrong.
+
+    Raises BadInput where a condition cannot be asked.
     """
-    here = [problem for problem in problems if problem.file == file]
-    if not all(_OF_SOME.match(problem.path) for problem in here):
-        return {}
-    given = {f"options.{key}": value for key, value in data.get("options", {}).items()}
-    options = {path.removeprefix("options."): value for path, value in _unharmed(given, here).items()}
-    sound = _unharmed(items(data), here)
-    listed = {path: item for path, item in sound.items() if _named(options | item) <= models.keys()}
-    return {"options": options, **listed}
+    frames, problems, counts = [], [], []
+    for block in listed:
+        frame = points(block)
+        gone = removed(frame, block.where, block.skips)
+        lost = frame.filter(pl.col("ep").is_null() & ~pl.col(AGAIN)) if not block.skips else frame.clear()
+        problems += _without_ep(lost, parts)
+        kept = frame.filter(gone.is_null())
+        counts.append(_left_out(block, gone, parts))
+        if not (kept.height or lost.height):
+            problems.append(_nothing_left(block, counts[-1], parts))
+        frames.append(kept)
+    frame = pl.concat(frames, how="diagonal").sort(ENTRY, maintain_order=True)
+    # Where another entry sets a key, this one says what the options say.
+    of_options = [name for name in frame.columns if name.endswith(OF_OPTIONS)]
+    same = [pl.coalesce(name, name.removesuffix(OF_OPTIONS)).alias(name) for name in of_options]
+    return with_ids(frame.with_columns(same)), pl.concat(counts), problems
 
 
-def _unharmed(parts: dict[str, Any], problems: list[Problem]) -> dict[str, Any]:
-    """The parts, by path, that no problem lies in."""
-    ends = re.compile(r"[.\[]|$")
-    harmed = {problem.path[: end.start()] for problem in problems for end in ends.finditer(problem.path)}
-    return {path: part for path, part in parts.items() if path not in harmed}
+def _left_out(block: Block, gone: pl.Series, parts: Parts) -> pl.DataFrame:
+    """How many points of a block were left out for what reason, in the order in which reasons count."""
+    names = list(checks(block.where, block.skips))
+    numbers = gone.drop_nulls().value_counts().sort(gone.name).iter_rows()
+    entry = list(parts.listed)[block.entries[0]]
+    reasons = [(names[number], count) for number, count in numbers]
+    rows = [(entry, reason, count) for reason, count in reasons if reason != SAID_AGAIN]
+    return pl.DataFrame(rows, schema=_COUNTS, orient="row")
 
 
-def _named(part: Mapping[str, Any]) -> set[str]:
-    """The models that a part of a sweep names."""
-    names = part.get("model", [])
-    return {names} if isinstance(names, str) else set(names)
+def _nothing_left(block: Block, counts: pl.DataFrame, parts: Parts) -> Problem:
+    *before, (entry, reason, count) = counts.iter_rows()
+    others = "".join(f"{other} leaves out {points_}, " for _, other, points_ in before)
+    message = f"of {block.size} points none is left: {others}{reason} removes the last {count}"
+    return Problem(parts.said.file, entry, "empty", reason, message, "ask for less, or for other values")
 
 
-def _shown_path(root: Path, path: Path | str) -> str:
-    """The path as problems show it: from the root where it lies inside."""
-    full = root / path
-    return str(full.relative_to(root)) if full.is_relative_to(root) else str(path)
-
-
-def _models(root: Path, data: Any, file: str) -> tuple[dict[str, dict[str, Any]], list[Problem]]:
-    """Every model the sweep names, and the problems with them, placed where the sweep names them."""
-    models: dict[str, dict[str, Any]] = {}
-    problems: list[Problem] = []
-    for path, name in _model_mentions(data):
-        if name in models:
-            continue
-        try:
-            models[name] = given_by_model(root, name)
-        except BadInput as bad:
-            unknown = [
-                replace(p, file=file, path=path) if p.rule == "unknown_model" else p for p in bad.problems
-            ]
-            problems += [problem for problem in unknown if problem not in problems]
-    return models, problems
-
-
-def _model_mentions(data: Any) -> Iterator[tuple[str, str]]:
-    """(path, name) of every model name in a sweep that may still be malformed."""
-    if not isinstance(data, dict):
-        return
-    places = [("options", data.get("options"))]
-    for part in ("grids", "rows"):
-        items = data.get(part)
-        places += [(f"{part}[{i}]", item) for i, item in enumerate(items if isinstance(items, list) else [])]
-    for path, item in places:
-        names = item.get("model") if isinstance(item, dict) else None
-        if isinstance(names, str):
-            yield f"{path}.model", names
-        for i, name in enumerate(names if isinstance(names, list) else []):
-            if isinstance(name, str):
-                yield f"{path}.model[{i}]", name
-
-
-def _enumerated(
-    root: Path, listed: list[Entry], options: list[str], file: str
-) -> tuple[Sweep, list[Problem]]:
-    """The listed workloads as a sweep without twins; which are listed twice, or routed for other layers."""
-    workloads = with_derived(frame_of([entry.values for entry in listed]))
-    problems = _duplicates(workloads, listed, file) + _misfits(root, workloads, listed, file)
-    origins = pl.DataFrame(
-        {
-            "workload": workloads["workload"],
-            "file": [file] * len(listed),
-            "entry": [entry.path for entry in listed],
-            "own": [list(entry.own) for entry in listed],
-            "options": [options] * len(listed),
-        },
-        schema_overrides=dict.fromkeys(("own", "options"), pl.List(pl.String)),
-    )
-    return _distinct(file, workloads, origins), problems
-
-
-def _distinct(file: str, workloads: pl.DataFrame, origins: pl.DataFrame) -> Sweep:
-    """The sweep of these rows, of which the first of each workload counts."""
-    first = workloads["workload"].is_first_distinct()
-    return Sweep(file, workloads.filter(first), origins.filter(first))
-
-
-def _duplicates(listed: pl.DataFrame, entries: list[Entry], file: str) -> list[Problem]:
-    """A problem for each workload that an earlier entry lists already."""
-    first: dict[str, str] = {}
+def _without_ep(lost: pl.DataFrame, parts: Parts) -> list[Problem]:
+    """A problem for each entry with points that have no largest ep."""
+    paths = list(parts.listed)
+    columns = ("world_size", "largest_at", "pp")
+    first = lost.group_by(ENTRY, maintain_order=True).agg(pl.first(*columns), pl.len())
     problems = []
-    for workload, entry in zip(listed["workload"], entries, strict=True):
-        if workload not in first:
-            first[workload] = entry.path
-            continue
-        message = f"{workload} is listed at {first[workload]} already"
-        advice = "list it once; with `listed: 2` it counts twice"
-        problems.append(Problem(file, entry.path, "duplicate", workload, message, advice, workload=workload))
+    for number, world, tp, pp, count in first.iter_rows():
+        given = parts.listed[paths[number]].get("ep", parts.said.options.get("ep"))
+        why = f"world_size {world} is not a multiple of tp {tp} * pp {pp}{and_more(count)}"
+        place = f"{paths[number]}.ep"
+        problems.append(Problem(parts.said.file, place, NO_LARGEST_EP, shown(given), f"no largest ep: {why}"))
     return problems
 
 
-def _misfits(root: Path, listed: pl.DataFrame, entries: list[Entry], file: str) -> list[Problem]:
+def _sweep(frame: pl.DataFrame, left_out: pl.DataFrame, listed: list[Block], parts: Parts) -> Sweep:
+    """The workloads of a frame with their origins, those listed twice still among them."""
+    own = pl.DataFrame(
+        [([*block.entries], [*block.own]) for block in listed],
+        schema={ENTRY: pl.List(pl.Int64), "own": pl.List(pl.String)},
+        orient="row",
+    )
+    entries = own.explode(ENTRY).unique(ENTRY).sort(ENTRY)
+    entry = pl.Series("entry", list(parts.listed))[entries[ENTRY]]
+    origins = frame.select("workload", ENTRY).join(
+        entries.with_columns(entry), on=ENTRY, maintain_order="left"
+    )
+    file, options = pl.lit(parts.said.file), pl.lit(list(parts.said.options), pl.List(pl.String))
+    origins = origins.select("workload", file.alias("file"), "entry", "own", options.alias("options"))
+    return Sweep(parts.said.file, frame.drop(ENTRY), origins, left_out)
+
+
+def _distinct(sweep: Sweep) -> Sweep:
+    """The sweep with the first row of each workload."""
+    first = sweep.workloads["workload"].is_first_distinct()
+    return replace(sweep, workloads=sweep.workloads.filter(first), origins=sweep.origins.filter(first))
+
+
+def _duplicates(sweep: Sweep) -> list[Problem]:
+    """A problem for each entry with workloads that an earlier one lists already."""
+    places = sweep.origins.select("workload", "entry", before=pl.col("entry").first().over("workload"))
+    again = places.filter(~pl.col("workload").is_first_distinct())
+    counts = again.group_by("entry", maintain_order=True).agg(pl.first("workload", "before"), pl.len())
+    advice = "list it once; with `listed: 2` it counts twice"
+    return [
+        Problem(
+            sweep.file,
+            entry,
+            "duplicate",
+            workload,
+            f"{workload} is listed at {before} already{and_more(count)}",
+            advice,
+            workload=workload,
+        )
+        for entry, workload, before, count in counts.iter_rows()
+    ]
+
+
+def _misfits(root: Path, sweep: Sweep) -> list[Problem]:
     """A problem for each workload whose measured routing counts other layers or experts than it has."""
     problems = []
-    measured = listed.with_row_index("at").filter(pl.col("routing").str.starts_with("table("))
-    for row in measured.iter_rows(named=True):
-        entry = entries[row["at"]]
-        path = f"{entry.path if 'routing' in entry.own else 'options'}.routing.table"
+    frame = pl.concat([sweep.workloads, sweep.origins.select("entry", "own")], how="horizontal")
+    measured = frame.filter(pl.col("routing").str.starts_with("table("))
+    asked = ["entry", "routing", "num_experts", "num_layers", "first_k_dense", "moe_router_topk"]
+    for row in measured.unique(asked, keep="first", maintain_order=True).iter_rows(named=True):
+        path = f"{row['entry'] if 'routing' in row['own'] else 'options'}.routing.table"
         message = misfit(row["routing"], root, row)
         if message:
             problems.append(
-                Problem(file, path, "routing_table", row["routing"], message, workload=row["workload"])
+                Problem(sweep.file, path, "routing_table", row["routing"], message, workload=row["workload"])
             )
     return problems
 
@@ -236,4 +239,4 @@ def _with_twins(sweep: Sweep) -> Sweep:
     listed = listed.drop("twin").join(ids, on="workload", how="left", maintain_order="left")
     twin_origins = origins.filter(moe).with_columns(workload=twins["workload"])
     every = pl.concat([listed.select(twins.columns), twins])
-    return _distinct(sweep.file, every, pl.concat([origins, twin_origins]))
+    return _distinct(replace(sweep, workloads=every, origins=pl.concat([origins, twin_origins])))

@@ -11,10 +11,7 @@ import polars as pl
 
 from moesweep.shapes.parallelism import dp_size, edp_size
 from moesweep.study.ids import OF_OPTIONS, with_ids
-from moesweep.study.keys import COLUMNS, KEYS
-
-SCHEMA: dict[str, pl.DataType] = {column.name: column.dtype for column in COLUMNS}
-"""Every column of results/workloads.parquet, in order; schemas/workload.schema.json says what each means."""
+from moesweep.study.keys import KEYS, SCHEMA
 
 GIVEN = tuple(KEYS)
 """Columns that a sweep and the catalogue give; `with_derived` computes the others."""
@@ -57,41 +54,51 @@ def derivations() -> dict[str, pl.Expr]:
 
 
 def with_derived(frame: pl.DataFrame) -> pl.DataFrame:
-    """A frame of GIVEN columns with the DERIVED ones computed; others it has, such as OF_OPTIONS, stay.
+    """A frame of GIVEN columns with all others computed; those it has beside, such as OF_OPTIONS, stay.
 
     Defaults that follow from other columns fill nulls. A dense workload's options of experts become what
     one has without them (keys.Key.without); an expert's FFN width of 0 becomes ffn_hidden_size.
     """
-    derived = derivations()
+    return with_ids(unnamed(frame))
+
+
+def unnamed(frame: pl.DataFrame) -> pl.DataFrame:
+    """A frame of GIVEN columns with all others computed, but for the id."""
+    for step in steps(frame.columns):
+        frame = frame.with_columns(**step)
+    return frame
+
+
+def steps(columns: Iterable[str]) -> list[dict[str, pl.Expr]]:
+    """How the columns of a workload follow from those given, each step from those before."""
     moe = pl.col("num_experts") > 0
+    derived = derivations()
     without = {key.name: key.without for key in KEYS.values() if key.without is not None}
-    frame = frame.with_columns(*_followed(frame.columns))
-    frame = frame.with_columns(
-        pl.when(moe).then(pl.lit("moe")).otherwise(pl.lit("dense")).alias("kind"),
-        pl.lit(None, pl.String).alias("twin"),
-        *(
-            pl.when(moe).then(name).otherwise(value).cast(SCHEMA[name]).alias(name)
-            for name, value in without.items()
-        ),
-        derived["dp"].alias("dp"),
-        derived["padded_vocab_size"].alias("padded_vocab_size"),
-    ).with_columns(
-        derived["edp"].alias("edp"),
-        derived["num_microbatches"].alias("num_microbatches"),
-    )
-    return with_ids(frame)
+    return [
+        {name: value for column in columns for name, value in _followed(column)},
+        {
+            "kind": pl.when(moe).then(pl.lit("moe")).otherwise(pl.lit("dense")),
+            "twin": pl.lit(None, pl.String),
+            **{
+                name: pl.when(moe).then(name).otherwise(value).cast(SCHEMA[name])
+                for name, value in without.items()
+            },
+            "dp": derived["dp"],
+            "padded_vocab_size": derived["padded_vocab_size"],
+        },
+        {"edp": derived["edp"], "num_microbatches": derived["num_microbatches"]},
+    ]
 
 
-def _followed(columns: Iterable[str]) -> Iterator[pl.Expr]:
+def _followed(column: str) -> Iterator[tuple[str, pl.Expr]]:
     """What follows from other columns where nothing says it, for a key and for what the options say of it."""
-    for column in columns:
-        key = KEYS.get(column.removesuffix(OF_OPTIONS))
-        if key is None:
-            continue
-        if isinstance(key.default, pl.Expr):
-            yield pl.coalesce(column, key.default).alias(column)
-        elif key.name == "moe_ffn_hidden_size":
-            yield pl.when(pl.col(column) == 0).then("ffn_hidden_size").otherwise(column).alias(column)
+    key = KEYS.get(column.removesuffix(OF_OPTIONS))
+    if key is None:
+        return
+    if isinstance(key.default, pl.Expr):
+        yield column, pl.coalesce(column, key.default)
+    elif key.name == "moe_ffn_hidden_size":
+        yield column, pl.when(pl.col(column) == 0).then("ffn_hidden_size").otherwise(column)
 
 
 def dense_twins(frame: pl.DataFrame) -> pl.DataFrame:
