@@ -287,3 +287,12 @@ def test_what_is_no_table_is_refused(
     assert all(words in printed for words in said), printed
     assert "polars" not in printed
     assert not (project.root / "out.csv").exists()
+
+
+def test_what_a_grid_leaves_out_is_counted(project: Project, capsys: pytest.CaptureFixture[str]) -> None:
+    grid = (
+        "  - {model: tiny, world_size: 64, tp: [1, 2, 3], pp: 1, ep: 2, global_batch_size: 64, illegal: skip}"
+    )
+    project.edit(SWEEP, "rows:\n", f"grids:\n{grid}\nrows:\n")
+    assert main(["enumerate"]) == 0
+    assert capsys.readouterr().err == f"{SWEEP}: grids[0]: world_by_tp: 1 points left out\n"

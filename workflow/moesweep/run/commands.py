@@ -42,13 +42,15 @@ def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 
 def enumerate_(arguments: argparse.Namespace) -> int:
-    """Write the catalogue; results of workloads that it does not list are removed."""
+    """Write the catalogue, and say what grids leave out; results of workloads not listed are removed."""
     from moesweep.run.clean import forget_others
     from moesweep.store.tablefile import write_table
 
     plan = _plan(arguments)
     results = plan.configuration.written()
     write_table(plan.workloads, results.workloads, "workloads")
+    for entry, reason, points in plan.skipped.iter_rows():
+        print(f"{plan.config['sweep']}: {entry}: {reason}: {points} points left out", file=sys.stderr)
     forget_others(plan)
     return 0
 

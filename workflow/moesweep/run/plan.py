@@ -50,6 +50,8 @@ class Plan:
     workloads: pl.DataFrame
     findings: pl.DataFrame
     cluster: Cluster
+    skipped: pl.DataFrame
+    """Points of grids that the sweep asked to leave out: entry, reason, points."""
 
     @property
     def results(self) -> Results:
@@ -251,7 +253,7 @@ def load_plan(configuration: Configuration) -> Plan:
     """Read, enumerate and validate what a configuration names; raise BadInput with every problem found."""
     found = configured(configuration)
     workloads, findings = without(found.workloads, found.findings, left_out())
-    plan = Plan(configuration, found.data, workloads, findings, found.cluster)
+    plan = Plan(configuration, found.data, workloads, findings, found.cluster, found.sweep.left_out)
     # Snakemake makes folders and removes old outputs before any command of ours could look.
     folders_inside(configuration.root, [*plan.recorded, str(note(plan.results.root) / "records")])
     return plan
