@@ -7,7 +7,7 @@ from typing import Any
 import polars as pl
 
 from costing import constants
-from moesweep.cost.fold import fold
+from moesweep.cost.fold import fold, layers_of
 from moesweep.cost.model import Costs, cost, with_constants
 from moesweep.cost.skewed_ranks import fullest_ranks
 from moesweep.store.layout import Results
@@ -48,7 +48,8 @@ def costs_of(workload: pl.DataFrame, root: Path = HERE, **changes: float) -> Cos
         return cost(folded(workload), described)
     programs = busiest(rank_programs(workload, root))
     routing = given_routing(row, root).with_columns(workload=pl.lit(row["workload"]))
-    return cost(fold(programs), described, fullest_ranks(programs, routing))
+    fullest, layers = fullest_ranks(programs, routing), layers_of(programs, workload)
+    return cost(fold(programs), described, fullest, layers)
 
 
 def seconds(workload: pl.DataFrame, **changes: float) -> float:

@@ -10,7 +10,7 @@ from typing import Any
 
 import polars as pl
 
-from moesweep.cost.files import write_costs
+from moesweep.evaluate.files import write_costs
 from moesweep.store.layout import Results
 from moesweep.store.tablefile import read_table, write_table
 from moesweep.study.catalog import load_cluster

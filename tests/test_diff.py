@@ -14,9 +14,9 @@ import polars as pl
 import pytest
 
 from moesweep.cli import main
-from moesweep.cost.files import write_costs
 from moesweep.diff.comparison import Comparison
 from moesweep.diff.folder import read_folders
+from moesweep.evaluate.files import write_costs
 from moesweep.store.layout import Results
 from moesweep.store.provenance import code_checksums, facts
 from moesweep.store.tablefile import write_table

@@ -56,10 +56,15 @@ def test_a_stage_runs_its_steps_in_schedule_order_one_at_a_time(name: str) -> No
     each = traced_workload(name)
     ops = executed(each)
     in_steps = ops.filter(pl.col("step") >= 0)
-    bounds = in_steps.filter(~SEND).group_by("stage", "step", maintain_order=True).agg(
+    # Interleaved messages arrive while the stage runs another chunk; no step begins before its message is there.
+    overlapped = (pl.col("collective") == "recv").fill_null(False) & (each.workload["virtual_pipeline"] > 1)
+    computed = ~SEND & ~overlapped
+    bounds = in_steps.group_by("stage", "step", maintain_order=True).agg(
         pl.col("phase").first().cast(pl.String), pl.col("microbatch", "chunk").first(),
-        start=pl.col("start_nanoseconds").min(), end=pl.col("end_nanoseconds").max(),
+        start=pl.col("start_nanoseconds").filter(computed).min(), end=pl.col("end_nanoseconds").filter(~SEND).max(),
+        arrived=pl.col("end_nanoseconds").filter(overlapped).max(),
     )  # fmt: skip
+    assert (bounds["arrived"].drop_nulls() <= bounds.drop_nulls("arrived")["start"]).all()
     schedule = schedules(pl.DataFrame([each.workload])).drop("workload")
     assert_frame_equal(bounds.select(schedule.columns), schedule)
     assert bounds.select((pl.col("start") >= pl.col("end").shift(1).over("stage")).all()).item()
@@ -112,22 +117,20 @@ def test_a_step_starts_as_soon_as_its_waits_are_over() -> None:
 
 
 def test_the_last_op_ends_when_the_costs_say_that_the_iteration_does(root: Path) -> None:
-    """Step by step or by the formula: equal where stages are alike, within 2% where layers do not divide."""
     frame, cluster = enumerate_sweep(root, SWEEP).gather_every(5), load_cluster(root, CLUSTER)
     costed = cost(folded(frame), with_constants(frame, cluster.values)).workloads
     seconds = dict(costed.select("workload", "iteration_seconds").iter_rows())
     for each in traced(frame, Results(Path("none")), cluster):
         end = optimizer_ops(each, steps(each, step_programs(each)))["end"].max()
-        alike = each.workload["num_layers"] % each.workload["pp"] == 0
-        assert end == pytest.approx(seconds[each.workload["workload"]] * 1e9, rel=0.001 if alike else 0.02)
+        assert end == pytest.approx(seconds[each.workload["workload"]] * 1e9, rel=0.001)
 
 
 @pytest.mark.parametrize("name", ["interleaved", "two_stages_interleaved"])
-def test_an_interleaved_pipeline_of_equal_chunks_ends_within_a_percent(root: Path, name: str) -> None:
+def test_an_interleaved_pipeline_ends_when_the_costs_say(root: Path, name: str) -> None:
     frame, cluster, each = workload(name), load_cluster(root, CLUSTER), traced_workload(name)
     costed = cost(folded(frame), with_constants(frame, cluster.values)).workloads
     end = optimizer_ops(each, steps(each, step_programs(each)))["end"].max()
-    assert 1 <= end / 1e9 / costed["iteration_seconds"][0] < 1.01
+    assert end / 1e9 == pytest.approx(costed["iteration_seconds"][0], rel=0.001)
 
 
 def test_a_slow_host_leaves_a_gap_after_each_layer() -> None:

@@ -8,7 +8,8 @@ import pytest
 from moesweep.calibration.fit import PRIORS, errors, to_fit
 from moesweep.calibration.measured import TARGETS, Measured, read_measured, thinned
 from moesweep.calibration.report import error_rows
-from moesweep.predict import cluster_names, predicted
+from moesweep.evaluate.costs import costed_with_band
+from moesweep.predict import cluster_names
 from moesweep.study.catalog import Cluster, load_cluster
 
 
@@ -37,7 +38,7 @@ def test_few_constants_are_fitted_and_none_sits_on_a_bound(clusters: list[Cluste
 
 
 def test_the_band_holds_four_runs_in_five(measured: Measured, clusters: list[Cluster]) -> None:
-    costs = predicted(measured.runs, clusters)
+    costs = costed_with_band(measured.runs, clusters)
     seconds = measured.runs["measured"]
     inside = (costs["iteration_seconds_low"] <= seconds) & (seconds <= costs["iteration_seconds_high"])
     by_group = (
@@ -61,6 +62,6 @@ def test_weights_count_cells_alike(measured: Measured) -> None:
 
 def test_predictions_do_not_depend_on_what_was_measured(measured: Measured, clusters: list[Cluster]) -> None:
     few = measured.where(pl.col("group") == "BLOOM")
-    other = Measured(few.runs.with_columns(measured=pl.lit(1.0)), few.folded)
-    ours, theirs = (predicted(runs.runs, clusters)["iteration_seconds"] for runs in (few, other))
+    other = Measured(few.runs.with_columns(measured=pl.lit(1.0)))
+    ours, theirs = (costed_with_band(runs.runs, clusters)["iteration_seconds"] for runs in (few, other))
     assert ours.equals(theirs)

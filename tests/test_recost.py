@@ -12,7 +12,8 @@ import pytest
 
 import moesweep.tables.results
 from costing import cluster
-from moesweep.evaluate.recost import AT_ONCE, recosted
+from moesweep.evaluate import costs as door
+from moesweep.evaluate.recost import recosted
 from moesweep.store.tablefile import conform
 from moesweep.tables.fitting import LEVELS, feasible_ep, recompute_options
 from moesweep.tables.results import Inputs, read_inputs
@@ -71,12 +72,12 @@ def test_what_the_sweep_has_costs_the_same_again(inputs: Inputs) -> None:
         assert again[name].to_list() == pytest.approx(inputs.costs[name].to_list(), rel=1e-12)
 
 
-def test_a_skewed_sweep_costs_the_same_again_in_its_order(root: Path, tmp_path: Path) -> None:
+def test_a_skewed_sweep_costs_the_same_again_in_its_order(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """More of them than are costed at once, even and dense ones in between."""
-    changes = {
-        f"skewed {seed}": {"routing": f"zipf(alpha=1,seed={seed},capacity=1.5)"}
-        for seed in range(AT_ONCE + 1)
-    }
+    monkeypatch.setattr(door, "SKEWED_AT_ONCE", 3)
+    changes = {f"skewed {seed}": {"routing": f"zipf(alpha=1,seed={seed},capacity=1.5)"} for seed in range(4)}
     changes = {"even": {}} | changes | {"dense": DENSE, "last": {"routing": SKEWED}}
     workloads = pl.concat(
         small(**change).with_columns(workload=pl.lit(id_)) for id_, change in changes.items()

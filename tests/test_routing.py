@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from moesweep.cost.files import write_costs
+from moesweep.evaluate.files import write_costs
 from moesweep.store.layout import Results
 from moesweep.store.tablefile import read_table, write_table
 from moesweep.study.routing import Routing, parsed, sent_between

@@ -5,34 +5,18 @@ from pathlib import Path
 
 import polars as pl
 
-from moesweep.cost.model import cost
-from moesweep.cost.uncertainty import banded, farther_ends, sensitivity
 from moesweep.edge.outputs import folders_only_if_written, output_file
 from moesweep.edge.problems import BadInput, Problem, collect
+from moesweep.evaluate.costs import costed_with_band
 from moesweep.store.tablefile import dtypes, whole
-from moesweep.study.catalog import Cluster, in_project, load_cluster
+from moesweep.study.catalog import in_project, load_cluster
 from moesweep.study.runs import Runs, read_runs
-from moesweep.trace.programs import folded
 
 
 def cluster_names(root: Path) -> list[str]:
     """Return the names of the catalogue's clusters; raise BadInput where there is no catalogue."""
     in_project(root)
     return sorted(path.stem for path in (root / "config/clusters").glob("*.yaml"))
-
-
-def constants_frame(clusters: list[Cluster]) -> pl.DataFrame:
-    """Return one row per cluster: its name in `cluster`, and one column per constant, in base units."""
-    return pl.DataFrame([{"cluster": cluster.name} | cluster.values for cluster in clusters])
-
-
-def predicted(workloads: pl.DataFrame, clusters: list[Cluster]) -> pl.DataFrame:
-    """Return the cost columns of workloads that name their `cluster`, in the same order."""
-    frame = workloads.join(constants_frame(clusters), on="cluster", maintain_order="left")
-    ranges = pl.DataFrame([{"cluster": c.name} | farther_ends(c.constants) for c in clusters])
-    ends = workloads.select("cluster").join(ranges, on="cluster", maintain_order="left")
-    programs = folded(workloads)
-    return banded(cost(programs, frame).workloads, sensitivity(programs, frame, ends))
 
 
 def predict(path: Path, written: str, root: Path, keep_going: bool) -> int:
@@ -55,7 +39,7 @@ def predict(path: Path, written: str, root: Path, keep_going: bool) -> int:
         raise BadInput([*clashes, *faults])
     used = runs.workloads["cluster"].unique().sort().to_list()
     clusters = [load_cluster(root, name) for name in used]
-    costs = predicted(runs.workloads, clusters).select("row", *names) if used else None
+    costs = costed_with_band(runs.workloads, clusters).select(runs.workloads["row"], *names) if used else None
     table = _joined(runs, costs, names)
     with folders_only_if_written(out), whole(out) as partial:
         table.write_csv(partial)

@@ -52,9 +52,9 @@ def _set_band(runs: "pl.DataFrame", clusters: "list[Cluster]", root: Path) -> fl
     import polars as pl
 
     from moesweep.calibration.fit import Fitted, save
-    from moesweep.predict import predicted
+    from moesweep.evaluate.costs import costed_with_band
 
-    costs = predicted(runs, clusters)
+    costs = costed_with_band(runs, clusters)
     own = costs["band_scale"].to_numpy()
     width = np.log((costs["iteration_seconds_high"] / costs["iteration_seconds"]).to_numpy()) / own
     miss = np.abs(np.log((costs["iteration_seconds"] / runs["measured"]).to_numpy())) / width

@@ -1,14 +1,15 @@
 """Measured training runs as the fit sees them: their programs, their times, their groups and weights."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import polars as pl
 
-from moesweep.cost.model import cost
 from moesweep.edge.problems import BadInput
+from moesweep.evaluate.batch import Batch
+from moesweep.evaluate.costs import batch_of
+from moesweep.evaluate.factored import iteration_seconds
 from moesweep.study.runs import read_runs
-from moesweep.trace.programs import folded
 
 TARGETS = {
     "Korthikanti2022": 2.5,
@@ -24,25 +25,26 @@ TARGETS = {
 
 @dataclass(frozen=True)
 class Measured:
-    """Runs with their folded programs.
+    """Runs as they are evaluated.
 
     runs     workload columns, `cluster`, `measured` seconds, `group` (a key of TARGETS), `weight`, and the
              words that group them when they are left out: `source`, `size`, `tp_degree`
-    folded   their programs
     """
 
     runs: pl.DataFrame
-    folded: pl.DataFrame
+    _batch: list[Batch] = field(default_factory=list, repr=False, compare=False)
 
     def where(self, condition: pl.Expr) -> "Measured":
         """Return the runs that meet a condition, with weights of their own."""
-        runs = weighted(self.runs.filter(condition))
-        return Measured(runs, self.folded.join(runs.select("workload"), on="workload", how="semi"))
+        return Measured(weighted(self.runs.filter(condition)))
 
     def predicted(self, constants: pl.DataFrame) -> pl.Series:
         """Return the predicted seconds of the runs, with one row of constants per cluster."""
-        frame = self.runs.join(constants, on="cluster", maintain_order="left")
-        return cost(self.folded, frame).workloads["iteration_seconds"]
+        if not self._batch:
+            # Kept, with the passes that no moved constant concerns.
+            self._batch.append(batch_of(self.runs, constants))
+        batch = self._batch[0].on(constants.drop("cluster"))
+        return pl.Series("iteration_seconds", iteration_seconds(batch))
 
 
 def read_measured(path: Path, clusters: list[str]) -> Measured:
@@ -66,7 +68,7 @@ def read_measured(path: Path, clusters: list[str]) -> Measured:
         .then(pl.format("{} {} {}", "tp", "hidden_size", "micro_batch_size"))
         .otherwise("workload"),
     )
-    return Measured(weighted(frame), folded(frame))
+    return Measured(weighted(frame))
 
 
 def weighted(runs: pl.DataFrame) -> pl.DataFrame:

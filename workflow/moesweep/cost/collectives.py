@@ -26,8 +26,19 @@ sharing = constant("gpus_per_node") / members
 """Communicators of the kind whose members share a node's NICs: one per GPU that is nobody's neighbour."""
 
 
+PLACE = ("stride", "members_per_node", "nodes")
+
+
+def place_of(group_kind: str | None) -> dict[str, pl.Expr]:
+    """Return PLACE of the communicators of one kind; nothing for ops without one."""
+    if group_kind is None:
+        return {}
+    found = placement(group_kind, pl.col("gpus_per_node").cast(pl.Int64))
+    return {part: getattr(found, part) for part in PLACE}
+
+
 def places() -> dict[str, pl.Expr]:
-    """Return `stride members_per_node nodes` of an op's communicator; 0 for ops without one."""
+    """Return PLACE of the communicator of each op's row; 0 for ops without one."""
     extents = {kind: extent(kind) for kind in GROUP_KINDS}
     ranks, stride, runs = (
         by_word(pl.col("group_kind"), {kind: each[part] for kind, each in extents.items()}, pl.lit(1))

@@ -2,6 +2,8 @@
 
 import polars as pl
 
+from moesweep.shapes.placement import layer_layout
+
 KEY = ["workload", "stage", "phase", "op", "layer_kind"]
 """What tells the distinct ops of a program apart."""
 
@@ -45,6 +47,14 @@ def _loads(programs: pl.DataFrame) -> pl.LazyFrame:
         .agg(rows=pl.col("m").max(), bytes=pl.col("hbm_bytes").max())
         .with_columns(load=pl.when(pl.max_horizontal(differs) > 1).then(load).otherwise(0))
     )
+
+
+def layers_of(programs: pl.DataFrame, workloads: pl.DataFrame) -> pl.DataFrame:
+    """Return rows of `layer_layout` whose kinds are those of the programs: loads of MoE layers told apart."""
+    named = with_layer_kind(programs).filter(pl.col("layer") >= 0)
+    kinds = named.select("workload", "layer", "layer_kind").unique(maintain_order=True)
+    layout = layer_layout(workloads).drop("layer_kind")
+    return kinds.join(layout, on=["workload", "layer"], maintain_order="left")
 
 
 def fold(programs: pl.DataFrame) -> pl.DataFrame:

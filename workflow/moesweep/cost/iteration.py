@@ -1,15 +1,18 @@
 """One training iteration from its stages: pipeline, data-parallel communication, optimizer.
 
-1F1B with unequal stages lasts m · slowest + (sum of stages - slowest)/v: the first micro-batch
-fills the pipeline, then the slowest stage sets the pace, and v interleaved chunks shorten the fill
-(Narayanan et al. 2021, arXiv:2104.04473, section 2.2; docs/costs.md compares it with the schedule
-run step by step). Gradient reduction and parameter gathering are not overlapped, Megatron's default.
+1F1B whose stages hold as many layers each, the last one being the slowest with its head, lasts m · slowest +
+the sum of the others: the first micro-batch fills the pipeline, then the last stage sets the pace (Narayanan
+et al. 2021, arXiv:2104.04473, section 2.2). Any other pipeline is stepped through (moesweep.cost.pipeline).
+Gradient reduction and parameter gathering are not overlapped, Megatron's default.
 """
 
 import polars as pl
 
 from moesweep.cost.stages import COMM
 from moesweep.shapes.communication import COMM_KINDS
+
+OF_A_STAGE = ("own_seconds", "own_exposed", "tail_seconds")
+"""What `own_seconds` adds to a stage."""
 
 
 def seconds_of_a_stage() -> dict[str, pl.Expr]:
@@ -35,27 +38,60 @@ def stage_seconds(passes: pl.DataFrame) -> pl.DataFrame:
     return passes.select(*keys, **sums).unique(keys, keep="first", maintain_order=True)
 
 
+overlaps_messages = pl.col("virtual_pipeline") > 1
+"""Messages of interleaved pipelines travel while the next chunk runs (Megatron `overlap_p2p_comm`)."""
+
+
+def own_seconds() -> dict[str, pl.Expr]:
+    """Return what a stage is busy with for a micro-batch, what of it is exposed communication, and its tail.
+
+    A message that is overlapped keeps no stage busy: who needs it waits for it.
+    """
+    beside = pl.when(overlaps_messages).then("pp_comm").otherwise(0.0)
+    return {
+        "own_seconds": pl.col("seconds") - beside,
+        "own_exposed": pl.col("exposed") - beside,
+        "tail_seconds": pl.col("tail_exposed") + pl.col("tail_compute"),
+    }
+
+
+def seconds_of_the_slowest() -> dict[str, pl.Expr]:
+    """Return what an iteration takes of its stages, over them: `stage_` of the slowest, `all_` of all.
+
+    Of stages that are equally slow the first counts.
+    """
+    slowest = pl.col("own_seconds").arg_max()
+    there = ("own_exposed", *COMM, "tail_exposed", *(f"tail_{part}" for part in COMM), "tail_compute")
+    return {
+        "stage_seconds": pl.col("own_seconds").max(),
+        "all_seconds": pl.col("own_seconds").sum(),
+        "longest_tail_seconds": pl.col("tail_seconds").max(),
+        **{f"stage_{part}": pl.col(part).get(slowest) for part in there},
+    }
+
+
+def filled_and_drained() -> dict[str, pl.Expr]:
+    """Return the seconds of a pipeline of stages with as many layers, in one chunk, the last the slowest.
+
+    The first micro-batch fills the pipeline, the last one drains it: Σ of the others.
+    """
+    fill = (pl.col("all_seconds") - pl.col("stage_seconds")).alias("fill_seconds")
+    return {"pipeline_seconds": pl.col("num_microbatches") * pl.col("stage_seconds") + fill}
+
+
 def seconds_of_an_iteration() -> dict[str, pl.Expr]:
-    """Return an iteration's seconds and their parts on the rank of its slowest stage, over its stages."""
-    m, chunks = pl.col("num_microbatches").first(), pl.col("virtual_pipeline").first()
-    slowest = pl.col("seconds").arg_max()
-    tail = (pl.col("tail_exposed") + pl.col("tail_compute")).alias("tail_seconds")
-
-    def there(expression: pl.Expr) -> pl.Expr:
-        return expression.get(slowest)
-
-    fill = (pl.col("seconds").sum() - pl.col("seconds").max()) / chunks
-    pipeline = (m * pl.col("seconds").max() + fill.alias("fill_seconds")).alias("pipeline_seconds")
+    """Return an iteration's seconds and their parts on the rank of its slowest stage."""
+    m = pl.col("num_microbatches")
     per_kind = {
-        f"{kind}_comm_seconds": there(m * pl.col(f"{kind}_comm") + pl.col(f"tail_{kind}_comm"))
+        f"{kind}_comm_seconds": m * pl.col(f"stage_{kind}_comm") + pl.col(f"stage_tail_{kind}_comm")
         for kind in COMM_KINDS
     }
     return {
-        "iteration_seconds": pipeline + tail.max(),
-        "compute_seconds": there(m * (pl.col("seconds") - pl.col("exposed"))),
+        "iteration_seconds": pl.col("pipeline_seconds") + pl.col("longest_tail_seconds"),
+        "compute_seconds": m * (pl.col("stage_seconds") - pl.col("stage_own_exposed")),
         **per_kind,
-        "exposed_comm_seconds": there(m * pl.col("exposed") + pl.col("tail_exposed")),
-        "optimizer_seconds": there(pl.col("tail_compute")),
+        "exposed_comm_seconds": m * pl.col("stage_own_exposed") + pl.col("stage_tail_exposed"),
+        "optimizer_seconds": pl.col("stage_tail_compute"),
     }
 
 
@@ -73,10 +109,7 @@ def bubble_share() -> dict[str, pl.Expr]:
     return {"bubble_fraction": pl.col("bubble_seconds") / pl.col("iteration_seconds")}
 
 
-def iterations(stages: pl.DataFrame) -> pl.DataFrame:
-    """Return the seconds of DESIGN section 6 per workload.
-
-    Columns of `stages`: those of `stage_seconds`, and `num_microbatches virtual_pipeline`.
-    """
-    frame = stages.group_by("workload", maintain_order=True).agg(**seconds_of_an_iteration())
-    return frame.with_columns(**bubble()).with_columns(**bubble_share())
+def with_parts(frame: pl.DataFrame) -> pl.DataFrame:
+    """Add the seconds of DESIGN section 6 to `seconds_of_the_slowest` and `pipeline_seconds`."""
+    timed = frame.with_columns(**seconds_of_an_iteration()).with_columns(**bubble())
+    return timed.with_columns(**bubble_share())

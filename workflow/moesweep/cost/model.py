@@ -5,11 +5,20 @@ from dataclasses import dataclass
 
 import polars as pl
 
-from moesweep.cost.iteration import iterations, stage_seconds
+from moesweep.cost.iteration import (
+    filled_and_drained,
+    own_seconds,
+    seconds_of_the_slowest,
+    stage_seconds,
+    with_parts,
+)
 from moesweep.cost.memory import stage_memory, worst_rank
 from moesweep.cost.ops import timed
+from moesweep.cost.pipeline import stepped
 from moesweep.cost.skewed_ranks import at_mean_load
 from moesweep.cost.stages import passes
+from moesweep.cost.words import ROWS, Words, among, choose
+from moesweep.shapes.placement import layer_layout
 
 COST_COLUMNS = ("workload", "seconds", "bound")
 
@@ -40,24 +49,31 @@ def with_constants(workloads: pl.DataFrame, constants: Mapping[str, float]) -> p
     )
 
 
-def cost(folded: pl.DataFrame, workloads: pl.DataFrame, fullest: pl.DataFrame | None = None) -> Costs:
+def cost(
+    folded: pl.DataFrame,
+    workloads: pl.DataFrame,
+    fullest: pl.DataFrame | None = None,
+    layers: pl.DataFrame | None = None,
+) -> Costs:
     """Cost folded programs of workloads that carry their cluster's constants.
 
-    Where routing is given, `fullest` are the expert rows of each stage's fullest rank (`fullest_ranks`).
+    Where routing is given, `fullest` are the expert rows of each stage's fullest rank (`fullest_ranks`), and
+    `layers` say which layer has which load (`layers_of`).
     """
     described = workloads.rename(OF_THE_WORKLOAD)
     rows = folded.lazy().join(described.lazy(), on="workload", maintain_order="left")
     ops = timed(rows).collect()
     per_pass = passes(ops, described)
     stages = stage_seconds(per_pass).join(
-        workloads.select("workload", "num_microbatches", "virtual_pipeline"),
-        on="workload",
-        maintain_order="left",
+        workloads.select("workload", "virtual_pipeline"), on="workload", maintain_order="left"
     )
-    seconds = iterations(stages)
+    stages = stages.with_columns(**own_seconds())
+    seconds = _iterations(
+        stages, stepped(workloads, stages, per_pass, layer_layout(workloads) if layers is None else layers)
+    )
     memory = stage_memory(folded, workloads, fullest)
     frame = (
-        workloads.join(seconds, on="workload", maintain_order="left")
+        workloads.join(seconds.drop("num_microbatches"), on="workload", maintain_order="left")
         .join(worst_rank(memory), on="workload", maintain_order="left")
         .join(_model_flops(at_mean_load(folded, fullest), workloads), on="workload", maintain_order="left")
     )
@@ -65,8 +81,24 @@ def cost(folded: pl.DataFrame, workloads: pl.DataFrame, fullest: pl.DataFrame | 
     return Costs(ops, per_pass, stages, memory, rated)
 
 
+def _iterations(stages: pl.DataFrame, pipelines: pl.DataFrame) -> pl.DataFrame:
+    """Return the seconds of DESIGN section 6 by workload."""
+    slowest = stages.group_by("workload", maintain_order=True).agg(**seconds_of_the_slowest())
+    frame = slowest.join(pipelines, on="workload", maintain_order="left")
+    closed = filled_and_drained()["pipeline_seconds"]
+    pipeline = pl.coalesce("stepped_seconds", closed)
+    frame = frame.with_columns(pipeline_seconds=pipeline, stepped=pl.col("stepped_seconds").is_not_null())
+    return with_parts(frame.drop("stepped_seconds"))
+
+
 needed_by_the_model = (pl.col("phase") == "forward") & (pl.col("flops") > 0)
 """The ops whose flops `needed_flops` counts."""
+
+
+def needed_once(op: Words) -> pl.Expr:
+    """Return what the model needs of one execution of a forward op: its flops, attention in full."""
+    halved = pl.when(pl.col("flash_attention")).then(2).otherwise(1)
+    return pl.col("flops").cast(pl.Float64) * choose(among(op.kind, "attention"), halved, pl.lit(1))
 
 
 def needed_flops() -> dict[str, pl.Expr]:
@@ -75,8 +107,7 @@ def needed_flops() -> dict[str, pl.Expr]:
     Twice again for backward; nothing for recomputation; attention in full although a causal kernel
     skips half (Narayanan et al. 2021, section 5.1; the convention of published MFU figures).
     """
-    halved = pl.col("flash_attention") & (pl.col("kind") == "attention")
-    once = pl.col("flops").cast(pl.Float64) * pl.col("repeats") * pl.when(halved).then(2).otherwise(1)
+    once = needed_once(ROWS) * pl.col("repeats")
     return {"model_flops": 3 * (once * pl.col("num_microbatches")).sum() / pl.col("pp").first()}
 
 

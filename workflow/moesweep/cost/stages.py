@@ -47,6 +47,11 @@ def repeats_forward(op: Words) -> Truth:
     return starts(op.op, "recompute_attention_norm")
 
 
+def arrives(op: Words) -> Truth:
+    """Return whether an op is part of a message's arrival from another stage."""
+    return starts(op.op, "recv_")
+
+
 def _seconds_of(op: str) -> pl.Expr:
     return (pl.col("seconds") * (pl.col("op") == op)).sum()
 
@@ -60,7 +65,7 @@ def runs() -> pl.Expr:
 def parts_of_a_pass() -> dict[str, pl.Expr]:
     """Return what the op rows of one layer's pass add up to: seconds by part, over the rows of the pass.
 
-    `compute`, `<kind>_comm`, `hidden` tp communication, `peers` in all tp and etp collectives,
+    `compute`, `<kind>_comm`, `arrivals` of messages, `hidden` tp communication, `peers` in all collectives,
     `dispatches` of tokens to experts, `repeats` layers. Rows outside the layers are a pass of their
     own (layer_kind null, repeats 1).
     """
@@ -72,6 +77,7 @@ def parts_of_a_pass() -> dict[str, pl.Expr]:
         "repeats": pl.col("repeats").first(),
         **{part: (pl.col("seconds") * pl.col("runs") * counts_as(ROWS, part)).sum() for part in COMM},
         "compute": (pl.col("seconds") * counts_as(ROWS, "compute")).sum(),
+        "arrivals": (pl.col("seconds") * pl.col("runs") * expression(arrives(ROWS))).sum(),
         "hidden": hidden,
         "peers": ((pl.col("group_size") - 1) * meets_peers(ROWS)).sum(),
         "dispatches": expression(dispatches(ROWS)).sum(),

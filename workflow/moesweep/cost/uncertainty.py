@@ -9,9 +9,7 @@ from collections.abc import Mapping
 
 import polars as pl
 
-from moesweep.cost.iteration import iterations, stage_seconds
-from moesweep.cost.ops import timed
-from moesweep.cost.stages import passes
+from moesweep.shapes.expressions import total
 from moesweep.study.catalog import Constant
 
 UNCERTAIN = (
@@ -35,36 +33,10 @@ UNCERTAIN = (
 """The constants fitted or assumed; all others are data sheets' or direct measurements."""
 
 
-def seconds_alone(folded: pl.DataFrame, workloads: pl.DataFrame) -> pl.DataFrame:
-    """Return workload and iteration_seconds, without the other columns of a full costing."""
-    described = workloads.rename({"num_microbatches": "microbatches", "kind": "workload_kind"})
-    rows = folded.lazy().join(described.lazy(), on="workload", maintain_order="left")
-    # What bounds an op takes as long to tell as its seconds.
-    ops = timed(rows).drop("bound").collect()
-    stages = stage_seconds(passes(ops, described)).join(
-        workloads.select("workload", "num_microbatches", "virtual_pipeline"),
-        on="workload",
-        maintain_order="left",
-    )
-    return iterations(stages).select("workload", "iteration_seconds")
-
-
 def farther_ends(constants: Mapping[str, Constant]) -> dict[str, float]:
     """Return the end of each uncertain constant's range that is farther from its value."""
     known = {name: constants[name] for name in UNCERTAIN}
     return {name: c.low if c.value - c.low > c.high - c.value else c.high for name, c in known.items()}
-
-
-def sensitivity(folded: pl.DataFrame, workloads: pl.DataFrame, ends: pl.DataFrame) -> pl.DataFrame:
-    """Return workload, constant, `iteration_seconds`: with that constant alone at the end of its range.
-
-    `workloads` carry their cluster's constants; `ends` has a row for each with its `farther_ends`.
-    """
-    moved = (
-        seconds_alone(folded, workloads.with_columns(ends[name])).with_columns(constant=pl.lit(name))
-        for name in UNCERTAIN
-    )
-    return pl.concat(moved)
 
 
 def change() -> dict[str, pl.Expr]:
@@ -91,18 +63,26 @@ def band() -> dict[str, pl.Expr]:
 
 
 def changes(costs: pl.DataFrame, moved: pl.DataFrame) -> pl.DataFrame:
-    """Add to the moved iterations `share`, their change over the costs' own; the largest first."""
-    own = costs.select("workload", own="iteration_seconds")
-    order = costs.select("workload").with_row_index("place")
+    """Return workload, constant, `iteration_seconds` with it moved, own and `share`; the largest first.
+
+    `moved` has the iteration's seconds of each workload with each constant moved, one column a constant.
+    """
+    order = costs.select("workload", own="iteration_seconds").with_row_index("place")
     return (
-        moved.join(own, on="workload", maintain_order="left")
-        .with_columns(**change())
+        moved.unpivot(UNCERTAIN, index="workload", variable_name="constant", value_name="iteration_seconds")
         .join(order, on="workload", maintain_order="left")
+        .with_columns(**change())
         .sort("place", -pl.col("share").abs(), "constant")
     )
 
 
 def banded(costs: pl.DataFrame, moved: pl.DataFrame) -> pl.DataFrame:
-    """Add to the costs their `spread`, and `iteration_seconds_low` and `_high`."""
-    spreads = changes(costs, moved).group_by("workload", maintain_order=True).agg(**spread())
-    return costs.join(spreads, on="workload", maintain_order="left").with_columns(**band())
+    """Add to the costs their `spread`, and `iteration_seconds_low` and `_high`.
+
+    `moved` as for `changes`, row for row.
+    """
+    share = {name: pl.col(f"{name} moved") / pl.col("iteration_seconds") for name in UNCERTAIN}
+    squares = total(each.log().pow(2) for each in share.values())
+    beside = moved.select(pl.col(name).alias(f"{name} moved") for name in UNCERTAIN)
+    found = costs.hstack(beside).with_columns(spread=squares.sqrt()).drop(beside.columns)
+    return found.with_columns(**band())

@@ -1,18 +1,17 @@
 """Workloads as functions of constants: what the code at hand predicts of them, measure by measure."""
 
 from collections.abc import Callable, Mapping
-from functools import partial
 
 import polars as pl
 
-from moesweep.cost.fold import fold
+from moesweep.cost.fold import fold, layers_of
 from moesweep.cost.model import cost, with_constants
 from moesweep.cost.skewed_ranks import fullest_ranks
 from moesweep.diff.folder import Folder
+from moesweep.evaluate.costs import costed
 from moesweep.store.layout import Results
 from moesweep.store.tablefile import read_table
 from moesweep.study.routing import given
-from moesweep.trace.programs import folded
 
 MEASURES = ("iteration_seconds", "peak_memory_bytes", "usd_per_billion_tokens")
 
@@ -22,7 +21,11 @@ Model = Callable[[Mapping[str, float]], pl.DataFrame]
 
 def resolved(workloads: pl.DataFrame) -> Model:
     """Return the model of workloads whose routing is not given: their programs follow from their columns."""
-    return partial(_measured, folded(workloads), workloads, None)
+
+    def measured(constants: Mapping[str, float]) -> pl.DataFrame:
+        return costed(workloads, pl.DataFrame([dict(constants)])).select("workload", *MEASURES)
+
+    return measured
 
 
 def traced(folder: Folder, ids: list[str]) -> Model:
@@ -34,7 +37,14 @@ def traced(folder: Folder, ids: list[str]) -> Model:
     programs = _read(results, "programs", "programs", ids)
     uneven = workloads.filter(given)["workload"].to_list()
     fullest = fullest_ranks(programs, _read(results, "routing", "given_routing", uneven)) if uneven else None
-    return partial(_measured, fold(programs), workloads, fullest)
+    layers = layers_of(programs, workloads)
+    folded = fold(programs)
+
+    def measured(constants: Mapping[str, float]) -> pl.DataFrame:
+        costs = cost(folded, with_constants(workloads, constants), fullest, layers).workloads
+        return costs.select("workload", *MEASURES)
+
+    return measured
 
 
 def has_traces(folder: Folder, id_: str) -> bool:
@@ -56,13 +66,3 @@ def _read(results: Results, table: str, declaration: str, ids: list[str]) -> pl.
         read_table(results.trace(table, id_), declaration).select(pl.lit(id_).alias("workload"), pl.all())
         for id_ in ids
     )
-
-
-def _measured(
-    programs: pl.DataFrame,
-    workloads: pl.DataFrame,
-    fullest: pl.DataFrame | None,
-    constants: Mapping[str, float],
-) -> pl.DataFrame:
-    costs = cost(programs, with_constants(workloads, constants), fullest).workloads
-    return costs.select("workload", *MEASURES)

@@ -13,8 +13,8 @@ import polars as pl
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
-TABLE = 1 << 22
-"""Longest table in which numbers are looked up; beyond it they are sorted."""
+TABLE = 4
+"""Longest table in which numbers are looked up, for each row; longer ones take longer than sorting."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Distinct:
 
 def packed(numbers: Array, size: int) -> Codes:
     """Return codes without gaps for whole numbers from 0 and below `size`."""
-    if size > TABLE:
+    if size > TABLE * len(numbers):
         found, codes = np.unique(numbers, return_inverse=True)
         return Codes(codes, len(found))
     there = np.zeros(size, dtype=bool)
@@ -72,10 +72,10 @@ def joined(parts: Iterable[Codes], rows: int) -> Codes:
     for part in parts:
         if part.size == 1:
             continue
-        if whole.size * part.size > TABLE:
+        if whole.size * part.size > TABLE * rows:
             whole = whole.packed()
         whole = Codes(whole.of * part.size + part.of, whole.size * part.size)
-        if whole.size > TABLE:
+        if whole.size > TABLE * rows:
             whole = whole.packed()
     return whole
 

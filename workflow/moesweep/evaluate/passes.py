@@ -4,13 +4,13 @@ What the row form reads off the words of each row (which timing, which part of a
 op (moesweep.cost.words). The rest are the very expressions of the row form.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import polars as pl
 
-from moesweep.cost.collectives import place_of
+from moesweep.cost.collectives import PLACE
 from moesweep.cost.model import needed_once
 from moesweep.cost.ops import QUANTITIES, timing
 from moesweep.cost.stages import (
@@ -34,27 +34,29 @@ SUMS = (*PARTS, "hidden", "peers", "dispatches", "recomputes", "model_flops")
 OF_A_PASS = ("seconds", "exposed", *COMM, "model_flops")
 """What is kept of a pass through a layer."""
 
-_OWN = {
-    *QUANTITIES,
-    "group_size",
-    "stride",
-    "members_per_node",
-    "nodes",
-    "num_microbatches",
-    "runs",
-    "seconds",
-}
-"""Columns that an op's own declaration gives."""
-
 
 @dataclass(frozen=True)
 class Wide:
-    """One op of a section, ready to be evaluated: its words, its expressions, the columns that they read."""
+    """One op of a section, ready to be evaluated.
+
+    own      its quantities and place, as far as its seconds and its flops read them
+    reads    the columns of a configuration that all of it reads, constants among them
+    seconds, needed   of one execution, over `own` and `reads`; `needed` are flops, as the model needs them
+    key      equal for ops that take their seconds and flops from one expression each
+    """
 
     op: Op
     words: Words
+    own: dict[str, pl.Expr]
     reads: frozenset[str]
     seconds: pl.Expr
+    needed: pl.Expr
+    key: bytes
+
+    @property
+    def beside(self) -> list[str]:
+        """The columns of a configuration that `seconds` and `needed` read besides `own`."""
+        return sorted(roots(self.seconds, self.needed) - set(self.own))
 
 
 def wide(section: Section) -> list[Wide]:
@@ -65,10 +67,19 @@ def wide(section: Section) -> list[Wide]:
 def _wide(op: Op, phase: str) -> Wide:
     words = Words(op.name, op.kind, phase, op.collective, op.group_kind)
     seconds = timing(words).seconds
-    declared = [op.when, *(q for name, q in quantities(op).items() if name != "num_microbatches")]
-    given = roots(*declared, *place_of(op.group_kind).values())
-    own = roots(seconds, *([needed_once(words)] if phase == "forward" else []))
-    return Wide(op, words, frozenset(given | (own - _OWN)), seconds)
+    needed = needed_once(words) if phase == "forward" and op.collective is None else pl.lit(0.0)
+    # How often an op runs is its pass's to say.
+    given = {name: value for name, value in quantities(op).items() if name != "num_microbatches"}
+    read = roots(seconds, needed) | ({"group_size"} if meets_peers(words) else set())
+    own = {name: value for name, value in (given | _placed(op.group_kind)).items() if name in read}
+    reads = roots(op.when, *own.values()) | (read - set(own))
+    key = seconds.meta.serialize() + needed.meta.serialize()
+    return Wide(op, words, own, frozenset(reads), seconds, needed, key)
+
+
+def _placed(group_kind: str | None) -> dict[str, pl.Expr]:
+    """Return PLACE of an op's communicators as a batch finds it for their kind, once for all ops."""
+    return {} if group_kind is None else {part: pl.col(f"{group_kind} {part}") for part in PLACE}
 
 
 def roots(*expressions: pl.Expr) -> set[str]:
@@ -81,53 +92,72 @@ def sums(ops: Sequence[Wide], rows: pl.DataFrame, also: Mapping[str, Iterable[st
 
     `rows` are distinct configurations with the columns that the ops read, constants among them.
     """
-    frames = pl.collect_all([_evaluated(each, rows, tuple(also.get(each.op.name, ()))) for each in ops])
+    declared = rows.select(
+        *(each.op.when.fill_null(False).alias(f"{at} there") for at, each in enumerate(ops)),
+        *(value.alias(f"{at} {name}") for at, each in enumerate(ops) for name, value in _typed(each).items()),
+    )
     found = {name: np.zeros(rows.height) for name in SUMS}
     seconds: dict[str, Array] = {}
-    for each, frame in zip(ops, frames, strict=True):
-        column = {name: frame[name].to_numpy() for name in frame.columns}
-        name, words = each.op.name, each.words
-        seconds[name] = seconds.get(name, 0.0) + column["seconds"]
+    for at, once, needed in _executed(ops, rows, declared):
+        name, words, there = ops[at].op.name, ops[at].words, declared[f"{at} there"].to_numpy()
+        own = np.where(there, once, 0.0)
+        seconds[name] = seconds.get(name, 0.0) + own
         for part in PARTS:
             if counts_as(words, part):
-                found[part] += column["seconds"]
+                found[part] += own
         if meets_peers(words):
-            found["peers"] += column["peers"]
+            found["peers"] += np.where(there, declared[f"{at} group_size"].to_numpy() - 1.0, 0.0)
         if dispatches(words):
-            found["dispatches"] += column["there"]
+            found["dispatches"] += there
         if repeats_forward(words):
-            found["recomputes"] = np.maximum(found["recomputes"], column["there"])
-        found["model_flops"] += column["model_flops"]
+            found["recomputes"] = np.maximum(found["recomputes"], there)
+        found["model_flops"] += np.where(there, needed, 0.0)
         for quantity in also.get(name, ()):
-            found[f"{name}_{quantity}"] = column[quantity]
+            found[f"{name}_{quantity}"] = (
+                rows.select(quantities(ops[at].op)[quantity].cast(pl.Float64)).to_series().to_numpy()
+            )
     for hidden, behind in HIDES_BEHIND.items():
         if hidden in seconds and behind in seconds:
             found["hidden"] += np.minimum(seconds[hidden], seconds[behind])
     return found
 
 
-def _evaluated(each: Wide, rows: pl.DataFrame, also: tuple[str, ...]) -> pl.LazyFrame:
-    """Return an op's seconds and what else is summed of it, 0 where it is not there."""
-    op = each.op
-    own = {name: quantity.cast(pl.Int64) for name, quantity in quantities(op).items()}
-    there = pl.col("there")
+def _typed(each: Wide) -> dict[str, pl.Expr]:
+    """Return an op's own columns: whole numbers, of which the model reads QUANTITIES as floats."""
+    whole = {name: value.cast(pl.Int64) for name, value in each.own.items()}
+    return {name: value.cast(pl.Float64) if name in QUANTITIES else value for name, value in whole.items()}
 
-    def where_there(value: pl.Expr) -> pl.Expr:
-        return pl.when(there).then(value).otherwise(0.0)
 
-    needed = needed_once(each.words) if each.words.phase == "forward" else pl.lit(0.0)
-    return (
-        rows.lazy()
-        .with_columns(**own, **place_of(op.group_kind), there=op.when.fill_null(False))
-        .with_columns(pl.col(QUANTITIES).cast(pl.Float64))
-        .select(
-            seconds=where_there(each.seconds),
-            there=there.cast(pl.Float64),
-            peers=where_there((pl.col("group_size") - 1).cast(pl.Float64)),
-            model_flops=where_there(needed),
-            **{name: where_there(pl.col(name)) for name in also},
+def _executed(
+    ops: Sequence[Wide], rows: pl.DataFrame, declared: pl.DataFrame
+) -> Iterator[tuple[int, Array, Array]]:
+    """Yield each op's number, its seconds and its needed flops on every row, in the order of the ops.
+
+    Ops that take them from the same expressions stand one below the other, so that there are few of those.
+    """
+    alike: dict[bytes, list[int]] = {}
+    for at, each in enumerate(ops):
+        alike.setdefault(each.key, []).append(at)
+    done: dict[int, tuple[Array, Array]] = {}
+    for numbers in alike.values():
+        one = ops[numbers[0]]
+        beside = rows.select(one.beside)
+        stacked = pl.concat(
+            declared.select(pl.col(f"{at} {name}").alias(name) for name in one.own).hstack(beside)
+            for at in numbers
         )
-    )
+        frame = stacked.select(seconds=one.seconds, needed=one.needed)
+        seconds, needed = (_of_height(frame[name], stacked.height) for name in ("seconds", "needed"))
+        for place, at in enumerate(numbers):
+            here = slice(place * rows.height, (place + 1) * rows.height)
+            done[at] = seconds[here], needed[here]
+    for at in range(len(ops)):
+        yield at, *done[at]
+
+
+def _of_height(column: pl.Series, height: int) -> Array:
+    """Return a column as an array; one number stands for every row."""
+    return np.broadcast_to(column.to_numpy(), (height,)) if len(column) == 1 else column.to_numpy()
 
 
 def of_a_layer(section: Section, found: Mapping[str, Array], rows: pl.DataFrame) -> dict[str, Array]:

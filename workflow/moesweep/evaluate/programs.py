@@ -5,12 +5,12 @@ from pathlib import Path
 
 import polars as pl
 
-from moesweep.cost.fold import KEY, fold, with_layer_kind
+from moesweep.cost.fold import KEY, fold, layers_of, with_layer_kind
 from moesweep.cost.skewed_ranks import fullest_ranks
 from moesweep.shapes.placement import layer_layout
 from moesweep.study.routing import given
 from moesweep.trace.programs import folded, stages
-from moesweep.trace.skewed_copies import given_routing, loads
+from moesweep.trace.skewed_copies import by_tables_in, given_routing, loads
 from moesweep.trace.skewed_programs import busiest, rank_programs
 
 LOADS = ("sent", "received", "own")
@@ -22,7 +22,7 @@ class Programs:
     """What a workload runs.
 
     folded   one row per distinct op of a stage, as the costs take it
-    layers   stage, layer and layer_kind of every layer
+    layers   rows of `layer_layout`, with the kinds that `folded` tells apart
 
     Only where routing is given:
     fullest  expert rows of each stage's fullest rank (moesweep.cost.skewed_ranks), else None
@@ -48,17 +48,16 @@ def programs_of(workload: pl.DataFrame, root: Path) -> Programs:
     Raises BadInput if a routing table cannot be read, or has changed.
     """
     if not workload.select(given).item():
-        return Programs(folded(workload), layer_layout(workload).select("stage", "layer", "layer_kind"))
+        return Programs(folded(workload), layer_layout(workload))
     row = workload.row(0, named=True)
     programs = busiest(rank_programs(workload, root))
     routing = given_routing(row, root).with_columns(workload=pl.lit(row["workload"]))
     named = with_layer_kind(programs)
     places = layer_layout(workload).select("stage", "layer")
-    in_layers = named.filter(pl.col("layer") >= 0).select("stage", "layer", "layer_kind")
-    each = loads(workload, root).join(places, on="layer", maintain_order="left")
+    each = loads(workload, by_tables_in(root)).join(places, on="layer", maintain_order="left")
     return Programs(
         fold(programs),
-        in_layers.unique(maintain_order=True),
+        layers_of(programs, workload),
         fullest_ranks(programs, routing),
         # Folding keeps the first layer's op.
         named.group_by(KEY, maintain_order=True).agg(pl.col("layer").first()),

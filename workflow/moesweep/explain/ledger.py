@@ -15,6 +15,7 @@ from moesweep.cost import collectives, iteration, memory, model, ops, stages, un
 from moesweep.cost.fold import KEY
 from moesweep.cost.model import OF_THE_WORKLOAD, cost, needed_by_the_model, with_constants
 from moesweep.cost.skewed_ranks import at_mean_load, computed_rows, flops_of
+from moesweep.evaluate.costs import moved_seconds
 from moesweep.evaluate.programs import LOADS, Programs, programs_of
 from moesweep.explain.columns import Definition, Table, over
 from moesweep.explain.node import Node, Origin
@@ -27,6 +28,10 @@ from moesweep.trace.vocabulary import Op
 
 LAYOUT = Origin(
     "docs/trace.md", "which of num_layers a stage holds: layers over pp · virtual_pipeline stages"
+)
+
+STEPPED = Origin(
+    "docs/costs.md", "the schedule of all chunks, stepped through: they do not last equally long"
 )
 
 LOADED = Origin("docs/trace.md", "layers of the stage whose experts have as many rows")
@@ -61,7 +66,8 @@ class Ledger:
         self._given, self._cluster, self._origins, self._moved = workload, cluster, origins, moved
         self._described = with_constants(workload, cluster.values)
         self.programs = programs or programs_of(workload, Path())
-        self._costs = cost(self.programs.folded, self._described, self.programs.fullest)
+        programs = self.programs
+        self._costs = cost(programs.folded, self._described, programs.fullest, programs.layers)
         self._stages = stage_contents(workload)
 
     def _table(
@@ -122,7 +128,7 @@ class Ledger:
     def stages(self) -> Table:
         """One row per stage: seconds of a micro-batch and of what follows the last one."""
         seconds = over(self.passes, ("stage",), iteration.seconds_of_a_stage())
-        return self._table("stage", self._costs.stages, _stage, {}, seconds)
+        return self._table("stage", self._costs.stages, _stage, iteration.own_seconds(), seconds)
 
     @cached_property
     def memory(self) -> Table:
@@ -176,20 +182,35 @@ class Ledger:
     def costs(self) -> Table:
         """The row of results/costs.parquet, its uncertainty band aside."""
         of_rows = {
-            **over(self.stages, (), iteration.seconds_of_an_iteration()),
+            **over(self.stages, (), iteration.seconds_of_the_slowest()),
             **over(self.memory, (), memory.bytes_of_the_fullest()),
             **over(self.needed, (), model.needed_flops(), needed_by_the_model),
         }
-        of_a_row = iteration.bubble() | iteration.bubble_share() | model.throughput() | model.price()
-        return self._table("cost", self._costs.workloads, _nowhere, of_a_row, of_rows)
+        of_a_row = (
+            ({} if self._costs.workloads["stepped"][0] else iteration.filled_and_drained())
+            | iteration.seconds_of_an_iteration()
+            | iteration.bubble()
+            | iteration.bubble_share()
+            | model.throughput()
+            | model.price()
+        )
+        return self._table("cost", self._costs.workloads, _nowhere, of_a_row, of_rows, self._of_the_costs)
+
+    def _of_the_costs(self, row: pl.DataFrame, name: str) -> Definition | Node:
+        """Return what defines a column of the costs that has no formula."""
+        if name != "pipeline_seconds":
+            return self._of_the_workload(row, name)
+        return Node("pipeline_seconds", name, row[name][0], "", STEPPED)
+
+    @cached_property
+    def _moved_seconds(self) -> pl.DataFrame:
+        return moved_seconds(self._given, [self._cluster])
 
     @cached_property
     def moved(self) -> Table:
         """One row per uncertain constant: the iteration with that one alone at the end of its range."""
         ends = uncertainty.farther_ends(self._cluster.constants)
-        ends_frame = with_constants(self._given.select("workload"), ends)
-        moved = uncertainty.sensitivity(self.programs.folded, self._described, ends_frame)
-        frame = uncertainty.changes(self._costs.workloads, moved)
+        frame = uncertainty.changes(self._costs.workloads, self._moved_seconds)
 
         def other(row: pl.DataFrame, name: str) -> Node:
             constant = row["constant"][0]
@@ -203,7 +224,7 @@ class Ledger:
     @cached_property
     def band(self) -> Table:
         """The row of results/costs.parquet with its uncertainty band."""
-        frame = uncertainty.banded(self._costs.workloads, self.moved.frame.drop("own", "share"))
+        frame = uncertainty.banded(self._costs.workloads, self._moved_seconds)
 
         def other(_: pl.DataFrame, name: str) -> Node:
             costed = name in self.costs.of_rows or name in self.costs.of_a_row

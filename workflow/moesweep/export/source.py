@@ -7,7 +7,7 @@ from typing import Any
 
 import polars as pl
 
-from moesweep.cost.fold import fold, unfold, with_layer_kind
+from moesweep.cost.fold import fold, layers_of, unfold, with_layer_kind
 from moesweep.cost.model import OF_THE_WORKLOAD, cost, with_constants
 from moesweep.cost.stages import PASS_KEY, passes
 from moesweep.export.skewed_costs import own_costs
@@ -98,7 +98,8 @@ def _stored(row: dict[str, Any], results: Results, cluster: Cluster) -> bool:
 
 def _costed(unfolded: pl.DataFrame, workloads: pl.DataFrame, cluster: Cluster) -> dict[str, pl.DataFrame]:
     """Return the costed program of each workload by its id."""
-    costs = cost(fold(unfolded), with_constants(workloads, cluster.values))
+    layers = layers_of(unfolded, workloads)
+    costs = cost(fold(unfolded), with_constants(workloads, cluster.values), layers=layers)
     by_workload = unfold(unfolded, costs.ops).partition_by("workload", as_dict=True, maintain_order=True)
     return {str(id_): conform(frame.lazy(), "cost_ops").collect() for (id_,), frame in by_workload.items()}
 

@@ -8,6 +8,7 @@ or wait for the fullest one where routing is given, so times belong to stages.
 
 import polars as pl
 
+from moesweep.cost.iteration import overlaps_messages
 from moesweep.export.source import Traced
 from moesweep.shapes.communication import HIDES_BEHIND
 from moesweep.shapes.placement import layer_layout
@@ -52,18 +53,32 @@ def step_programs(traced: Traced) -> pl.DataFrame:
     both = pl.concat([computed, messages.select(computed.columns)])
     return (
         both.sort(*_STEP, "op_index")
-        .with_columns(own=_own(), overlap=_overlap(traced.tp_overlap).over(_STEP))
+        .with_columns(own=_own(_overlapped(workload)), overlap=_overlap(traced.tp_overlap).over(_STEP))
         .with_columns(advance=pl.col("own") - pl.col("overlap"))
-        .with_columns(offset=pl.col("advance").cum_sum().over(_STEP) - pl.col("own"))
+        .with_columns(offset=pl.col("advance").cum_sum().over(_STEP) - pl.col("own") - _early(workload))
         .drop("own", "overlap")
     )
 
 
-def _own() -> pl.Expr:
-    """Return how long an op holds up the next one: its time and the wait for the host, nothing for a send."""
+def _overlapped(workload: pl.DataFrame) -> bool:
+    """Return whether messages travel while their receiver still works on another chunk."""
+    return bool(workload.select(overlaps_messages).item())
+
+
+def _own(overlapped: bool) -> pl.Expr:
+    """Return how long an op holds up the next one: its time and the wait for the host.
+
+    A send holds up nobody, nor does a message that travels while its receiver works.
+    """
     wait = (pl.col("wait_seconds") * 1e9).round().cast(pl.Int64)
-    is_send = pl.col("collective").eq_missing(pl.lit("send"))
-    return pl.when(is_send).then(0).otherwise(pl.col("nanoseconds") + wait)
+    free = ("send", "recv") if overlapped else ("send",)
+    return pl.when(pl.col("collective").is_in(free)).then(0).otherwise(pl.col("nanoseconds") + wait)
+
+
+def _early(workload: pl.DataFrame) -> pl.Expr:
+    """Return how long before its step an op starts: an overlapped message arrives as the step begins."""
+    arrives = pl.col("collective").eq_missing(pl.lit("recv")) & pl.lit(_overlapped(workload))
+    return pl.when(arrives).then(pl.col("nanoseconds")).otherwise(0)
 
 
 def _overlap(tp_overlap: float) -> pl.Expr:
@@ -87,9 +102,20 @@ def steps(traced: Traced, programs: pl.DataFrame, microbatches: int | None = Non
     described = schedule.join(
         lengths.with_columns(pl.col("phase").cast(pl.String)), on=_STEP, how="left", maintain_order="left"
     )
-    return described.with_columns(end=pl.Series(step_ends(described), dtype=pl.Int64)).select(
+    delays = _delays(programs) if _overlapped(workload) else (0, 0)
+    return described.with_columns(end=pl.Series(step_ends(described, delays), dtype=pl.Int64)).select(
         *schedule.columns, start=pl.col("end") - pl.col("length"), end="end"
     )
+
+
+def _delays(programs: pl.DataFrame) -> tuple[int, int]:
+    """Return the nanoseconds of a message, forward and backward."""
+    found = (
+        programs.filter((pl.col("collective") == "recv") & (pl.col("phase") == phase))["nanoseconds"].max()
+        for phase in ("forward", "backward")
+    )
+    forward, backward = (int(most or 0) for most in found)  # type: ignore[arg-type]
+    return forward, backward
 
 
 def optimizer_ops(traced: Traced, steps_: pl.DataFrame) -> pl.DataFrame:

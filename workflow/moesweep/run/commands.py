@@ -101,7 +101,7 @@ def _of_job(resolved: Path, chunk: str) -> "pl.DataFrame":
 
 def cost(arguments: argparse.Namespace) -> int:
     """Cost every workload of the catalogue on the configured cluster."""
-    from moesweep.cost.files import write_costs
+    from moesweep.evaluate.files import write_costs
 
     write_costs(asked(arguments).written(), asked(arguments).cluster())
     return 0

@@ -15,9 +15,9 @@ def by_word(column: pl.Expr, choices: Mapping[str, pl.Expr], default: pl.Expr) -
     return chosen
 
 
-def total(columns: Iterable[str]) -> pl.Expr:
-    """Return the sum of columns, added one after the other.
+def total(columns: Iterable[str | pl.Expr]) -> pl.Expr:
+    """Return the sum of columns or expressions, added one after the other.
 
     The order in which `sum_horizontal` adds, and so the last digit, depends on the number of threads.
     """
-    return reduce(add, map(pl.col, columns))
+    return reduce(add, (pl.col(each) if isinstance(each, str) else each for each in columns))

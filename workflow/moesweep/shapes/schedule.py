@@ -17,6 +17,12 @@ def warmup_steps() -> pl.Expr:
     return pl.min_horizontal(steps, pl.col("num_microbatches") * chunks)
 
 
+def most_warmup_steps() -> pl.Expr:
+    """Return the warm-up steps of the first stage, which has most, where micro-batches abound."""
+    chunks, pp = pl.col("virtual_pipeline"), pl.col("pp")
+    return pl.when(chunks > 1).then(2 * (pp - 1) + (chunks - 1) * pp).otherwise(pp - 1)
+
+
 def _unit(order: pl.Expr, chunks: pl.Expr, pp: pl.Expr) -> tuple[pl.Expr, pl.Expr]:
     """Return (micro-batch, chunk) of the i-th forward: pp micro-batches of a chunk, then the next chunk."""
     within = order % (pp * chunks)

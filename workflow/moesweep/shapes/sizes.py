@@ -74,12 +74,14 @@ class Rows:
     received  those that they send to it
     expert    rows in its experts, with those of the other etp ranks
     own       those it sends to itself, where that is not just 1/e of them
+    exchanged those that an exchange moves, where that is more than its rank sends: the busiest one's
     """
 
     sent: pl.Expr
     received: pl.Expr
     expert: pl.Expr
     own: pl.Expr | None = None
+    exchanged: pl.Expr | None = None
 
 
 BALANCED = Rows(copies, copies, expert_rows)

@@ -16,7 +16,7 @@ ENTRY = {
     "enumerate": "moesweep.study.sweep",
     "validate": "moesweep.study.validation",
     "trace": "moesweep.trace.files",
-    "cost": "moesweep.cost.files",
+    "cost": "moesweep.evaluate.files",
     "tables": "moesweep.tables.files",
     "traffic": "moesweep.traffic.files",
     "figures": "moesweep.report.figures.files",

@@ -34,8 +34,7 @@ def feasible_ep(inputs: Inputs) -> pl.DataFrame:
     fits, seconds, ep = pl.col("fits"), pl.col("iteration_seconds"), pl.col("ep")
     largest = ep == ep.filter(fits).max()
     return (
-        degrees.select("workload", "of", "sweep")
-        .join(costs, on="workload", maintain_order="left")
+        degrees.join(costs, on="workload", maintain_order="left")
         .group_by("of", maintain_order=True)
         .agg(
             *(pl.col(name).first() for name in (*LAYOUT[:4], "dp", *BATCH)),

@@ -120,8 +120,7 @@ def evaluate(
     ]
     here = stage_frame.filter(present).lazy()
     return [
-        here.filter(op.when & (op.count > 0)).select(*where, *_row(op, position))
-        for position, op in enumerate(section.ops)
+        here.filter(op.when).select(*where, *_row(op, position)) for position, op in enumerate(section.ops)
     ]
 
 

@@ -8,7 +8,7 @@ copy. `sent_between` deals them out to the members.
 
 import hashlib
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
 from statistics import NormalDist
@@ -114,13 +114,22 @@ def given_routing(workload: Mapping[str, Any], root: Path) -> pl.DataFrame:
     )
 
 
-def loads(workloads: pl.DataFrame, root: Path) -> pl.DataFrame:
+Routed = Callable[[Mapping[str, Any]], pl.DataFrame]
+"""From a workload to its table of `given_routing`."""
+
+
+def by_tables_in(root: Path) -> Routed:
+    """Return how a workload is routed, measured tables read from `root`."""
+    return lambda workload: given_routing(workload, root)
+
+
+def loads(workloads: pl.DataFrame, routed: Routed) -> pl.DataFrame:
     """Return MEMBER, sent, received, own: the copies of each ep rank in each MoE layer, per micro-batch."""
-    return pl.concat(_loads(row, root) for row in workloads.iter_rows(named=True))
+    return pl.concat(_loads(row, routed(row)) for row in workloads.iter_rows(named=True))
 
 
-def _loads(workload: Mapping[str, Any], root: Path) -> pl.DataFrame:
-    exchanged = sent_between(given_routing(workload, root), workload["ep"], workload["etp"])
+def _loads(workload: Mapping[str, Any], table: pl.DataFrame) -> pl.DataFrame:
+    exchanged = sent_between(table, workload["ep"], workload["etp"])
     total, stays = pl.col("copies").sum(), pl.col("source") == pl.col("ep_rank")
     received = exchanged.group_by("layer", "ep_rank", maintain_order=True).agg(
         received=total, own=pl.col("copies").filter(stays).sum()

@@ -7,7 +7,7 @@ import polars as pl
 from moesweep.shapes.placement import layer_layout
 from moesweep.shapes.sizes import GIVEN
 from moesweep.trace.programs import PROGRAM_COLUMNS, evaluate, in_order, sections, stages
-from moesweep.trace.skewed_copies import loads
+from moesweep.trace.skewed_copies import by_tables_in, loads
 
 _QUANTITIES = ("m", "n", "k", "flops", "hbm_bytes", "comm_bytes", "wire_bytes")
 RANK_COLUMNS = ["workload", "stage", "ep_rank", *PROGRAM_COLUMNS[2:]]
@@ -19,7 +19,7 @@ def rank_programs(workloads: pl.DataFrame, root: Path) -> pl.DataFrame:
     every = stages(workloads).with_columns(ep_rank=pl.int_ranges(0, "ep", dtype=pl.Int64)).explode("ep_rank")
     in_layers = every.join(layout, on=["workload", "stage"])
     moe = in_layers.filter(pl.col("layer_kind") == "moe").join(
-        loads(workloads, root), on=["workload", "layer", "ep_rank"]
+        loads(workloads, by_tables_in(root)), on=["workload", "layer", "ep_rank"]
     )
     frames = {
         "dense": in_layers.filter(pl.col("layer_kind") == "dense"),

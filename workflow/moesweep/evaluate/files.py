@@ -4,10 +4,12 @@ from collections.abc import Mapping
 
 import polars as pl
 
-from moesweep.cost.fold import fold, unfold
+from moesweep.cost.fold import fold, layers_of, unfold
 from moesweep.cost.model import cost, with_constants
 from moesweep.cost.skewed_ranks import fullest_ranks
-from moesweep.cost.uncertainty import banded, changes, farther_ends, sensitivity
+from moesweep.cost.uncertainty import banded, changes
+from moesweep.evaluate.costs import moved_seconds
+from moesweep.store.checksums import digest
 from moesweep.store.layout import Results
 from moesweep.store.parts import write_index
 from moesweep.store.provenance import facts
@@ -26,31 +28,28 @@ def write_costs(results: Results, cluster: Cluster) -> None:
     results/costs.parquet also say what it was made from. The index of the costed programs is written last.
     """
     named = {"cluster": cluster.name}
-    workloads = with_constants(read_table(results.workloads, "workloads"), cluster.values)
-    ends = farther_ends(cluster.constants)
-    batches = [_write_ops(results, each, ends, named) for each in workloads.iter_slices(BATCH_WORKLOADS)]
-    costs, moved = (pl.concat(frames) for frames in zip(*batches, strict=True))
+    listed = read_table(results.workloads, "workloads")
+    workloads = with_constants(listed, cluster.values)
+    costs = pl.concat(_write_ops(results, each, named) for each in workloads.iter_slices(BATCH_WORKLOADS))
+    moved = moved_seconds(listed, [cluster], lambda row: _routed(results, row["workload"]))
     write_table(changes(costs, moved), results.sensitivity, "sensitivity", named)
     write_table(banded(costs, moved), results.costs, "costs", facts(cluster.name, cluster.constants))
     write_index(results.index("cost"), results, map(results.cost_ops, workloads["workload"]))
 
 
-def _write_ops(
-    results: Results, workloads: pl.DataFrame, ends: Mapping[str, float], named: Mapping[str, str]
-) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """Write the costed programs of some workloads; return their costs and their sensitivity."""
+def _write_ops(results: Results, workloads: pl.DataFrame, named: Mapping[str, str]) -> pl.DataFrame:
+    """Write the costed programs of some workloads; return their costs."""
     programs = pl.concat(
         read_table(results.trace("programs", id_), "programs").select(pl.lit(id_).alias("workload"), pl.all())
         for id_ in workloads["workload"]
     )
-    folded = fold(programs)
-    costs = cost(folded, workloads, _fullest(results, workloads, programs))
+    layers = layers_of(programs, workloads)
+    costs = cost(fold(programs), workloads, _fullest(results, workloads, programs), layers)
     unfolded = unfold(programs, costs.ops).partition_by("workload", as_dict=True, maintain_order=True)
     for (id_,), frame in unfolded.items():
         own = dict(named) | {"workload": str(id_)}
         write_table(frame, results.cost_ops(str(id_)), "cost_ops", own)
-    moved = sensitivity(folded, workloads, with_constants(workloads.select("workload"), ends))
-    return costs.workloads, moved
+    return costs.workloads
 
 
 def _fullest(results: Results, workloads: pl.DataFrame, programs: pl.DataFrame) -> pl.DataFrame | None:
@@ -58,10 +57,10 @@ def _fullest(results: Results, workloads: pl.DataFrame, programs: pl.DataFrame) 
     ids = workloads.filter(given)["workload"]
     if ids.is_empty():
         return None
-    routed = pl.concat(
-        read_table(results.trace("routing", id_), "given_routing").select(
-            pl.lit(id_).alias("workload"), pl.all()
-        )
-        for id_ in ids
-    )
-    return fullest_ranks(programs, routed)
+    tables = (_routed(results, id_).select(pl.lit(id_).alias("workload"), pl.all()) for id_ in ids)
+    return fullest_ranks(programs, pl.concat(tables))
+
+
+def _routed(results: Results, workload: str) -> pl.DataFrame:
+    """Return how a traced workload is routed: its own table says, whatever has become of a measured one."""
+    return read_table(results.trace("routing", workload), "given_routing")

@@ -1,0 +1,115 @@
+"""Schedules stepped through in arrays, against the naive loop; short iterations that stand for long ones."""
+
+import numpy as np
+import polars as pl
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from moesweep.cost.iteration import filled_and_drained
+from moesweep.shapes.schedule import schedules
+from moesweep.shapes.steps import interleaved, makespans, order_of, step_ends
+from naive_pipeline import makespan
+
+SHAPES = [(1, 1, 3), (2, 1, 2), (4, 1, 8), (8, 1, 5), (2, 2, 4), (4, 2, 8), (4, 3, 12), (8, 2, 16)]
+
+
+def passes(rng: np.random.Generator, pp: int, chunks: int, pipelines: int, spread: float) -> np.ndarray:
+    """Return random lengths of all passes; backward takes about twice as long."""
+    lengths = rng.uniform(1, spread, (2 * pp * chunks, pipelines))
+    lengths[1::2] *= 2
+    return lengths
+
+
+@pytest.mark.parametrize(("pp", "chunks", "m"), SHAPES)
+def test_every_chunk_of_its_own_length_and_messages_that_take_time(pp: int, chunks: int, m: int) -> None:
+    rng = np.random.default_rng(pp + chunks + m)
+    lengths, delays = passes(rng, pp, chunks, 3, 3.0), rng.uniform(0, 0.5, (2, 3))
+    found = interleaved(pp, chunks, m).ends(lengths, delays).max(axis=0)
+    for pipeline in range(3):
+        forward, backward = lengths[0::2, pipeline], lengths[1::2, pipeline]
+        expected = makespan(forward, backward, m, chunks, tuple(delays[:, pipeline]), pp)
+        assert found[pipeline] == pytest.approx(expected, rel=1e-12)
+
+
+@settings(max_examples=25)
+@given(
+    pp=st.integers(2, 6),
+    chunks=st.integers(1, 3),
+    rounds=st.integers(1, 40),
+    spread=st.sampled_from([1.0, 1.05, 1.3, 4.0]),
+    seed=st.integers(0, 1000),
+)
+def test_a_short_iteration_stands_for_a_long_one(
+    pp: int, chunks: int, rounds: int, spread: float, seed: int
+) -> None:
+    rng, m = np.random.default_rng(seed), rounds * pp
+    lengths, delays = passes(rng, pp, chunks, 4, spread), rng.uniform(0, 0.3, (2, 4))
+    whole = interleaved(pp, chunks, m).ends(lengths, delays).max(axis=0)
+    found = makespans(lengths, delays, (pp, chunks), np.arange(4), np.full(4, m))
+    assert found == pytest.approx(whole, rel=1e-11)
+
+
+def test_iterations_of_several_lengths_share_their_pipelines() -> None:
+    rng, counts = np.random.default_rng(3), np.array([4, 8, 400, 404, 1000, 8])
+    lengths, delays = passes(rng, 4, 2, 2, 1.5), np.zeros((2, 2))
+    which = np.array([0, 1, 0, 1, 1, 1])
+    found = makespans(lengths, delays, (4, 2), which, counts)
+    for at, (pipeline, m) in enumerate(zip(which, counts, strict=True)):
+        alone = interleaved(4, 2, int(m)).ends(lengths[:, [pipeline]]).max()
+        assert found[at] == pytest.approx(alone, rel=1e-11)
+
+
+@settings(max_examples=100)
+@given(
+    layer=st.floats(0.5, 5),
+    ratio=st.floats(1, 3),
+    message=st.floats(0, 0.3),
+    embedding=st.tuples(st.floats(0, 2), st.floats(0, 2)),
+    head=st.tuples(st.floats(0, 20), st.floats(0, 20)),
+    pp=st.integers(2, 8),
+    m=st.integers(1, 60),
+)
+def test_a_pipeline_that_its_last_stage_paces_fills_and_drains_as_the_formula_says(
+    layer: float,
+    ratio: float,
+    message: float,
+    embedding: tuple[float, float],
+    head: tuple[float, float],
+    pp: int,
+    m: int,
+) -> None:
+    """The closed form, as the costs have it, and the schedule are one where stages hold as many layers."""
+    lengths = np.full((2 * pp, 1), layer)
+    lengths[1::2] *= ratio
+    lengths[2::2] += message
+    lengths[1:-1:2] += message
+    lengths[:2, 0] += embedding
+    lengths[-2:, 0] += head
+    stages = lengths.reshape(pp, 2).sum(axis=1)
+    frame = pl.DataFrame(
+        {"all_seconds": [stages.sum()], "stage_seconds": [stages.max()], "num_microbatches": [m]}
+    )
+    formula = frame.select(**filled_and_drained()).item()
+    stepped = makespans(lengths, np.zeros((2, 1)), (pp, 1), np.array([0]), np.array([m]))[0]
+    assert stepped <= formula * (1 + 1e-12)
+    if stages[-1] == stages.max():
+        assert stepped == pytest.approx(formula, rel=1e-12)
+
+
+def test_steps_with_lengths_of_their_own_end_one_after_the_other() -> None:
+    workload = pl.DataFrame({"workload": ["x"], "pp": [2], "virtual_pipeline": [1], "num_microbatches": [2]})
+    schedule = schedules(workload).with_columns(length=pl.int_range(1, pl.len() + 1, dtype=pl.Int64))
+    # stage 0: F0 F1 B0 B1 of 1 2 3 4; stage 1: F0 B0 F1 B1 of 5 6 7 8
+    assert step_ends(schedule) == [1, 3, 15, 31, 6, 12, 19, 27]
+
+
+def test_a_schedule_that_waits_for_itself_is_refused() -> None:
+    rows = {
+        "stage": [0, 0, 1, 1],
+        "phase": ["backward", "forward", "forward", "backward"],
+        "microbatch": [0, 0, 0, 0],
+        "chunk": [0, 0, 0, 0],
+    }
+    with pytest.raises(ValueError, match="wait for one another"):
+        order_of(pl.DataFrame(rows))

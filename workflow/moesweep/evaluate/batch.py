@@ -1,0 +1,189 @@
+"""A batch of workloads on clusters, with the passes that have been evaluated of it."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+import polars as pl
+
+from moesweep.cost.collectives import PLACE, place_of
+from moesweep.cost.memory import bytes_of_a_stage
+from moesweep.cost.stages import seconds_of_a_pass
+from moesweep.evaluate.distinct import Array, Coded, Codes, distinct, joined
+from moesweep.evaluate.layouts import layouts
+from moesweep.evaluate.passes import SUMS, Wide, of_a_layer, roots, sums, wide
+from moesweep.shapes.communication import GROUP_KINDS
+from moesweep.shapes.placement import ARRIVALS, READS
+from moesweep.shapes.sizes import BALANCED, Rows, etp
+from moesweep.trace.programs import Section, sections
+
+Scope = tuple[str, str]
+"""What a pass runs through (kind of layer, end, arrival; `stage` for the optimizer), and its phase."""
+
+AWAY_FROM_THE_ENDS = {"recv_forward": 1, "recv_backward": 0}
+"""A stage to which the message comes from another one; at the ends contents count it away."""
+
+TAIL: Scope = ("stage", "optimizer")
+
+
+@dataclass(frozen=True)
+class Declared:
+    """A section ready to be evaluated, and the columns that it reads."""
+
+    section: Section
+    ops: list[Wide]
+    reads: frozenset[str]
+
+
+LOADS = {
+    "even": BALANCED,
+    "busiest": Rows(
+        pl.col("sent"), pl.col("received"), pl.col("received") * etp, exchanged=pl.col("exchanged")
+    ),
+    "mean": Rows(pl.col("sent"), pl.col("received"), pl.col("computed")),
+}
+"""What a rank's experts have to do: as much as any other's, or columns of the busiest and the mean rank."""
+
+
+@cache
+def declared(load: str = "even") -> dict[Scope, Declared]:
+    """Return the sections by scope, under one of LOADS; a send is waited for where it arrives."""
+    found = {}
+    passed = roots(*seconds_of_a_pass().values()) - {*SUMS, "phase", "layer_kind"}
+    for section in (section for alternatives in sections(LOADS[load]) for section in alternatives):
+        name = section.ops[0].name
+        if section.scope == "stage" and section.phase != "optimizer" and name not in ARRIVALS:
+            continue
+        ops = wide(section)
+        reads = frozenset().union(passed, *(op.reads for op in ops)) - {"stage"}
+        found[name if name in ARRIVALS else section.scope, section.phase] = Declared(section, ops, reads)
+    return found
+
+
+@dataclass(frozen=True)
+class Pass:
+    """What a pass takes: for each workload the row (`codes`) of the `values` that are its own."""
+
+    codes: Codes
+    values: Mapping[str, Array]
+
+    def of(self, rows: Array, name: str) -> Array:
+        """Return a value of some workloads."""
+        found: Array = self.values[name][self.codes.of[rows]]
+        return found
+
+
+class Batch:
+    """Workloads, each on a cluster.
+
+    workloads   columns of moesweep.study.workload.SCHEMA
+    constants   one row a cluster, one column a constant, in base units
+    cluster     the row of each workload's cluster
+    """
+
+    class_columns: tuple[str, ...] = ("dense_layers", "moe_layers", "is_first", "is_last", "stage")
+    """The columns of a stage class."""
+
+    def __init__(self, workloads: pl.DataFrame, constants: pl.DataFrame, cluster: Array) -> None:
+        self.coded = Coded(workloads)
+        self.constants = constants
+        self.cluster = Codes(cluster, constants.height)
+        placed = self.coded.distinct(READS)
+        self.layout, self.layouts = placed.codes, layouts(workloads[placed.first])
+        self.passes_known: dict[Scope, Pass] = {}
+        self._places: dict[str, Pass] = {}
+
+    @property
+    def workloads(self) -> pl.DataFrame:
+        """The workloads."""
+        return self.coded.frame
+
+    @property
+    def scopes(self) -> list[Scope]:
+        """The passes of a micro-batch."""
+        return [scope for scope in declared() if scope != TAIL]
+
+    def reads(self, scope: Scope) -> frozenset[str]:
+        """Return the columns and constants that a pass depends on."""
+        return declared()[scope].reads
+
+    def on(self, constants: pl.DataFrame) -> "Batch":
+        """Return the batch with other constants; passes that read none of those that differ are kept."""
+        differ = {name for name in constants.columns if not constants[name].equals(self.constants[name])}
+        other = object.__new__(type(self))
+        other.__dict__ |= self.__dict__
+        other.constants = constants
+        other._places = {} if "gpus_per_node" in differ else dict(self._places)
+        other.passes_known = {
+            scope: known for scope, known in self.passes_known.items() if not differ & self.reads(scope)
+        }
+        return other
+
+    def bytes_of_a_stage(self) -> dict[str, pl.Expr]:
+        """Return the parts of a rank's memory."""
+        return bytes_of_a_stage()
+
+    def distinct_rows(self, reads: Iterable[str], *also: Codes) -> tuple[pl.DataFrame, Codes, Array]:
+        """Return the distinct rows of what is read, the row of each workload, and the first workload of each.
+
+        `also` tell more workloads apart. Raises ValueError for what neither workloads nor constants have.
+        """
+        reads = set(reads)
+        own, constants = reads & set(self.workloads.columns), reads & set(self.constants.columns)
+        placed = {name: self.place(name.split()[0]) for name in sorted(reads - own - constants)}
+        kinds = {id(each): each.codes for each in placed.values()}.values()
+        found = self.coded.distinct(own, *also, *kinds, *([self.cluster] if constants else []))
+        rows = self.workloads[found.first].select(sorted(own))
+        places = [
+            pl.Series(name, each.of(found.first, name.split()[1])) for name, each in placed.items()
+        ]
+        rows = self.with_constants(rows, found.first, constants)
+        return rows.hstack(places), found.codes, found.first
+
+    def place(self, group_kind: str) -> Pass:
+        """Return where the communicators of a kind stand: PLACE of every workload's.
+
+        It depends on the whole world, but takes few values: what reads it is told apart by those.
+        """
+        if group_kind not in GROUP_KINDS:
+            raise ValueError(f"nothing gives {group_kind}")
+        if group_kind not in self._places:
+            where = place_of(group_kind)
+            rows, codes, _ = self.distinct_rows(roots(*where.values()))
+            found = rows.select(**where)
+            self._places[group_kind] = merged(codes, {name: found[name].to_numpy() for name in PLACE})
+        return self._places[group_kind]
+
+    def with_constants(self, rows: pl.DataFrame, workloads: Array, names: Iterable[str]) -> pl.DataFrame:
+        """Add constants to rows, each of which belongs to one of the workloads."""
+        own = self.constants.select(sorted(names))
+        return rows.hstack(own[self.cluster.of[workloads]]) if own.width else rows
+
+    def passes(self, scope: Scope) -> Pass:
+        """Return what a pass takes on every workload."""
+        if scope not in self.passes_known:
+            self.passes_known |= self.evaluated(scope)
+        return self.passes_known[scope]
+
+    def evaluated(self, scope: Scope) -> dict[Scope, Pass]:
+        """Return a pass evaluated on the distinct rows of what it reads, and others that come with it."""
+        what = declared()[scope]
+        rows, codes, _ = self.distinct_rows(what.reads)
+        if scope[0] in AWAY_FROM_THE_ENDS:
+            rows = rows.with_columns(stage=pl.lit(AWAY_FROM_THE_ENDS[scope[0]], dtype=pl.Int64))
+        return {scope: merged(codes, of_a_layer(what.section, sums(what.ops, rows), rows))}
+
+
+def merged(codes: Codes, values: Mapping[str, Array]) -> Pass:
+    """Return a pass in which rows of equal values are one, whatever they have read."""
+    rows = len(next(iter(values.values())))
+    parts = []
+    for each in values.values():
+        found, own = np.unique(each, return_inverse=True)
+        parts.append(Codes(own, len(found)))
+    same = distinct(joined(parts, rows))
+    return Pass(
+        Codes(same.index[codes.of], len(same.first)),
+        {name: each[same.first] for name, each in values.items()},
+    )

@@ -1,0 +1,99 @@
+"""Costs of any workloads on any clusters, with their band: the door to the factored form."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+
+from moesweep.cost.uncertainty import UNCERTAIN, banded, farther_ends
+from moesweep.evaluate.batch import Batch
+from moesweep.evaluate.factored import costs, iteration_seconds
+from moesweep.evaluate.skewed_batch import SkewedBatch
+from moesweep.store.tablefile import dtypes
+from moesweep.study.catalog import Cluster
+from moesweep.study.routing import given
+from moesweep.trace.skewed_copies import Routed, by_tables_in
+
+HERE = by_tables_in(Path())
+"""Routing by the measured tables of the project that the command runs in."""
+
+AT_ONCE, SKEWED_AT_ONCE = 1 << 20, 1 << 10
+"""Workloads evaluated together, without and with given routing: that tells every layer apart."""
+
+
+def constants_frame(clusters: Iterable[Cluster]) -> pl.DataFrame:
+    """Return one row a cluster: its name in `cluster`, and one column a constant, in base units."""
+    return pl.DataFrame([{"cluster": cluster.name} | cluster.values for cluster in clusters])
+
+
+def costed(workloads: pl.DataFrame, constants: pl.DataFrame, routed: Routed = HERE) -> pl.DataFrame:
+    """Return `workload` and the cost columns of workloads but the band, in their order.
+
+    constants   one row a cluster; workloads name theirs in `cluster`, unless there is but one
+    routed      how workloads are routed whose routing is given: as their measured tables say, where the
+                command runs, which raises BadInput if one cannot be read or has changed
+    """
+    return _each(workloads, constants, routed, costs, dtypes("costs"))
+
+
+def costed_with_band(
+    workloads: pl.DataFrame, clusters: Sequence[Cluster], routed: Routed = HERE
+) -> pl.DataFrame:
+    """Return the same with `iteration_seconds_low` and `_high`."""
+    found = costed(workloads, constants_frame(clusters), routed)
+    return banded(found, moved_seconds(workloads, clusters, routed))
+
+
+def moved_seconds(
+    workloads: pl.DataFrame, clusters: Sequence[Cluster], routed: Routed = HERE
+) -> pl.DataFrame:
+    """Return `workload` and, by constant, the iteration's seconds with that one at its farther end alone."""
+    ends = pl.DataFrame([farther_ends(cluster.constants) for cluster in clusters])
+
+    def moved(batch: Batch) -> pl.DataFrame:
+        # What does not read a constant is evaluated once and kept.
+        iteration_seconds(batch)
+        return batch.workloads.select(
+            "workload",
+            **{
+                name: pl.Series(iteration_seconds(batch.on(batch.constants.with_columns(ends[name]))))
+                for name in UNCERTAIN
+            },
+        )
+
+    schema = {"workload": pl.String(), **dict.fromkeys(UNCERTAIN, pl.Float64())}
+    return _each(workloads, constants_frame(clusters), routed, moved, schema)
+
+
+def _each(
+    workloads: pl.DataFrame,
+    constants: pl.DataFrame,
+    routed: Routed,
+    what: Callable[[Batch], pl.DataFrame],
+    schema: Mapping[str, pl.DataType],
+) -> pl.DataFrame:
+    """Return what is asked of batches of workloads, in the workloads' order; of none an empty frame."""
+    numbered = workloads.with_row_index("at")
+    parts = [
+        what(batch).with_columns(at=at)
+        for frame, skewed in ((numbered.filter(~given), False), (numbered.filter(given), True))
+        for some in frame.iter_slices(SKEWED_AT_ONCE if skewed else AT_ONCE)
+        for at, batch in [(some["at"], batch_of(some.drop("at"), constants, routed if skewed else None))]
+    ]
+    if not parts:
+        return pl.DataFrame(schema=schema)
+    return pl.concat(parts).sort("at").drop("at")
+
+
+def batch_of(workloads: pl.DataFrame, constants: pl.DataFrame, routed: Routed | None = None) -> Batch:
+    """Return workloads as one batch; `routed` as for `costed`, None where no routing is given."""
+    values = constants.drop("cluster", strict=False)
+    if "cluster" in workloads.columns:
+        rows = {name: row for row, name in enumerate(constants["cluster"])}
+        cluster = workloads["cluster"].replace_strict(rows, return_dtype=pl.Int64).to_numpy()
+    else:
+        cluster = np.zeros(workloads.height, dtype=np.int64)
+    if routed is None:
+        return Batch(workloads, values, cluster)
+    return SkewedBatch(workloads, values, cluster, routed)

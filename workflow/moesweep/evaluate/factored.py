@@ -1,0 +1,71 @@
+"""Costs in the factored form: every section evaluated once for each distinct configuration that it reads.
+
+A pass through a layer depends on the model, tp, the micro-batch, not on the world size or the number of
+micro-batches; so a million workloads have few distinct passes, somewhat more distinct stages, and only sums
+of a few numbers each for themselves. The expressions are those of the row form (moesweep.cost.model), and a
+test holds both equal.
+"""
+
+import numpy as np
+import polars as pl
+
+from moesweep.cost.iteration import (
+    bubble,
+    bubble_share,
+    filled_and_drained,
+    seconds_of_an_iteration,
+    with_parts,
+)
+from moesweep.cost.model import price, throughput
+from moesweep.cost.stages import COMM
+from moesweep.cost.uncertainty import band
+from moesweep.evaluate.batch import Batch
+from moesweep.evaluate.distinct import Array
+from moesweep.evaluate.passes import roots
+from moesweep.evaluate.pipelines import pipelines
+from moesweep.evaluate.tails import Tails, fullest, tails
+
+OF_THE_TAIL = ("tail_exposed", "tail_compute", *(f"tail_{part}" for part in COMM))
+
+
+def costs(batch: Batch) -> pl.DataFrame:
+    """Return `workload`, the cost columns of every workload of a batch but its band, and what that reads."""
+    tail = tails(batch)
+    timed, memory = _timed(batch, tail), fullest(batch, tail)
+    rated = [throughput(), price()]
+    reads = roots(*(each for some in rated for each in some.values()), *band().values())
+    own, constants = reads & set(batch.workloads.columns), reads & set(batch.constants.columns)
+    frame = timed.hstack(batch.workloads.select("workload", *sorted(own - set(timed.columns))))
+    frame = batch.with_constants(frame, np.arange(frame.height), constants)
+    frame = frame.with_columns(**{name: pl.Series(values) for name, values in memory.items()})
+    for some in rated:
+        frame = frame.with_columns(**some)
+    shown = {name for some in (seconds_of_an_iteration(), bubble(), bubble_share(), *rated) for name in some}
+    return frame.select("workload", *sorted(shown | set(memory) | (constants & roots(*band().values()))))
+
+
+def iteration_seconds(batch: Batch) -> Array:
+    """Return the iteration's seconds alone."""
+    found: Array = _timed(batch, tails(batch))["iteration_seconds"].to_numpy()
+    return found
+
+
+def _timed(batch: Batch, tail: Tails) -> pl.DataFrame:
+    """Return the seconds of every workload's iteration by part, and the flops that its model needs."""
+    lines = pipelines(batch)
+    line, m = lines.of.of, batch.workloads["num_microbatches"].to_numpy()
+    at = tail.starts[tail.of.of] + lines.slowest[line]
+    columns = {
+        **{name: lines.values[name][line] for name in lines.values if name != "model_flops"},
+        **{
+            f"stage_{name}": tail.values[name][at]
+            for name in ("tail_exposed", "tail_compute", *(f"tail_{part}" for part in COMM))
+        },
+        "longest_tail_seconds": tail.longest[tail.of.of],
+        "stepped_seconds": lines.stepping.seconds(line, m),
+        "model_flops": 3 * m * lines.values["model_flops"][line] / batch.workloads["pp"].to_numpy(),
+    }
+    frame = pl.DataFrame(columns | {"num_microbatches": m})
+    closed = filled_and_drained()["pipeline_seconds"]
+    stepped = pl.when(pl.col("stepped_seconds").is_nan()).then(closed).otherwise("stepped_seconds")
+    return with_parts(frame.with_columns(pipeline_seconds=stepped))

@@ -1,0 +1,134 @@
+"""What stage classes take for a micro-batch, and how long all micro-batches take to pass through them."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import polars as pl
+
+from moesweep.cost.iteration import overlaps_messages, own_seconds
+from moesweep.cost.pipeline import PHASES
+from moesweep.cost.stages import COMM
+from moesweep.evaluate.batch import Batch, Pass, Scope
+from moesweep.evaluate.distinct import Array, Codes, distinct, joined
+from moesweep.evaluate.layouts import Layouts
+from moesweep.evaluate.segments import Segments, segments
+from moesweep.shapes.placement import ARRIVALS
+from moesweep.shapes.steps import makespans
+
+OF_A_STAGE = ("seconds", "exposed", *COMM, "model_flops")
+"""What is summed of the passes of a stage."""
+
+
+@dataclass(frozen=True)
+class Pipelines:
+    """Distinct pipelines: which one each workload has, and what they take.
+
+    of         the pipeline of each workload
+    slowest    the class of each pipeline's slowest stage, counted from its layout's first
+    values     by pipeline: all_seconds, stage_seconds, stage_<part> of the slowest, model_flops of all stages
+    stepping   those that `filled_and_drained` is not exact for
+    """
+
+    of: Codes
+    slowest: Array
+    values: dict[str, Array]
+    stepping: "Stepping"
+
+
+def pipelines(batch: Batch) -> Pipelines:
+    """Return the pipelines of a batch."""
+    lines = batch.layouts
+    passes = {scope: batch.passes(scope) for scope in batch.scopes if scope[0] in lines.scopes}
+    codes = [batch.layout, *(each.codes for each in passes.values())]
+    found = distinct(joined(codes, batch.workloads.height))
+    layout = batch.layout.of[found.first]
+    rows = segments(lines.starts[layout], lines.sizes[layout])
+    stages = _stages(batch, passes, found.first, rows)
+    count = lines.classes["count"].to_numpy()[rows.rows].astype(np.float64)
+    most, at = rows.greatest(stages["own_seconds"])
+    values = {
+        "all_seconds": rows.sums(count * stages["own_seconds"]),
+        "stage_seconds": most,
+        **{f"stage_{part}": stages[part][at] for part in ("own_exposed", *COMM)},
+        "model_flops": rows.sums(count * stages["model_flops"]),
+    }
+    is_last = lines.classes["is_last"].to_numpy()[rows.rows]
+    last, _ = rows.greatest(np.where(is_last, stages["own_seconds"], 0.0))
+    closed = lines.alike[layout] & (last >= most)
+    return Pipelines(found.codes, at - rows.starts, values, Stepping(batch, passes, found.first, closed))
+
+
+def _stages(batch: Batch, passes: dict[Scope, Pass], first: Array, rows: Segments) -> dict[str, Array]:
+    """Return OF_A_STAGE of every stage class of every pipeline, and what `own_seconds` makes of them."""
+    contents = batch.layouts.contents[rows.rows]
+    total = {name: np.zeros(len(rows.rows)) for name in OF_A_STAGE}
+    for at, scope in enumerate(batch.layouts.scopes):
+        own = [each for (name, _), each in passes.items() if name == scope]
+        for name in OF_A_STAGE:
+            if any(each.values[name].any() for each in own):
+                once = np.sum([each.of(first, name) for each in own], axis=0)
+                total[name] += contents[:, at] * once[rows.owner]
+    chunks = batch.workloads["virtual_pipeline"].to_numpy()[first][rows.owner]
+    frame = pl.DataFrame(
+        {"virtual_pipeline": chunks} | {name: total[name] for name in ("seconds", "exposed", "pp_comm")}
+    )
+    busy = frame.select(own_seconds()[name].alias(name) for name in ("own_seconds", "own_exposed"))
+    return total | {name: busy[name].to_numpy() for name in busy.columns}
+
+
+class Stepping:
+    """Pipelines to be stepped through for some number of micro-batches, but those with a `closed` form."""
+
+    def __init__(self, batch: Batch, passes: dict[Scope, Pass], first: Array, closed: Array) -> None:
+        self._layouts, self._passes, self._first = batch.layouts, passes, first
+        self._layout, own = batch.layout.of[first], batch.workloads[first]
+        self._pp, self._chunks = own["pp"].to_numpy(), own["virtual_pipeline"].to_numpy()
+        self._overlaps = own.select(overlaps_messages).to_series().to_numpy()
+        self._stepped = ~closed & (self._pp > 1)
+
+    def seconds(self, pipeline: Array, microbatches: Array) -> Array:
+        """Return the seconds of micro-batches through pipelines, NaN where a closed form says them."""
+        ended = np.full(len(pipeline), np.nan)
+        some = np.flatnonzero(self._stepped[pipeline])
+        if not some.size:
+            return ended
+        line, count = pipeline[some], microbatches[some]
+        codes = [Codes(line, len(self._first)), Codes(count, int(count.max()) + 1)]
+        pairs = distinct(joined(codes, some.size))
+        line, count = line[pairs.first], count[pairs.first]
+        found, most = np.empty(len(line)), int(self._chunks.max()) + 1
+        shapes = self._pp[line] * most + self._chunks[line]
+        for shape in np.unique(shapes).tolist():
+            here = np.flatnonzero(shapes == shape)
+            own, which = np.unique(line[here], return_inverse=True)
+            lengths, delays = self._times(own, *divmod(shape, most))
+            found[here] = makespans(lengths, delays, divmod(shape, most), which, count[here])
+        ended[some] = found[pairs.index]
+        return ended
+
+    def _times(self, lines: Array, pp: int, chunks: int) -> tuple[Array, Array]:
+        """Return how long passes of some pipelines last, and messages take (`Order.ends`)."""
+        first, scopes = self._first[lines], self._layouts.scopes
+        lengths, delays = np.empty((2 * pp * chunks, len(lines))), np.zeros((2, len(lines)))
+        values = np.zeros((2, len(scopes), len(lines)))
+        for (name, phase), each in self._passes.items():
+            way, seconds = PHASES.index(phase), each.of(first, "seconds")
+            if name in ARRIVALS:
+                delays[way] = np.where(self._overlaps[lines], each.of(first, "pp_comm"), 0.0)
+                seconds = seconds - delays[way]
+            values[way, scopes.index(name)] = seconds
+        layouts = self._layout[lines]
+        for layout in np.unique(layouts).tolist():
+            here = np.flatnonzero(layouts == layout)
+            held = _chunks_of(self._layouts, layout, pp, chunks)
+            for way in range(len(PHASES)):
+                lengths[way::2, here] = held @ values[way][:, here]
+        return lengths, delays
+
+
+def _chunks_of(layouts: Layouts, layout: int, pp: int, chunks: int) -> Array:
+    """Return what each chunk of a layout holds, virtual stages × scopes."""
+    start = layouts.stage_starts[layout]
+    first = layouts.chunk_starts[layouts.staged[start : start + pp]]
+    held: Array = layouts.chunked[(first[None, :] + np.arange(chunks)[:, None]).ravel()]
+    return held
