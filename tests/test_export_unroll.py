@@ -56,12 +56,13 @@ def test_a_stage_runs_its_steps_in_schedule_order_one_at_a_time(name: str) -> No
     each = traced_workload(name)
     ops = executed(each)
     in_steps = ops.filter(pl.col("step") >= 0)
-    # Interleaved messages arrive while the stage runs another chunk; no step begins before its message is there.
+    # Interleaved messages arrive while the stage runs another chunk, but before the step that needs them.
     overlapped = (pl.col("collective") == "recv").fill_null(False) & (each.workload["virtual_pipeline"] > 1)
     computed = ~SEND & ~overlapped
     bounds = in_steps.group_by("stage", "step", maintain_order=True).agg(
         pl.col("phase").first().cast(pl.String), pl.col("microbatch", "chunk").first(),
-        start=pl.col("start_nanoseconds").filter(computed).min(), end=pl.col("end_nanoseconds").filter(~SEND).max(),
+        start=pl.col("start_nanoseconds").filter(computed).min(),
+        end=pl.col("end_nanoseconds").filter(~SEND).max(),
         arrived=pl.col("end_nanoseconds").filter(overlapped).max(),
     )  # fmt: skip
     assert (bounds["arrived"].drop_nulls() <= bounds.drop_nulls("arrived")["start"]).all()

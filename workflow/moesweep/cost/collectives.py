@@ -33,8 +33,9 @@ def place_of(group_kind: str | None) -> dict[str, pl.Expr]:
     """Return PLACE of the communicators of one kind; nothing for ops without one."""
     if group_kind is None:
         return {}
-    found = placement(group_kind, pl.col("gpus_per_node").cast(pl.Int64))
-    return {part: getattr(found, part) for part in PLACE}
+    ranks, stride, runs = extent(group_kind)
+    node = pl.col("gpus_per_node").cast(pl.Int64)
+    return dict(zip(PLACE, (stride, *standing(ranks, stride, pl.col("world_size"), node, runs)), strict=True))
 
 
 def places() -> dict[str, pl.Expr]:

@@ -61,8 +61,7 @@ def cost(
     `layers` say which layer has which load (`layers_of`).
     """
     described = workloads.rename(OF_THE_WORKLOAD)
-    rows = folded.lazy().join(described.lazy(), on="workload", maintain_order="left")
-    ops = timed(rows).collect()
+    ops = timed(folded, described)
     per_pass = passes(ops, described)
     stages = stage_seconds(per_pass).join(
         workloads.select("workload", "virtual_pipeline"), on="workload", maintain_order="left"

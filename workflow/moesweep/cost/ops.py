@@ -52,7 +52,24 @@ def timings() -> dict[str, pl.Expr]:
     return {"seconds": rows.seconds, "bound": rows.bound}
 
 
-def timed(rows: pl.LazyFrame) -> pl.LazyFrame:
-    """Add places and timings to op rows joined with their workload and constants."""
-    floats = rows.with_columns(**collectives.places()).with_columns(pl.col(QUANTITIES).cast(pl.Float64))
-    return floats.with_columns(**timings())
+def timed(folded: pl.DataFrame, workloads: pl.DataFrame) -> pl.DataFrame:
+    """Add to op rows their workload with its constants, where their communicators stand, and timings."""
+    # Every op of a kind has the communicators of that kind.
+    schema = {"workload": pl.String, "group_kind": pl.String} | dict.fromkeys(collectives.PLACE, pl.Int64)
+    places = [pl.DataFrame(schema=schema)]
+    for kind in folded["group_kind"].cast(pl.String).drop_nulls().unique().sort():
+        where = collectives.place_of(kind)
+        places.append(workloads.select("workload", group_kind=pl.lit(kind), **where))
+    return (
+        folded.lazy()
+        .join(workloads.lazy(), on="workload", maintain_order="left")
+        .join(
+            pl.concat(places).lazy().with_columns(pl.col("group_kind").cast(folded.schema["group_kind"])),
+            on=["workload", "group_kind"],
+            how="left",
+            maintain_order="left",
+        )
+        .with_columns(pl.col(collectives.PLACE).fill_null(0), pl.col(QUANTITIES).cast(pl.Float64))
+        .with_columns(**timings())
+        .collect()
+    )

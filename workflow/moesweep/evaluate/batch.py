@@ -135,9 +135,7 @@ class Batch:
         kinds = {id(each): each.codes for each in placed.values()}.values()
         found = self.coded.distinct(own, *also, *kinds, *([self.cluster] if constants else []))
         rows = self.workloads[found.first].select(sorted(own))
-        places = [
-            pl.Series(name, each.of(found.first, name.split()[1])) for name, each in placed.items()
-        ]
+        places = [pl.Series(name, each.of(found.first, name.split()[1])) for name, each in placed.items()]
         rows = self.with_constants(rows, found.first, constants)
         return rows.hstack(places), found.codes, found.first
 

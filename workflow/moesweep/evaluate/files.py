@@ -9,7 +9,6 @@ from moesweep.cost.model import cost, with_constants
 from moesweep.cost.skewed_ranks import fullest_ranks
 from moesweep.cost.uncertainty import banded, changes
 from moesweep.evaluate.costs import moved_seconds
-from moesweep.store.checksums import digest
 from moesweep.store.layout import Results
 from moesweep.store.parts import write_index
 from moesweep.store.provenance import facts

@@ -28,8 +28,7 @@ def own_costs(
     `each` are its `rank_programs`, `program` is the costed one that everybody waits for.
     """
     described = with_constants(workload, cluster.values).rename(OF_THE_WORKLOAD)
-    rows = each.lazy().join(described.lazy(), on="workload", maintain_order="left")
-    own = timed(rows).select(_TIMES).collect()
+    own = timed(each, described).select(_TIMES)
     theirs = each.join(
         program.select("stage", "op_index", pl.col(_TIMES).name.prefix("common_")),
         on=["stage", "op_index"],
