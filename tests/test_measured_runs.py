@@ -8,7 +8,7 @@ import pytest
 from moesweep.calibration.fit import PRIORS, errors, to_fit
 from moesweep.calibration.measured import TARGETS, Measured, read_measured, thinned
 from moesweep.calibration.report import error_rows
-from moesweep.evaluate.costs import costed_with_band
+from moesweep.evaluate.costs import constants_frame, costed
 from moesweep.predict import cluster_names
 from moesweep.study.catalog import Cluster, load_cluster
 
@@ -38,7 +38,7 @@ def test_few_constants_are_fitted_and_none_sits_on_a_bound(clusters: list[Cluste
 
 
 def test_the_band_holds_four_runs_in_five(measured: Measured, clusters: list[Cluster]) -> None:
-    costs = costed_with_band(measured.runs, clusters)
+    costs = costed(measured.runs, constants_frame(clusters))
     seconds = measured.runs["measured"]
     inside = (costs["iteration_seconds_low"] <= seconds) & (seconds <= costs["iteration_seconds_high"])
     by_group = (
@@ -63,5 +63,7 @@ def test_weights_count_cells_alike(measured: Measured) -> None:
 def test_predictions_do_not_depend_on_what_was_measured(measured: Measured, clusters: list[Cluster]) -> None:
     few = measured.where(pl.col("group") == "BLOOM")
     other = Measured(few.runs.with_columns(measured=pl.lit(1.0)))
-    ours, theirs = (costed_with_band(runs.runs, clusters)["iteration_seconds"] for runs in (few, other))
+    ours, theirs = (
+        costed(runs.runs, constants_frame(clusters))["iteration_seconds"] for runs in (few, other)
+    )
     assert ours.equals(theirs)

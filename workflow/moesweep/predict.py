@@ -7,7 +7,7 @@ import polars as pl
 
 from moesweep.edge.outputs import folders_only_if_written, output_file
 from moesweep.edge.problems import BadInput, Problem, collect
-from moesweep.evaluate.costs import costed_with_band
+from moesweep.evaluate.costs import constants_frame, costed
 from moesweep.store.tablefile import dtypes, whole
 from moesweep.study.catalog import in_project, load_cluster
 from moesweep.study.runs import Runs, read_runs
@@ -39,7 +39,11 @@ def predict(path: Path, written: str, root: Path, keep_going: bool) -> int:
         raise BadInput([*clashes, *faults])
     used = runs.workloads["cluster"].unique().sort().to_list()
     clusters = [load_cluster(root, name) for name in used]
-    costs = costed_with_band(runs.workloads, clusters).select(runs.workloads["row"], *names) if used else None
+    costs = (
+        costed(runs.workloads, constants_frame(clusters)).select(runs.workloads["row"], *names)
+        if used
+        else None
+    )
     table = _joined(runs, costs, names)
     with folders_only_if_written(out), whole(out) as partial:
         table.write_csv(partial)

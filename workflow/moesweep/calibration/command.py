@@ -39,28 +39,47 @@ def calibrate(arguments: argparse.Namespace) -> int:
         print(f"leaving groups out by {scheme}", file=sys.stderr)
         outside[scheme] = left_out(measured, thin, clusters, best, scheme)
     save(best, root)
-    share = _set_band(measured.runs, [load_cluster(root, cluster.name) for cluster in clusters], root)
+    share = _set_bands(measured.runs, outside["source"], clusters, root)
     print(accuracy(measured, inside, outside))
     write_validation(arguments.docs / "validation.md", measured, best, inside, outside, share)
     draw(arguments.docs / "validation.svg", measured, inside)
     return 0
 
 
-def _set_band(runs: "pl.DataFrame", clusters: "list[Cluster]", root: Path) -> float:
-    """Set `band_scale` to what holds 80% of the runs, every group alike; return the share inside."""
+MODEL_SPREAD = 0.03
+"""What no measured run shows of a model: in quadrature with what they show."""
+
+LEAST_RUNS = 20
+"""Measured runs that a regime's band needs to go by; one with fewer keeps the assumed one."""
+
+
+def _set_bands(runs: "pl.DataFrame", errors: "pl.Series", clusters: "list[Cluster]", root: Path) -> float:
+    """Set each regime's spread by the errors of its runs, every group alike; return the share inside.
+
+    `errors` are those of runs that their own source's runs were left out for. The spread is the log error
+    that 80% of the weight stays within, in quadrature with MODEL_SPREAD.
+    """
     import numpy as np
     import polars as pl
 
     from moesweep.calibration.fit import Fitted, save
-    from moesweep.evaluate.costs import costed_with_band
+    from moesweep.cost.uncertainty import REGIMES
+    from moesweep.evaluate.costs import constants_frame, costed
 
-    costs = costed_with_band(runs, clusters)
-    own = costs["band_scale"].to_numpy()
-    width = np.log((costs["iteration_seconds_high"] / costs["iteration_seconds"]).to_numpy()) / own
-    miss = np.abs(np.log((costs["iteration_seconds"] / runs["measured"]).to_numpy())) / width
-    weight = (1 / runs.select(pl.len().over("group")).to_series()).to_numpy()
-    order = np.argsort(miss)
-    reached = np.cumsum(weight[order]) / weight.sum()
-    scale = float(miss[order][np.searchsorted(reached, 0.8)])
-    save([Fitted("band_scale", "config/calibration.yaml", scale, 0, 2)], root)
-    return float(weight[miss <= scale].sum() / weight.sum())
+    regime = costed(runs, constants_frame(clusters))["regime"]
+    missed = runs.select("group", miss=(1 + errors).log().abs(), regime=regime)
+    known, inside = [], []
+    for name in REGIMES:
+        here = missed.filter(pl.col("regime") == name)
+        if here.height < LEAST_RUNS:
+            continue
+        weight = (1 / here.select(pl.len().over("group")).to_series()).to_numpy()
+        miss = here["miss"].to_numpy()
+        order = np.argsort(miss)
+        reached = np.cumsum(weight[order]) / weight.sum()
+        spread = float(np.hypot(miss[order][np.searchsorted(reached, 0.8)], MODEL_SPREAD))
+        known.append(Fitted(f"band_{name}_spread", "config/calibration.yaml", spread, 0, 1))
+        inside.append(here.with_columns(inside=pl.col("miss") <= spread))
+    save(known, root)
+    by_group = pl.concat(inside).group_by("group", maintain_order=True).agg(pl.col("inside").mean())
+    return float(by_group["inside"].mean())  # type: ignore[arg-type]

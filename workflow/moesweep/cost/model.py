@@ -17,6 +17,7 @@ from moesweep.cost.ops import timed
 from moesweep.cost.pipeline import stepped
 from moesweep.cost.skewed_ranks import at_mean_load
 from moesweep.cost.stages import passes
+from moesweep.cost.uncertainty import band, regime
 from moesweep.cost.words import ROWS, Words, among, choose
 from moesweep.shapes.placement import layer_layout
 
@@ -76,7 +77,8 @@ def cost(
         .join(worst_rank(memory), on="workload", maintain_order="left")
         .join(_model_flops(at_mean_load(folded, fullest), workloads), on="workload", maintain_order="left")
     )
-    rated = frame.with_columns(**throughput()).with_columns(**price())
+    rated = frame.with_columns(**throughput()).with_columns(**price(), **regime())
+    rated = rated.with_columns(**band())
     return Costs(ops, per_pass, stages, memory, rated)
 
 

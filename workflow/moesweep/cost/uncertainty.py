@@ -1,15 +1,16 @@
-"""How far an iteration's seconds may be off: from the ranges of the constants that are known least.
+"""How far an iteration's seconds may be off: by the errors of measured runs of the same regime.
 
-Each uncertain constant moves alone to the end of its range that is farther away; the shares by which
-the iteration then changes are independent and add in quadrature. `band_scale` times that is the band
-which holds about 80% of the measured runs (make calibrate).
+A regime's spread is the log error that four of five measured runs stay within, those of a source weighing as
+one, in quadrature with what no measurement shows of a model (make calibrate; docs/costs.md, "The band").
+Beside it stand the constants that are known least: what the iteration becomes with each alone at the end of
+its range that is farther away.
 """
 
 from collections.abc import Mapping
 
 import polars as pl
 
-from moesweep.shapes.expressions import total
+from moesweep.shapes.expressions import by_word
 from moesweep.study.catalog import Constant
 
 UNCERTAIN = (
@@ -44,21 +45,39 @@ def change() -> dict[str, pl.Expr]:
     return {"share": pl.col("iteration_seconds") / pl.col("own") - 1}
 
 
-def spread() -> dict[str, pl.Expr]:
-    """Return the square root of the sum of squared log changes, over the constants moved."""
-    return {"spread": (1 + pl.col("share")).log().pow(2).sum().sqrt()}
+REGIMES = ("dense_inside", "dense_across", "tp_across", "moe_inside", "moe_across")
+"""What a prediction's error depends on: experts or none, and what has to cross nodes."""
+
+
+def regime() -> dict[str, pl.Expr]:
+    """Return which of REGIMES a workload is in.
+
+    moe_across: an EP group spans nodes (etp · ep GPUs are more than a node's); tp_across: a TP group does;
+    dense_across: only pipelines and replicas do.
+    """
+    node = pl.col("gpus_per_node")
+    experts = pl.when(pl.col("etp") * pl.col("ep") > node).then(pl.lit("moe_across"))
+    dense = pl.when(pl.col("world_size") > node).then(pl.lit("dense_across"))
+    return {
+        "regime": pl.when(pl.col("kind") == "moe")
+        .then(experts.otherwise(pl.lit("moe_inside")))
+        .when(pl.col("tp") > node)
+        .then(pl.lit("tp_across"))
+        .otherwise(dense.otherwise(pl.lit("dense_inside")))
+    }
 
 
 def band() -> dict[str, pl.Expr]:
-    """Return the ends of the band: seconds · exp(± band_scale · spread).
+    """Return the ends of the band: seconds · exp(± the spread of the regime).
 
     The lower one is no less than seconds · mfu, what the model's flops take at the GPU's peak.
     """
     seconds = pl.col("iteration_seconds")
-    factor = (pl.col("band_scale") * pl.col("spread")).exp()
+    of_regimes = {name: pl.col(f"band_{name}_spread") for name in REGIMES}
+    factor = by_word(pl.col("regime"), of_regimes, pl.lit(None)).alias("spread").exp()
     return {
         "iteration_seconds_low": pl.max_horizontal(seconds / factor, seconds * pl.col("mfu")),
-        "iteration_seconds_high": pl.col("iteration_seconds") * factor,
+        "iteration_seconds_high": seconds * factor,
     }
 
 
@@ -74,15 +93,3 @@ def changes(costs: pl.DataFrame, moved: pl.DataFrame) -> pl.DataFrame:
         .with_columns(**change())
         .sort("place", -pl.col("share").abs(), "constant")
     )
-
-
-def banded(costs: pl.DataFrame, moved: pl.DataFrame) -> pl.DataFrame:
-    """Add to the costs their `spread`, and `iteration_seconds_low` and `_high`.
-
-    `moved` as for `changes`, row for row.
-    """
-    share = {name: pl.col(f"{name} moved") / pl.col("iteration_seconds") for name in UNCERTAIN}
-    squares = total(each.log().pow(2) for each in share.values())
-    beside = moved.select(pl.col(name).alias(f"{name} moved") for name in UNCERTAIN)
-    found = costs.hstack(beside).with_columns(spread=squares.sqrt()).drop(beside.columns)
-    return found.with_columns(**band())

@@ -1,4 +1,4 @@
-"""Costs of any workloads on any clusters, with their band: the door to the factored form."""
+"""Costs of any workloads on any clusters: the door to the factored form."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from moesweep.cost.uncertainty import UNCERTAIN, banded, farther_ends
+from moesweep.cost.uncertainty import UNCERTAIN, farther_ends
 from moesweep.evaluate.batch import Batch
 from moesweep.evaluate.factored import costs, iteration_seconds
 from moesweep.evaluate.skewed_batch import SkewedBatch
@@ -28,21 +28,13 @@ def constants_frame(clusters: Iterable[Cluster]) -> pl.DataFrame:
 
 
 def costed(workloads: pl.DataFrame, constants: pl.DataFrame, routed: Routed = HERE) -> pl.DataFrame:
-    """Return `workload` and the cost columns of workloads but the band, in their order.
+    """Return `workload` and the cost columns of workloads, in their order.
 
     constants   one row a cluster; workloads name theirs in `cluster`, unless there is but one
     routed      how workloads are routed whose routing is given: as their measured tables say, where the
                 command runs, which raises BadInput if one cannot be read or has changed
     """
     return _each(workloads, constants, routed, costs, dtypes("costs"))
-
-
-def costed_with_band(
-    workloads: pl.DataFrame, clusters: Sequence[Cluster], routed: Routed = HERE
-) -> pl.DataFrame:
-    """Return the same with `iteration_seconds_low` and `_high`."""
-    found = costed(workloads, constants_frame(clusters), routed)
-    return banded(found, moved_seconds(workloads, clusters, routed))
 
 
 def moved_seconds(

@@ -18,7 +18,7 @@ from moesweep.cost.iteration import (
 )
 from moesweep.cost.model import price, throughput
 from moesweep.cost.stages import COMM
-from moesweep.cost.uncertainty import band
+from moesweep.cost.uncertainty import band, regime
 from moesweep.evaluate.batch import Batch
 from moesweep.evaluate.distinct import Array
 from moesweep.evaluate.passes import roots
@@ -29,11 +29,11 @@ OF_THE_TAIL = ("tail_exposed", "tail_compute", *(f"tail_{part}" for part in COMM
 
 
 def costs(batch: Batch) -> pl.DataFrame:
-    """Return `workload`, the cost columns of every workload of a batch but its band, and what that reads."""
+    """Return `workload` and the cost columns of every workload of a batch, and its model's flops."""
     tail = tails(batch)
     timed, memory = _timed(batch, tail), fullest(batch, tail)
-    rated = [throughput(), price()]
-    reads = roots(*(each for some in rated for each in some.values()), *band().values())
+    rated = [throughput(), price() | regime(), band()]
+    reads = roots(*(each for some in rated for each in some.values()))
     own, constants = reads & set(batch.workloads.columns), reads & set(batch.constants.columns)
     frame = timed.hstack(batch.workloads.select("workload", *sorted(own - set(timed.columns))))
     frame = batch.with_constants(frame, np.arange(frame.height), constants)
@@ -41,7 +41,7 @@ def costs(batch: Batch) -> pl.DataFrame:
     for some in rated:
         frame = frame.with_columns(**some)
     shown = {name for some in (seconds_of_an_iteration(), bubble(), bubble_share(), *rated) for name in some}
-    return frame.select("workload", *sorted(shown | set(memory) | (constants & roots(*band().values()))))
+    return frame.select("workload", *sorted(shown | set(memory)))
 
 
 def iteration_seconds(batch: Batch) -> Array:

@@ -7,7 +7,7 @@ import polars as pl
 from moesweep.cost.fold import fold, layers_of, unfold
 from moesweep.cost.model import cost, with_constants
 from moesweep.cost.skewed_ranks import fullest_ranks
-from moesweep.cost.uncertainty import banded, changes
+from moesweep.cost.uncertainty import changes
 from moesweep.evaluate.costs import moved_seconds
 from moesweep.store.layout import Results
 from moesweep.store.parts import write_index
@@ -32,7 +32,7 @@ def write_costs(results: Results, cluster: Cluster) -> None:
     costs = pl.concat(_write_ops(results, each, named) for each in workloads.iter_slices(BATCH_WORKLOADS))
     moved = moved_seconds(listed, [cluster], lambda row: _routed(results, row["workload"]))
     write_table(changes(costs, moved), results.sensitivity, "sensitivity", named)
-    write_table(banded(costs, moved), results.costs, "costs", facts(cluster.name, cluster.constants))
+    write_table(costs, results.costs, "costs", facts(cluster.name, cluster.constants))
     write_index(results.index("cost"), results, map(results.cost_ops, workloads["workload"]))
 
 

@@ -4,7 +4,6 @@ Every definition is the expression that the trace or the cost evaluates: nothing
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from functools import cached_property
 from itertools import chain
 from pathlib import Path
@@ -15,12 +14,11 @@ from moesweep.cost import collectives, iteration, memory, model, ops, stages, un
 from moesweep.cost.fold import KEY
 from moesweep.cost.model import OF_THE_WORKLOAD, cost, needed_by_the_model, with_constants
 from moesweep.cost.skewed_ranks import at_mean_load, computed_rows, flops_of
-from moesweep.evaluate.costs import moved_seconds
 from moesweep.evaluate.programs import LOADS, Programs, programs_of
 from moesweep.explain.columns import Definition, Table, over
 from moesweep.explain.node import Node, Origin
 from moesweep.shapes.sizes import BALANCED, GIVEN
-from moesweep.study.catalog import Cluster, Constant
+from moesweep.study.catalog import Cluster
 from moesweep.study.workload import derivations
 from moesweep.trace.programs import quantities, sections
 from moesweep.trace.programs import stages as stage_contents
@@ -51,8 +49,7 @@ class Ledger:
     """Every table of one workload on one cluster.
 
     `workload` is a frame of one row with the columns of results/workloads.parquet; `origins` says
-    where its values are from. `programs` are its `programs_of`, made if not given; `moved` names the
-    constant that stands at the end of its range.
+    where its values are from. `programs` are its `programs_of`, made if not given.
     """
 
     def __init__(
@@ -61,9 +58,8 @@ class Ledger:
         cluster: Cluster,
         origins: Mapping[str, Origin],
         programs: Programs | None = None,
-        moved: str = "",
     ) -> None:
-        self._given, self._cluster, self._origins, self._moved = workload, cluster, origins, moved
+        self._cluster, self._origins = cluster, origins
         self._described = with_constants(workload, cluster.values)
         self.programs = programs or programs_of(workload, Path())
         programs = self.programs
@@ -79,7 +75,6 @@ class Ledger:
         of_rows: Mapping[str, Definition] | None = None,
         other: Callable[[pl.DataFrame, str], Definition | Node] | None = None,
     ) -> Table:
-        name = f"{name} with {self._moved}" if self._moved else name
         return Table(name, frame, label, of_a_row, of_rows or {}, other or self._of_the_workload)
 
     def _of_the_workload(self, row: pl.DataFrame, name: str) -> Node:
@@ -93,7 +88,7 @@ class Ledger:
             origin = self._origins.get(name, Origin("results/workloads.parquet"))
         else:
             origin = Origin(constant.file, constant.source, constant.tag)
-        return Node(f"{name} with {self._moved}", name, row[name][0], "", origin)
+        return Node(name, name, row[name][0], "", origin)
 
     @cached_property
     def workload(self) -> Table:
@@ -180,7 +175,7 @@ class Ledger:
 
     @cached_property
     def costs(self) -> Table:
-        """The row of results/costs.parquet, its uncertainty band aside."""
+        """The row of results/costs.parquet."""
         of_rows = {
             **over(self.stages, (), iteration.seconds_of_the_slowest()),
             **over(self.memory, (), memory.bytes_of_the_fullest()),
@@ -193,6 +188,8 @@ class Ledger:
             | iteration.bubble_share()
             | model.throughput()
             | model.price()
+            | uncertainty.regime()
+            | uncertainty.band()
         )
         return self._table("cost", self._costs.workloads, _nowhere, of_a_row, of_rows, self._of_the_costs)
 
@@ -201,46 +198,6 @@ class Ledger:
         if name != "pipeline_seconds":
             return self._of_the_workload(row, name)
         return Node("pipeline_seconds", name, row[name][0], "", STEPPED)
-
-    @cached_property
-    def _moved_seconds(self) -> pl.DataFrame:
-        return moved_seconds(self._given, [self._cluster])
-
-    @cached_property
-    def moved(self) -> Table:
-        """One row per uncertain constant: the iteration with that one alone at the end of its range."""
-        ends = uncertainty.farther_ends(self._cluster.constants)
-        frame = uncertainty.changes(self._costs.workloads, self._moved_seconds)
-
-        def other(row: pl.DataFrame, name: str) -> Node:
-            constant = row["constant"][0]
-            ledger = self if name == "own" else self._with(constant, ends[constant])
-            return ledger.costs.column(ledger.costs.frame, "iteration_seconds")
-
-        return self._table(
-            "moved", frame, lambda row: f"{row['constant'][0]} moved", uncertainty.change(), None, other
-        )
-
-    @cached_property
-    def band(self) -> Table:
-        """The row of results/costs.parquet with its uncertainty band."""
-        frame = uncertainty.banded(self._costs.workloads, self._moved_seconds)
-
-        def other(_: pl.DataFrame, name: str) -> Node:
-            costed = name in self.costs.of_rows or name in self.costs.of_a_row
-            table = self.costs if costed else self.workload
-            return table.column(table.frame, name)
-
-        spread = over(self.moved, (), uncertainty.spread())
-        return self._table("band", frame, _nowhere, uncertainty.band(), spread, other)
-
-    def _with(self, name: str, end: float) -> "Ledger":
-        """Return the ledger of the same workload with one constant at the end of its range."""
-        constant = self._cluster.constants[name]
-        source = f"the farther end of its range, {constant.low:g} to {constant.high:g}"
-        moved: dict[str, Constant] = {name: replace(constant, value=end, source=source)}
-        cluster = replace(self._cluster, constants=self._cluster.constants | moved)
-        return Ledger(self._given, cluster, self._origins, self.programs, name)
 
     def _of_an_op(self, row: pl.DataFrame, name: str) -> Definition | Node:
         """Return what defines a column that the op's row has from the trace or from its workload."""

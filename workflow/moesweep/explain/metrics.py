@@ -4,7 +4,6 @@ from collections.abc import Iterable
 
 import polars as pl
 
-from moesweep.cost import uncertainty
 from moesweep.edge.problems import BadInput, Problem, did_you_mean
 from moesweep.explain.columns import Table
 from moesweep.explain.ledger import QUANTITIES, Ledger
@@ -32,8 +31,6 @@ def metric(ledger: Ledger, name: str) -> Node:
         return _op_metric(ledger, name, parts)
     if kind == "stage":
         return _stage_metric(ledger, name, parts)
-    if name in uncertainty.band():
-        return ledger.band.column(ledger.band.frame, name)
     if name in cost_metrics():
         return ledger.costs.column(ledger.costs.frame, name)
     if name in SCHEMA:
