@@ -119,6 +119,7 @@ SCHEMA_OF_FOLDER = {
     "gpus": "gpu",
     "clusters": "cluster",
     "networks": "network",
+    "spaces": "sweep",
     "sweeps": "sweep",
 }
 

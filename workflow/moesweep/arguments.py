@@ -14,6 +14,7 @@ from moesweep.export import command as export
 from moesweep.report import command as report
 from moesweep.run import clean, runner
 from moesweep.run import commands as stages
+from moesweep.screen import command as screen
 from moesweep.traffic import command as traffic
 
 
@@ -33,6 +34,14 @@ def parsed(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     top.add_argument("--version", action="version", version=f"moesweep {version('moesweep')}")
     commands = top.add_subparsers(required=True, metavar="COMMAND")
-    for module in (stages, calibration, export, archive, clean, runner, traffic, explain, diff, report):
+    rooms = (stages, calibration, export, archive, clean, runner, traffic, explain, diff, report, screen)
+    for module in rooms:
         module.add_commands(commands)
-    return top.parse_args(argv)
+    arguments, rest = top.parse_known_args(argv)
+    # NAME=VALUE may stand anywhere; argparse takes those that follow an option for strangers.
+    given = [word for word in rest if "=" in word and not word.startswith("-")]
+    if len(given) < len(rest) or (given and not hasattr(arguments, "given")):
+        top.error(f"unrecognized arguments: {' '.join(rest)}")
+    if given:
+        arguments.given = [*arguments.given, *given]
+    return arguments

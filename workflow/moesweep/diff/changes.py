@@ -78,7 +78,8 @@ def moved(a: Folder, b: Folder, tolerance: float) -> pl.DataFrame:
     Columns differ if |b - a| > tolerance · max(|a|, |b|); `share` is the change over a, null where a is 0.
     """
     both = a.costs.join(b.costs, on="workload", suffix=" in b", maintain_order="left")
-    columns = [name for name in a.costs.columns if name != "workload"]
+    # Words follow from the inputs.
+    columns = [name for name, dtype in a.costs.schema.items() if dtype.is_numeric() or dtype == pl.Boolean]
     change = pl.col("b") - pl.col("a")
     largest = pl.max_horizontal(pl.col("a").abs(), pl.col("b").abs())
     frames = [

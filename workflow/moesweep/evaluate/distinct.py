@@ -103,9 +103,12 @@ class Coded:
         return self._codes[name]
 
     def distinct(self, names: Iterable[str], *also: Codes) -> Distinct:
-        """Return the rows that differ in any of these columns, or in codes of other things."""
+        """Return the rows that differ in any of these columns, or in codes of other things.
+
+        Columns that share their codes, as those of one axis do, count once.
+        """
         parts = [*also, *(self.codes(name) for name in sorted(set(names)))]
-        return distinct(joined(parts, self.frame.height))
+        return distinct(joined({id(part): part for part in parts}.values(), self.frame.height))
 
     def add(self, name: str, codes: Codes) -> None:
         """Give a column its codes, where they are known already."""

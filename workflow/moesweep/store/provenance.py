@@ -37,7 +37,7 @@ DICTIONARIES = {
 }
 """The column dictionaries that a stage writes by; all others, but those of COMMANDS, are of the tables."""
 
-COMMANDS = ("runs", "unrolled")
+COMMANDS = ("runs", "unrolled", "screen")
 """The dictionaries that only commands outside of the workflow read or write by."""
 
 LIBRARIES = ("numpy", "pint", "polars", "pyyaml")
@@ -112,7 +112,7 @@ def inputs(metadata: dict[str, str]) -> Inputs:
 
 def code_files(stage: str) -> list[str]:
     """Return a stage's source files, below the package: its entry's, what that imports, and the store's."""
-    entries = (ENTRY[stage], "moesweep.store.tablefile")
+    entries = (ENTRY.get(stage, stage), "moesweep.store.tablefile")
     modules = {*entries, *(found for entry in entries for found in _imports().find_upstream_modules(entry))}
     return sorted(_file(module) for module in modules)
 

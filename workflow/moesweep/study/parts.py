@@ -38,7 +38,11 @@ def read_parts(root: Path, path: Path | str, space: bool = False) -> tuple[Parts
     Nothing is listed where a fault concerns all parts. Raises BadInput if the file is no YAML.
     """
     file = shown_path(root, path)
-    data = read_yaml(provided(root, str(path)), file, MAX_FILE_BYTES)
+    return parts_of(root, read_yaml(provided(root, str(path)), file, MAX_FILE_BYTES), file, space)
+
+
+def parts_of(root: Path, data: Any, file: str, space: bool = False) -> tuple[Parts, list[Problem]]:
+    """Return the same of data that a file holds, or that is said elsewhere: problems call it `file`."""
     problems = _faults(data, file)
     if not space:
         problems += _of_spaces(data, file)

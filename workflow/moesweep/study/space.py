@@ -151,7 +151,11 @@ class Space:
 
 def load_space(root: Path, path: Path | str, most: int = MAX_POINTS) -> Space:
     """Read and check a space; raise BadInput with every fault, or where it has more than `most` points."""
-    file, problems = read_parts(root, path, space=True)
+    return space_of(*read_parts(root, path, space=True), most)
+
+
+def space_of(file: Parts, problems: list[Problem], most: int = MAX_POINTS) -> Space:
+    """Return the space of a file's parts; raise BadInput with `problems`, and all that is wrong besides."""
     found, unresolved = blocks(file.listed, file.said, experts_fastest=True)
     space = Space(file, tuple(found))
     problems += unresolved

@@ -1,0 +1,148 @@
+"""What if a constant, or an option, were another one: finished results costed again, in memory."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from moesweep.diff.comparison import Comparison
+from moesweep.diff.effects import SCHEMA as EFFECTS
+from moesweep.diff.folder import Folder
+from moesweep.edge.problems import BadInput, Problem, collect, shown
+from moesweep.edge.quantities import QuantityError, parse_quantity
+from moesweep.evaluate.costs import costed
+from moesweep.store.provenance import Inputs
+from moesweep.study.assigned import values
+from moesweep.study.catalog import Cluster, unit_of
+from moesweep.study.keys import KEYS, SCHEMA
+from moesweep.study.routing import with_texts
+from moesweep.study.validation import findings
+from moesweep.study.workload import GIVEN, unnamed
+
+
+@dataclass(frozen=True)
+class WhatIf(Comparison):
+    """Results as they are (A) and as they would be (B).
+
+    notes   what else there is to say: constants out of their bounds, workloads left out or made illegal
+    """
+
+    notes: tuple[str, ...] = ()
+
+    @cached_property
+    def effects(self) -> pl.DataFrame:
+        """Nothing: what is asked is the one cause."""
+        return pl.DataFrame(schema=EFFECTS)
+
+
+def what_if(folder: Folder, cluster: Cluster, given: Mapping[str, str], tolerance: float) -> WhatIf:
+    """Return how the workloads of a folder would change; raise BadInput with all that cannot be.
+
+    `given` are NAME=VALUE: constants of the cluster that the results are for, keys of a workload.
+    """
+    problems: list[Problem] = []
+    of_constants = {name: text for name, text in given.items() if name in cluster.constants}
+    others = {name: text for name, text in given.items() if name not in of_constants}
+    moved = collect(problems, _constants, of_constants)
+    changed = collect(problems, values, others, cluster.constants)
+    if moved is None or changed is None or problems:
+        raise BadInput(problems)
+    here, notes = _concerned(folder.workloads, changed)
+    changed_rows = _changed(here, changed)
+    legal, illegal = _judged(changed_rows, int(moved.get("gpus_per_node", cluster.value("gpus_per_node"))))
+    before = here.filter(pl.col("workload").is_in(legal["workload"].implode()))
+    a = _costed(folder, before, cluster.values, "as they are")
+    b = _costed(folder, legal, cluster.values | moved, "what if")
+    b = replace(b, inputs=_moved(a.inputs, moved))
+    return WhatIf(a, b, tolerance, (*_out_of_bounds(cluster, moved), *notes, *illegal))
+
+
+def _constants(given: Mapping[str, str]) -> dict[str, float]:
+    """Return constants in base units: `400 Gbit/s`, `400Gbit/s` or a plain number, as the constant has it."""
+    problems, found = [], {}
+    for name, text in given.items():
+        unit = unit_of(name)
+        try:
+            found[name] = parse_quantity(text if unit else _number(text), unit)
+        except QuantityError as error:
+            problems.append(Problem("", name, "quantity", shown(text), error.message, error.suggestion))
+    if problems:
+        raise BadInput(problems)
+    return found
+
+
+def _number(text: str) -> float | str:
+    """Return the number that a text is, or the text: what has no unit must be one."""
+    try:
+        return float(text)
+    except ValueError:
+        return text
+
+
+def _concerned(workloads: pl.DataFrame, changed: Mapping[str, Any]) -> tuple[pl.DataFrame, list[str]]:
+    """Return the workloads that the options concern: those of experts leave dense ones out."""
+    of_experts = sorted(name for name in changed if KEYS[name].without is not None or name == "ep")
+    if not of_experts:
+        return workloads, []
+    dense = workloads.filter(kind="dense").height
+    note = [f"{', '.join(of_experts)}: {dense} dense workloads are left out, which have no experts"]
+    return workloads.filter(kind="moe"), note if dense else []
+
+
+def _changed(workloads: pl.DataFrame, changed: Mapping[str, Any]) -> pl.DataFrame:
+    """Return workloads with keys changed and what follows from them, under their old ids."""
+    if not changed:
+        return workloads
+    texts, problems = with_texts({"what if": dict(changed)}, Path(), "")
+    if problems:
+        raise BadInput(problems)
+    columns = {name: _column(name, value) for name, value in texts["what if"].items()}
+    found = unnamed(workloads.select(GIVEN).with_columns(**columns))
+    return found.with_columns(workloads["workload"], workloads["twin"]).select(*SCHEMA)
+
+
+def _column(name: str, value: Any) -> pl.Expr:
+    key = KEYS[name]
+    if (name, value) == ("etp", "tp"):
+        return pl.col("tp")
+    if name == "global_batch_size" and isinstance(value, dict):
+        return pl.col("world_size") * int(value["per_gpu"])
+    if name == "ep" and not isinstance(value, int):
+        message = f"{shown(value)} follows from a grid; here a number is needed"
+        raise BadInput([Problem("", name, "form", shown(value), message, "write ep=8, for example")])
+    written = key.text(value) if key.text is not None and not isinstance(value, str) else value
+    return pl.lit(written, dtype=SCHEMA[name])
+
+
+def _judged(workloads: pl.DataFrame, gpus_per_node: int) -> tuple[pl.DataFrame, list[str]]:
+    """Return the workloads that stay legal, and what to say of the others."""
+    errors = findings(workloads, gpus_per_node).filter(severity="error")
+    illegal = errors.unique("workload", keep="first", maintain_order=True)
+    notes = [
+        f"becomes illegal: {row['workload']}: {row['rule']}: {row['message']}"
+        + (f"; {row['suggestion']}" if row["suggestion"] else "")
+        for row in illegal.iter_rows(named=True)
+    ]
+    return workloads.filter(~pl.col("workload").is_in(illegal["workload"].implode())), notes
+
+
+def _costed(folder: Folder, workloads: pl.DataFrame, constants: Mapping[str, float], name: str) -> Folder:
+    costs = costed(workloads, pl.DataFrame([dict(constants)])).select(folder.costs.columns)
+    return replace(folder, path=folder.path / f"({name})", workloads=workloads, costs=costs)
+
+
+def _moved(inputs: Inputs, moved: Mapping[str, float]) -> Inputs:
+    entries = {name: inputs.constants.get(name, {}) | {"value": value} for name, value in moved.items()}
+    return replace(inputs, constants=inputs.constants | entries)
+
+
+def _out_of_bounds(cluster: Cluster, moved: Mapping[str, float]) -> list[str]:
+    bounds = {name: cluster.constants[name] for name in moved}
+    return [
+        f"{name}: {moved[name]:g} lies outside {known.low:g} to {known.high:g}, within which it is calibrated"
+        for name, known in bounds.items()
+        if not known.low <= moved[name] <= known.high
+    ]

@@ -1,0 +1,1 @@
+"""Layouts searched: every legal point of a space costed, the best of them chosen (docs/screen.md)."""
