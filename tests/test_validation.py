@@ -51,6 +51,8 @@ BROKEN: list[tuple[str, dict[str, Any], str, str]] = [
     ("hidden_by_tp", {"hidden_size": 1008, "tp": 32, "etp": 1}, "32", "nearest: 16"),
     ("hidden_by_heads", {"num_attention_heads": 24, "num_query_groups": 24}, "24", "nearest: 16, 32"),
     ("heads_by_groups", {"num_query_groups": 12}, "12", "nearest: 8, 16"),
+    ("attention_by_groups", {"num_query_groups": 8}, "mha", "nearest: gqa"),
+    ("attention_by_groups", {"attention": "gqa"}, "gqa", "nearest: mha"),
     ("keys_by_tp", {"num_query_groups": 1, "hidden_size": 992}, "4", "nearest: 2"),
     ("ffn_by_tp", {"ffn_hidden_size": 4098, "moe_ffn_hidden_size": 4, "first_k_dense": 1}, "4", "nearest: 2"),
     ("expert_ffn_by_tp", {"moe_ffn_hidden_size": 6}, "4", "nearest: 2"),
@@ -116,7 +118,11 @@ def test_the_first_suggestion_mends_it(
         return
     nearest = row["suggestion"].removeprefix("nearest: ").split(", ")
     for legal in nearest:
-        mended = SOUND | changes | {row["key"]: True if legal == "true" else int(legal)}
+        mended = (
+            SOUND
+            | changes
+            | {row["key"]: True if legal == "true" else int(legal) if legal.isdigit() else legal}
+        )
         assert rule not in set(findings(resolve([mended]))["rule"])
 
 

@@ -124,11 +124,20 @@ def _problems(error: "ValidationError", file: str, prefix: str) -> Iterator[Prob
 
 
 def _unknown_keys(error: "ValidationError", file: str, path: str) -> Iterator[Problem]:
-    known = error.schema.get("properties", {}) if isinstance(error.schema, Mapping) else {}
+    schema: Any = error.schema if isinstance(error.schema, Mapping) else {}
+    known, names = schema.get("properties", {}), schema.get("x-names", {})
+    unmodelled = frozenset(schema.get("x-unmodelled", ()))
     instance = error.instance if isinstance(error.instance, dict) else {}
     for key in instance:
-        if key not in known:
-            suggestion = did_you_mean(key, set(known) - set(instance), apart=0.15)
+        if key in unmodelled:
+            where = place(path, [key])
+            yield Problem(file, where, "not_modelled", key, f"{key} is not modelled", "leave it out")
+        elif key not in known:
+            suggestion = (
+                f"did you mean {names[key]}?"
+                if key in names
+                else did_you_mean(key, set(known) - set(instance), apart=0.15)
+            )
             yield Problem(
                 file, place(path, [key]), "unknown_key", key, f"unknown key {shown(key)}", suggestion
             )

@@ -22,8 +22,8 @@ COUNTABLE_FLOPS = 2.0**62
 class Rule:
     """One rule: `violated` is true where the value of the column `key` breaks it.
 
-    `message` may name columns in braces. `nearest` gives the nearest legal values as text, and is evaluated
-    on violating rows only.
+    `message` may name columns in braces. `nearest` gives, on violating rows, as text the nearest values that
+    do not break it, or what else to do. `also` names another key that could mend it and gives its values.
     """
 
     name: str
@@ -32,20 +32,31 @@ class Rule:
     violated: pl.Expr
     message: str
     nearest: pl.Expr
+    also: tuple[str, pl.Expr] | None = None
 
 
-def nearest_divisors(value: str, *numbers: pl.Expr) -> pl.Expr:
-    """As text, the nearest values below and above the column `value` that divide all `numbers`."""
+def nearest_divisors(value: str, *numbers: pl.Expr, most: pl.Expr | None = None) -> pl.Expr:
+    """As text, the nearest values below and above the column `value` that divide all `numbers`.
+
+    None of them is above `most`.
+    """
 
     def nearest(row: dict[str, int]) -> str:
-        given = row.pop("value")
-        known = _divisors(gcd(*row.values()))
+        given, limit = row.pop("value"), row.pop("most")
+        known = [d for d in _divisors(gcd(*row.values())) if d <= limit]
         around = [d for d in known if d < given][-1:] + [d for d in known if d > given][:1]
-        return "nearest: " + ", ".join(map(str, around))
+        return "nearest: " + ", ".join(map(str, around)) if around else ""
 
     parts = [number.alias(str(i)) for i, number in enumerate(numbers)]
-    fields = pl.struct(pl.col(value).alias("value"), *parts)
+    limit = pl.lit(1 << 62) if most is None else most
+    fields = pl.struct(pl.col(value).alias("value"), limit.alias("most"), *parts)
     return fields.map_elements(nearest, return_dtype=pl.String)
+
+
+def all_divisors(*numbers: pl.Expr) -> pl.Expr:
+    """The values that divide all `numbers`, as a list."""
+    fields = pl.struct(number.alias(str(i)) for i, number in enumerate(numbers))
+    return fields.map_elements(lambda row: _divisors(gcd(*row.values())), return_dtype=pl.List(pl.Int64))
 
 
 def nearest_multiples(value: str, unit: pl.Expr) -> pl.Expr:
@@ -70,6 +81,7 @@ _c = pl.col
 _moe = _c("kind") == "moe"
 _mla = _c("attention") == "mla"
 _stage_ranks = _c("world_size") // _c("pp")
+_pipeline_ranks = pl.max_horizontal(_c("world_size") // _c("tp"), 1)
 _pp_fits = _c("world_size") % _c("pp") == 0
 _tp_fits = _pp_fits & (_stage_ranks % _c("tp") == 0)
 _etp_fits = _moe & _tp_fits & (_stage_ranks % _c("etp") == 0)
@@ -78,7 +90,10 @@ _expert_ranks = pl.when(_etp_fits).then(_stage_ranks // _c("etp")).otherwise(0)
 _legal_ep = nearest_divisors("ep", _expert_ranks, _c("num_experts"))
 _batch_unit = _c("micro_batch_size") * _c("dp")
 _chunks = _c("pp") * _c("virtual_pipeline")
+# Chunks that a stage's layers can be cut into: one, where not even stages have as many layers each.
+_chunks_of_stage = pl.when(_c("num_layers") % _c("pp") == 0).then(_c("num_layers") // _c("pp")).otherwise(1)
 _interleaved = _c("virtual_pipeline") > 1
+_fewer_groups = _c("num_query_groups") < _c("num_attention_heads")
 _grouped = ~_mla & (_c("num_query_groups") < _c("num_attention_heads"))
 _kv_width = _c("hidden_size") * _c("num_query_groups") // _c("num_attention_heads")
 _padding = _c("padded_vocab_size") - _c("vocab_size")
@@ -97,8 +112,15 @@ def _error(name: str, key: str, violated: pl.Expr, message: str, nearest: pl.Exp
     return Rule(name, "error", key, violated, message, nearest)
 
 
-def _warning(name: str, key: str, violated: pl.Expr, message: str, nearest: pl.Expr) -> Rule:
-    return Rule(name, "warning", key, violated, message, nearest)
+def _warning(
+    name: str,
+    key: str,
+    violated: pl.Expr,
+    message: str,
+    nearest: pl.Expr,
+    also: tuple[str, pl.Expr] | None = None,
+) -> Rule:
+    return Rule(name, "warning", key, violated, message, nearest, also)
 
 
 # Name, key, where it is broken, what to say, the nearest legal values.
@@ -142,6 +164,10 @@ RULES = (
     _error("heads_by_groups", "num_query_groups", _c("num_attention_heads") % _c("num_query_groups") != 0,
         "num_query_groups {num_query_groups} does not divide num_attention_heads {num_attention_heads}",
         nearest_divisors("num_query_groups", _c("num_attention_heads"))),
+    _error("attention_by_groups", "attention",
+        ((_c("attention") == "mha") & _fewer_groups) | ((_c("attention") == "gqa") & ~_fewer_groups),
+        "{num_query_groups} query groups of {num_attention_heads} heads are no {attention}",
+        nearest_is(pl.when(_fewer_groups).then(pl.lit("gqa")).otherwise(pl.lit("mha")))),
     _error("keys_by_tp", "tp", ~_mla & (_c("hidden_size") % _c("tp") == 0) & (_kv_width % _c("tp") != 0),
         "tp {tp} does not divide the width of the keys of {num_query_groups} query groups",
         nearest_divisors("tp", _kv_width, _stage_ranks)),
@@ -157,7 +183,8 @@ RULES = (
         "etp {etp} does not divide moe_ffn_hidden_size {moe_ffn_hidden_size}",
         nearest_divisors("etp", _c("moe_ffn_hidden_size"), _stage_ranks)),
     _error("layer_per_stage", "pp", _c("pp") > _c("num_layers"),
-        "pp {pp} is more than num_layers {num_layers}", nearest_is(_c("num_layers"))),
+        "pp {pp} is more than num_layers {num_layers}",
+        nearest_divisors("pp", _pipeline_ranks, most=_c("num_layers"))),
     _error("dense_layers", "first_k_dense", _c("first_k_dense") > _c("num_layers"),
         "first_k_dense {first_k_dense} is more than num_layers {num_layers}", nearest_is(_c("num_layers"))),
     _error("interleaving_needs_stages", "virtual_pipeline", _interleaved & (_c("pp") == 1),
@@ -165,7 +192,7 @@ RULES = (
     _error("interleaving_by_layers", "virtual_pipeline",
         _interleaved & (_c("pp") > 1) & (_c("num_layers") % _chunks != 0),
         "pp {pp} * virtual_pipeline {virtual_pipeline} does not divide num_layers {num_layers}",
-        nearest_divisors("virtual_pipeline", _c("num_layers") // _c("pp").clip(1, _c("num_layers")))),
+        nearest_divisors("virtual_pipeline", _chunks_of_stage)),
     _error("interleaving_by_microbatches", "global_batch_size",
         _interleaved & _tp_fits & (_c("num_microbatches") % _c("pp") != 0),
         "pp {pp} does not divide num_microbatches {num_microbatches}, as interleaving needs",
@@ -184,8 +211,9 @@ RULES = (
         nearest_divisors("tp", _c("num_query_groups"), _stage_ranks)),
     _warning("layers_by_pp", "pp",
         ~_interleaved & (_c("pp") <= _c("num_layers")) & (_c("num_layers") % _c("pp") != 0),
-        "pp {pp} does not divide num_layers {num_layers}, which Megatron refuses",
-        nearest_divisors("pp", _c("num_layers"), _c("world_size") // _c("tp"))),
+        "pp {pp} does not divide num_layers {num_layers}: Megatron wants placement keys for that, such as "
+        "num_layers_in_first_pipeline_stage",
+        nearest_divisors("pp", _c("num_layers"), _pipeline_ranks)),
     _warning("tp_within_node", "tp", _c("gpus_per_node") % _c("tp") != 0,
         "tp {tp} does not divide the {gpus_per_node} GPUs of a node: tensor parallelism crosses nodes",
         nearest_divisors("tp", _c("gpus_per_node"), _stage_ranks)),
@@ -193,7 +221,8 @@ RULES = (
         "weights, gradients and optimizer states take {least_state_gib} GiB; a GPU has {usable_gib} GiB",
         pl.format("pp * tp of about {} would hold them",
             (_c("pp") * _c("tp") * _c("least_state_gib") / _c("usable_gib")).ceil().clip(0, 2**53)
-                .cast(pl.Int64))),
+                .cast(pl.Int64)),
+        ("ep", all_divisors(_expert_ranks, _c("num_experts")))),
     _warning("vocabulary_padding", "tp", _padding > PADDING_WARNED * _c("vocab_size"),
         "vocab_size {vocab_size} is padded to {padded_vocab_size}, a multiple of 128 * tp {tp}",
         pl.format("vocab_size {} would be used in full", _c("padded_vocab_size"))),

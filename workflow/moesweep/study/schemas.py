@@ -9,11 +9,18 @@ from typing import Any
 from moesweep.edge.schema import SCHEMA_DIRECTORY
 from moesweep.study.forms import NAME, Schema, whole
 from moesweep.study.keys import COLUMNS, KEYS, NEEDED, Key
+from moesweep.study.names import ELSEWHERE, UNMODELLED
 
 MAX_LISTED = 4096
 """Values of one axis of a grid that are written out."""
 
 LINE_CHARACTERS = 100
+
+_NAMES = {
+    "x-names": {name: key for name, key in sorted(ELSEWHERE.items()) if key in KEYS},
+    "x-unmodelled": sorted(UNMODELLED | {name for name, key in ELSEWHERE.items() if key in UNMODELLED}),
+}
+"""What an unknown key may be instead: another name of a known one, or known and not modelled."""
 
 _SOURCE = {
     "description": "Where the values are from: of the file, for those that have no source of their own.",
@@ -127,6 +134,7 @@ def model_schema() -> dict[str, Any]:
         {"description": about, "source": _SOURCE, **{key.name: _sourced(key) for key in keys}},
         required=["description", *needed],
         additionalProperties=False,
+        **_NAMES,
         **{"$defs": {**{key.name: _described(key) for key in keys}, "source": _SOURCE}},
     )
 
@@ -173,6 +181,7 @@ def _mapping(about: str, properties: Schema) -> dict[str, Any]:
         "type": "object",
         "properties": properties,
         "additionalProperties": False,
+        **_NAMES,
     }
 
 

@@ -7,16 +7,20 @@ Of memory only the least is judged here, the states of the parameters: the cost 
 
 import math
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import polars as pl
 
-from moesweep.edge.problems import BadInput, Problem, collect
+from moesweep.edge.problems import BadInput, Problem, and_more, collect
 from moesweep.edge.schema import load_schema
 from moesweep.shapes.parallelism import GPUS_PER_NODE
 from moesweep.shapes.states import least_state_bytes
 from moesweep.study.rules import RULES, Rule
 from moesweep.study.sweep import Sweep, sound_part
+from moesweep.study.workload import with_value
+
+Judged = Callable[[pl.DataFrame], pl.DataFrame]
 
 COLUMNS = ("workload", "severity", "rule", "message", "value", "suggestion")
 
@@ -53,20 +57,26 @@ def findings(
     workloads: pl.DataFrame, gpus_per_node: int = GPUS_PER_NODE, usable_hbm_bytes: float = math.inf
 ) -> pl.DataFrame:
     """Every broken rule of every workload, warnings and errors: COLUMNS and the rule's key, in order."""
-    frame = workloads.with_columns(
-        gpus_per_node=pl.lit(gpus_per_node, pl.Int64),
-        usable_gib=pl.lit(max(usable_hbm_bytes / 2**30, 0.1)).round(1),
-        least_state_gib=(least_state_bytes() / 2**30).round(1),
-    )
+
+    def judged(frame: pl.DataFrame) -> pl.DataFrame:
+        """The columns that rules read beside a workload's own."""
+        return frame.with_columns(
+            gpus_per_node=pl.lit(gpus_per_node, pl.Int64),
+            usable_gib=pl.lit(max(usable_hbm_bytes / 2**30, 0.1)).round(1),
+            least_state_gib=(least_state_bytes() / 2**30).round(1),
+        )
+
+    frame = judged(workloads)
     broken = frame.select(rule.violated.alias(rule.name) for rule in RULES)
     frame = frame.with_row_index("at")
-    parts = [_finding(rule, frame.filter(broken[rule.name])) for rule in RULES if broken[rule.name].any()]
+    breaking = [rule for rule in RULES if broken[rule.name].any()]
+    parts = [_finding(rule, frame.filter(broken[rule.name]), judged) for rule in breaking]
     empty = pl.DataFrame(schema={"at": pl.UInt32, **dict.fromkeys((*COLUMNS, "key"), pl.String)})
     return pl.concat([empty, *parts]).sort("at", maintain_order=True).drop("at")
 
 
-def _finding(rule: Rule, violating: pl.DataFrame) -> pl.DataFrame:
-    return violating.select(
+def _finding(rule: Rule, violating: pl.DataFrame, judged: Judged) -> pl.DataFrame:
+    found = violating.select(
         "at",
         "workload",
         severity=pl.lit(rule.severity),
@@ -75,6 +85,20 @@ def _finding(rule: Rule, violating: pl.DataFrame) -> pl.DataFrame:
         value=pl.col(rule.key).cast(pl.String),
         suggestion=rule.nearest,
         key=pl.lit(rule.key),
+    )
+    return found if rule.also is None else _with_another(found, rule, violating, judged)
+
+
+def _with_another(found: pl.DataFrame, rule: Rule, violating: pl.DataFrame, judged: Judged) -> pl.DataFrame:
+    """The findings, with the least greater value of the rule's other key that mends it, if one does."""
+    key, values = rule.also or ("", pl.lit(None))
+    tried = violating.with_columns(tried=values).explode("tried").filter(pl.col("tried") > pl.col(key))
+    tried = judged(with_value(tried, key, pl.col("tried")))
+    mending = tried.filter(~rule.violated).group_by("at").agg(pl.col("tried").min())
+    return (
+        found.join(mending, on="at", how="left", maintain_order="left")
+        .with_columns(pl.concat_str("suggestion", pl.format(f", or {key} {{}}", "tried").fill_null("")))
+        .drop("tried")
     )
 
 
@@ -87,13 +111,16 @@ def _filled(template: str) -> pl.Expr:
 def _problems(errors: pl.DataFrame, sweep: Sweep) -> list[Problem]:
     """The errors as problems, each placed where the sweep or the model file says the offending value.
 
-    One fault of a grid breaks a rule for many workloads alike; it is reported once.
+    What breaks one rule at one place is one problem, with the count of workloads.
     """
     origins = sweep.origins.with_columns(sweep.workloads["model"])
     placed = errors.join(origins, on="workload", maintain_order="left").with_columns(*_place())
-    placed = placed.unique(["file", "path", "rule", "message"], keep="first", maintain_order=True)
-    columns = ("file", "path", "rule", "value", "message", "suggestion", "severity", "workload")
-    return [Problem(*row) for row in placed.select(columns).iter_rows()]
+    columns = ("value", "message", "suggestion", "severity", "workload")
+    alike = placed.group_by("file", "path", "rule", maintain_order=True).agg(pl.first(*columns), pl.len())
+    message = pl.col("message") + pl.col("len").map_elements(and_more, return_dtype=pl.String)
+    return [
+        Problem(*row) for row in alike.select("file", "path", "rule", "value", message, *columns[2:]).rows()
+    ]
 
 
 def _place() -> tuple[pl.Expr, pl.Expr]:

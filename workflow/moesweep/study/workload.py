@@ -101,6 +101,20 @@ def _followed(column: str) -> Iterator[tuple[str, pl.Expr]]:
         yield column, pl.when(pl.col(column) == 0).then("ffn_hidden_size").otherwise(column)
 
 
+def with_value(frame: pl.DataFrame, key: str, value: pl.Expr) -> pl.DataFrame:
+    """Workloads with another value of a key, ids apart: what followed from the old one follows from it."""
+    follow: dict[str, pl.Expr] = {
+        other.name: pl.when(pl.col(other.name) != other.default).then(other.name)
+        for other in KEYS.values()
+        if isinstance(other.default, pl.Expr)
+    }
+    follow["etp"] = pl.when(pl.col("etp") != pl.col("tp")).then("etp")
+    width = pl.col("moe_ffn_hidden_size")
+    follow["moe_ffn_hidden_size"] = pl.when(width != pl.col("ffn_hidden_size")).then(width).otherwise(0)
+    follow[key] = value
+    return unnamed(frame.with_columns(**follow).with_columns(pl.coalesce("etp", "tp")))
+
+
 def dense_twins(frame: pl.DataFrame) -> pl.DataFrame:
     """The dense twin of each MoE workload of a derived `frame`, row for row.
 

@@ -1,0 +1,100 @@
+"""What rules offer instead: each value offered passes the rule that it answers, whatever is wrong."""
+
+from typing import Any
+
+import polars as pl
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from moesweep.study.keys import SCHEMA
+from moesweep.study.rules import RULES
+from moesweep.study.validation import findings
+from moesweep.study.workload import resolve, with_value
+from test_validation import BROKEN, SOUND
+
+SMALL = st.sampled_from([1, 2, 3, 4, 5, 6, 7, 8, 9, 12, 16, 30, 61, 64])
+SIZES = st.sampled_from([64, 96, 100, 128, 250, 992, 1000, 1024, 2048, 4098, 7168])
+DRAWN: dict[str, st.SearchStrategy[Any]] = {
+    **dict.fromkeys(("tp", "pp", "ep", "etp", "virtual_pipeline", "micro_batch_size", "num_experts"), SMALL),
+    **dict.fromkeys(("moe_router_topk", "num_attention_heads", "num_query_groups", "num_layers"), SMALL),
+    **dict.fromkeys(("hidden_size", "ffn_hidden_size", "moe_ffn_hidden_size", "vocab_size"), SIZES),
+    **dict.fromkeys(("first_k_dense", "num_shared_experts"), st.integers(0, 9)),
+    "world_size": st.sampled_from([8, 24, 60, 64, 512]),
+    "global_batch_size": st.integers(1, 300),
+    "seq_length": st.sampled_from([510, 512, 4096, 2**24]),
+    "sequence_parallel": st.booleans(),
+    "attention": st.sampled_from(["mha", "gqa", "mla"]),
+    "kv_lora_rank": st.sampled_from([0, 512]),
+}
+
+
+def offered(row: dict[str, Any]) -> list[tuple[str, Any]]:
+    """Key and value of everything that a finding offers."""
+    first, *others = row["suggestion"].split(", or ")
+    found = [(row["key"], value) for value in first.removeprefix("nearest: ").split(", ")]
+    found = found if first.startswith("nearest: ") else []
+    found += [tuple(other.split(" ")) for other in others]
+    return [(key, {"true": True, "false": False}.get(value, value)) for key, value in found]
+
+
+def check_offers(workload: dict[str, Any]) -> int:
+    frame = resolve([workload])
+    offers = 0
+    for row in findings(frame, usable_hbm_bytes=2**36).iter_rows(named=True):
+        assert not row["suggestion"].endswith("nearest: "), row
+        for key, value in offered(row):
+            other = with_value(frame, key, pl.lit(value).cast(SCHEMA[key]))
+            again = findings(other.with_columns(workload=pl.lit("x")), usable_hbm_bytes=2**36)
+            assert row["rule"] not in again["rule"].to_list(), (row, value)
+            assert str(value) != row["value"] or key != row["key"]
+            offers += 1
+    return offers
+
+
+@given(st.fixed_dictionaries({}, optional=DRAWN))
+def test_each_value_offered_passes_its_rule(changes: dict[str, Any]) -> None:
+    check_offers(SOUND | changes)
+
+
+@pytest.mark.parametrize(("rule", "changes", "value", "suggestion"), BROKEN)
+def test_each_value_offered_in_a_case_passes_its_rule(
+    rule: str, changes: dict[str, Any], value: str, suggestion: str
+) -> None:
+    offers = check_offers(SOUND | changes)
+    assert offers or not suggestion.startswith("nearest: ")
+
+
+@pytest.mark.parametrize(
+    ("layers", "pp", "chunks", "said"),
+    [(61, 16, 2, "nearest: 1"), (94, 16, 2, "nearest: 1"), (64, 16, 3, "nearest: 2, 4")],
+)
+def test_chunks_of_stages_that_are_not_even(layers: int, pp: int, chunks: int, said: str) -> None:
+    """Kimi-K2 was offered 3 and 5 on 16 stages, Qwen3-235B 11: neither divides its layers."""
+    changes = {"num_layers": layers, "pp": pp, "virtual_pipeline": chunks, "tp": 1, "etp": 1, "ep": 1}
+    found = findings(resolve([SOUND | changes])).filter(rule="interleaving_by_layers")
+    assert found["suggestion"].to_list() == [said]
+
+
+def test_memory_offers_ep_too() -> None:
+    # 64 ranks: a stage's 32 hold experts over at most ep 32 of 64; of 2^17 wide ones 16 GiB go at ep 4.
+    changes = {"tp": 1, "etp": 1, "ep": 4, "num_experts": 64, "moe_ffn_hidden_size": 2**17}
+    found = findings(resolve([SOUND | changes]), usable_hbm_bytes=2**36).filter(rule="memory")
+    assert found["suggestion"][0].endswith("would hold them, or ep 16")
+    none = findings(resolve([SOUND | changes]), usable_hbm_bytes=2**30).filter(rule="memory")
+    assert ", or ep" not in none["suggestion"][0]
+
+
+def test_megatron_refuses_uneven_stages_without_a_placement() -> None:
+    (message,) = findings(resolve([SOUND | {"num_layers": 7}])).filter(rule="layers_by_pp")["message"]
+    assert "num_layers_in_first_pipeline_stage" in message
+    assert "refuses" not in message
+
+
+def test_every_rule_on_many_workloads_at_once() -> None:
+    cases = [SOUND | changes for _, changes, _, _ in BROKEN]
+    frame = resolve([*cases, *cases]).with_columns(workload=pl.format("w{}", pl.int_range(pl.len())))
+    found = findings(frame, usable_hbm_bytes=80 * 2**30)
+    assert set(found["rule"]) == {rule.name for rule in RULES}
+    half = frame.head(len(cases))
+    assert findings(half, usable_hbm_bytes=80 * 2**30).height * 2 == found.height

@@ -1,0 +1,108 @@
+"""What keys are called elsewhere, and which options of training frameworks are known but not modelled.
+
+Megatron's configuration names are ours but for the few below; its command line spells them with hyphens.
+Sources: megatron/core/transformer/transformer_config.py, megatron/training/arguments.py, and the config.json
+of transformers' architectures.
+"""
+
+from moesweep.study.keys import KEYS
+
+MEGATRON = {
+    "tensor_model_parallel_size": "tp",
+    "pipeline_model_parallel_size": "pp",
+    "expert_model_parallel_size": "ep",
+    "expert_tensor_parallel_size": "etp",
+    "context_parallel_size": "cp",
+    "virtual_pipeline_model_parallel_size": "virtual_pipeline",
+    "num_layers_per_virtual_pipeline_stage": "virtual_pipeline",
+    "num_virtual_stages_per_pipeline_rank": "virtual_pipeline",
+    "num_moe_experts": "num_experts",
+    "kv_channels": "head_dim",
+    "qk_head_dim": "qk_nope_head_dim",
+    "qk_pos_emb_head_dim": "qk_rope_head_dim",
+    "moe_shared_expert_intermediate_size": "num_shared_experts",
+    "recompute_granularity": "recompute",
+    "use_flash_attn": "flash_attention",
+    "use_distributed_optimizer": "distributed_optimizer",
+    "multi_latent_attention": "attention",
+    "group_query_attention": "num_query_groups",
+    "padded_vocab_size": "vocab_size",
+    "swiglu": "gated_mlp",
+    "gated_linear_unit": "gated_mlp",
+    "untie_embeddings_and_output_weights": "tied_embeddings",
+    "share_embeddings_and_output_weights": "tied_embeddings",
+    "decoder_first_pipeline_num_layers": "num_layers_in_first_pipeline_stage",
+    "decoder_last_pipeline_num_layers": "num_layers_in_last_pipeline_stage",
+    "accumulate_allreduce_grads_in_fp32": "grad_reduce_in_fp32",
+    "moe_layer_recompute": "recompute_modules",
+}
+"""Megatron's names of what we call otherwise; values may need another form."""
+
+TRANSFORMERS = {
+    "num_hidden_layers": "num_layers",
+    "intermediate_size": "ffn_hidden_size",
+    "num_key_value_heads": "num_query_groups",
+    "moe_intermediate_size": "moe_ffn_hidden_size",
+    "n_routed_experts": "num_experts",
+    "num_local_experts": "num_experts",
+    "num_experts_per_tok": "moe_router_topk",
+    "experts_per_token": "moe_router_topk",
+    "n_shared_experts": "num_shared_experts",
+    "shared_expert_intermediate_size": "num_shared_experts",
+    "first_k_dense_replace": "first_k_dense",
+    "decoder_sparse_step": "moe_layer_freq",
+    "interleave_moe_layer_step": "moe_layer_freq",
+    "tie_word_embeddings": "tied_embeddings",
+    "attention_bias": "add_qkv_bias",
+    "sliding_window": "window_size",
+    "num_nextn_predict_layers": "mtp_num_layers",
+    "use_qk_norm": "qk_layernorm",
+    "n_group": "moe_router_num_groups",
+    "topk_group": "moe_router_group_topk",
+    "hidden_act": "gated_mlp",
+    "max_position_embeddings": "seq_length",
+}
+"""Names in config.json."""
+
+OTHERS = {
+    "num_gpus": "world_size",
+    "gpus": "world_size",
+    "nproc": "world_size",
+    "batch_size": "global_batch_size",
+    "gbs": "global_batch_size",
+    "mbs": "micro_batch_size",
+    "sequence_length": "seq_length",
+    "seq_len": "seq_length",
+    "vpp": "virtual_pipeline",
+    "top_k": "moe_router_topk",
+    "topk": "moe_router_topk",
+    "num_heads": "num_attention_heads",
+    "num_kv_heads": "num_query_groups",
+}
+"""What else people write."""
+
+ELSEWHERE = MEGATRON | TRANSFORMERS | OTHERS
+
+_UNMODELLED = (
+    *("cp", "cp_comm_type", "hierarchical_context_parallel_sizes"),
+    *("num_layers_in_first_pipeline_stage", "num_layers_in_last_pipeline_stage"),
+    *("account_for_embedding_in_pipeline_split", "account_for_loss_in_pipeline_split"),
+    *("pipeline_model_parallel_layout", "overlap_p2p_comm", "microbatch_group_size_per_vp_stage"),
+    *("recompute_modules", "recompute_method", "recompute_num_layers"),
+    *("moe_token_dispatcher_type", "moe_flex_dispatcher_backend", "moe_flex_dispatcher_num_sms"),
+    *("moe_router_num_groups", "moe_router_group_topk", "moe_router_dtype", "moe_router_fusion"),
+    *("moe_router_load_balancing_type", "moe_permute_fusion", "moe_shared_expert_overlap"),
+    *("moe_expert_capacity_factor", "moe_pad_expert_input_to_capacity"),
+    *("overlap_moe_expert_parallel_comm", "delay_wgrad_compute"),
+    *("overlap_grad_reduce", "overlap_param_gather", "grad_reduce_in_fp32", "tp_comm_overlap"),
+    *("use_precision_aware_optimizer", "exp_avg_dtype", "exp_avg_sq_dtype", "main_grads_dtype"),
+    *("fp8", "fp8_recipe", "fp8_param_gather", "fp4", "cross_entropy_loss_fusion"),
+    *("cross_entropy_fusion_impl", "use_megatron_fsdp", "data_parallel_sharding_strategy"),
+    *("cpu_offloading", "optimizer_cpu_offload", "head_dim", "qk_layernorm", "add_qkv_bias"),
+    *("add_bias_linear", "moe_layer_freq", "mtp_num_layers", "window_size", "window_attn_skip_freq"),
+    *("hidden_dropout", "attention_dropout", "calculate_per_token_loss", "moe_latent_size"),
+    *("moe_shared_expert_gate", "bias_activation_fusion", "softmax_type"),
+)
+
+UNMODELLED = frozenset(_UNMODELLED) - KEYS.keys()
+"""Options and model keys, by Megatron's names, that would move numbers and that nothing here knows yet."""
