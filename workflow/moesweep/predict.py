@@ -9,7 +9,9 @@ from moesweep.edge.outputs import folders_only_if_written, output_file
 from moesweep.edge.problems import BadInput, Problem, collect
 from moesweep.evaluate.costs import constants_frame, costed
 from moesweep.store.tablefile import dtypes, whole
+from moesweep.study import run_columns
 from moesweep.study.catalog import in_project, load_cluster
+from moesweep.study.configured import Configuration
 from moesweep.study.runs import Runs, read_runs
 
 
@@ -29,7 +31,7 @@ def predict(path: Path, written: str, root: Path, keep_going: bool) -> int:
     known = cluster_names(root)
     problems: list[Problem] = []
     out = collect(problems, output_file, written, [path])
-    runs = collect(problems, read_runs, path, known)
+    runs = collect(problems, read_runs, path, known, root, _configured_cluster(root))
     if out is None or runs is None:
         raise BadInput(problems)
     names = [name for name in dtypes("costs") if name != "workload"]
@@ -48,7 +50,19 @@ def predict(path: Path, written: str, root: Path, keep_going: bool) -> int:
     with folders_only_if_written(out), whole(out) as partial:
         table.write_csv(partial)
     print(*(problem.line() for problem in faults), sep="\n", file=sys.stderr, end="\n" if faults else "")
+    if runs.unread:
+        print(f"{path}: columns that pass through unread: {', '.join(runs.unread)}")
     return len(runs.problems)
+
+
+def template(root: Path) -> str:
+    """Return a list of one run, on the configured cluster or the catalogue's first, as CSV text."""
+    return run_columns.template(_configured_cluster(root) or cluster_names(root)[0])
+
+
+def _configured_cluster(root: Path) -> str:
+    """The cluster of runs that name none: the configuration's; empty where there is none."""
+    return str(Configuration(root).sound()[0].get("cluster", ""))
 
 
 def _joined(runs: Runs, costs: pl.DataFrame | None, names: list[str]) -> pl.DataFrame:

@@ -139,10 +139,21 @@ def _add_predict(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
     help_ = "predict any list of training runs: a CSV file in, its rows with all cost columns out"
     loads = "Experts are taken to be loaded unevenly, as in measured runs; a sweep says how it routes."
     command = commands.add_parser("predict", help=help_, description=f"{help_}. {loads}")
-    command.add_argument("runs", type=Path, metavar="RUNS.csv", help="columns: schemas/tables/runs.json")
+    command.add_argument("runs", type=Path, metavar="RUNS.csv", help="columns: docs/runs.md")
     command.add_argument("--out", required=True, metavar="OUT.csv", help="file to write")
     command.add_argument("--keep-going", action="store_true", help="predict the sound rows, list the others")
+    command.add_argument("--template", action=_Template, nargs=0, help="print a list of one run, and end")
     command.set_defaults(run=predict)
+
+
+class _Template(argparse.Action):
+    """Prints a list of one run with every column that is read."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        from moesweep.predict import template
+
+        print(template(Path.cwd()), end="")
+        parser.exit()
 
 
 def _plan(arguments: argparse.Namespace) -> "Plan":

@@ -1,29 +1,27 @@
-"""Lists of training runs as CSV: read, checked cell by cell, and turned into workloads."""
+"""Lists of training runs as CSV: read, checked cell by cell, and turned into workloads.
 
-import csv
-import io
-from dataclasses import dataclass
+A run says the keys of a workload, or a model by name and the rest; what it leaves out is the default. Columns
+that are no keys pass through.
+"""
+
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import polars as pl
 
-from moesweep.edge.problems import BadInput, Problem, did_you_mean, shown
-from moesweep.edge.textfile import read_text
-from moesweep.store.tablefile import dictionary
-from moesweep.study.keys import SCHEMA
+from moesweep.edge.problems import Problem, collect, did_you_mean, shown
+from moesweep.study.axes import encoded, with_rules_applied
+from moesweep.study.csv_table import read_table
+from moesweep.study.keys import KEYS, NEEDED, SCHEMA, Key
+from moesweep.study.models import given_by_model
+from moesweep.study.run_cells import ROUTINGS, parsed
+from moesweep.study.run_columns import unread
 from moesweep.study.validation import findings
 from moesweep.study.workload import with_derived
 
-MAX_FILE_BYTES = 1 << 26
-TRUTH = {"0": False, "1": True, "false": False, "true": True, "False": False, "True": True}
-_MLA = {
-    "q_lora_rank": "q_lora",
-    "kv_lora_rank": "kv_lora",
-    "qk_nope_head_dim": "qk_nope",
-    "qk_rope_head_dim": "qk_rope",
-    "v_head_dim": "v",
-}
+ROW = "row"
+_INSTEAD = {"tp": 1, "pp": 1, "routing": ROUTINGS[0], "listed": 1}
+"""Defaults of a list where they are not a sweep's."""
 
 
 @dataclass(frozen=True)
@@ -34,140 +32,141 @@ class Runs:
     workloads  one row per run that can be modelled: `row` (its number in the file, from 0), `cluster`,
                and the workload columns; `workload` is the row number as text
     problems   what is wrong with the others, by row number
+    unread     the columns that pass through
     """
 
     given: pl.DataFrame
     workloads: pl.DataFrame
     problems: dict[int, list[Problem]]
+    unread: tuple[str, ...] = ()
 
 
-def read_runs(path: Path, clusters: list[str]) -> Runs:
-    """Read a CSV file of runs; raise BadInput if it is no table or lacks a column."""
-    given, file = _read(path), str(path)
-    columns = dictionary("runs")["columns"]
-    problems: dict[int, list[Problem]] = {}
-    typed = given.select(
-        _typed(given, column, file, problems) for column in columns if column["name"] in given.columns
-    )
-    typed = typed.with_row_index("row").with_columns(pl.col("row").cast(pl.Int64))
-    for row, name in typed.filter(~pl.col("cluster").is_in(clusters)).select("row", "cluster").iter_rows():
-        advice = did_you_mean(name, clusters)
-        fault = Problem(file, _cell(row, "cluster"), "known_cluster", name, f"no cluster {name}", advice)
-        problems.setdefault(row, []).append(fault)
-    workloads = _workloads(typed.filter(~pl.col("row").is_in(list(problems))))
+@dataclass(frozen=True)
+class _List:
+    """A list being read: its cells, the line of each row, and the problems found so far, by row."""
+
+    file: str
+    given: pl.DataFrame
+    lines: list[int]
+    problems: dict[int, list[Problem]] = field(default_factory=dict)
+
+    def add(self, row: int, column: str, rule: str, value: str, message: str, advice: str = "") -> None:
+        place = f"line {self.lines[row]}, column {column}"
+        found = self.problems.setdefault(row, [])
+        found.append(Problem(self.file, place, rule, value, message, advice))
+
+
+def read_runs(path: Path, clusters: list[str], root: Path = Path(), cluster: str = "") -> Runs:
+    """Read a CSV file of runs; raise BadInput if it is no table, or a column is missing or none of a list.
+
+    Models are those of the catalogue in `root`; runs that name none of the `clusters` have `cluster`.
+    """
+    given, lines = read_table(path)
+    passing = unread(given.columns, str(path), bool(cluster))
+    runs = _List(str(path), given, lines)
+    frame = _typed(runs, root)
+    names = given.get_column("cluster", default=pl.Series([None] * given.height, dtype=pl.String))
+    frame = frame.with_columns(names.fill_null(cluster).alias("cluster"))
+    if "run" in given.columns:
+        frame = frame.with_columns(given["run"])
+    for row, name in enumerate(frame["cluster"]):
+        if name not in clusters:
+            runs.add(
+                row, "cluster", "known_cluster", name, f"no cluster {name}", did_you_mean(name, clusters)
+            )
+    workloads = _resolved(frame.filter(~pl.col(ROW).is_in(list(runs.problems))))
     for found in findings(workloads).filter(pl.col("severity") == "error").iter_rows(named=True):
-        row, about = (
-            int(found["workload"]),
-            [found[key] for key in ("rule", "value", "message", "suggestion")],
-        )
-        problems.setdefault(row, []).append(Problem(file, _cell(row, found["key"]), *about))
-    return Runs(given, workloads.filter(~pl.col("row").is_in(list(problems))), problems)
+        about = [found[key] for key in ("key", "rule", "value", "message", "suggestion")]
+        runs.add(int(found["workload"]), *about)
+    return Runs(given, workloads.filter(~pl.col(ROW).is_in(list(runs.problems))), runs.problems, passing)
 
 
-def _read(path: Path) -> pl.DataFrame:
-    frame = _table(path)
-    if frame.is_empty():
-        raise BadInput([Problem(str(path), "", "empty", "", "holds no run", "one row a run")])
-    needed = [c["name"] for c in dictionary("runs")["columns"] if not c.get("optional")]
-    missing = [name for name in needed if name not in frame.columns]
-    if missing:
-        spare = set(frame.columns) - set(needed)
-        raise BadInput(
-            Problem(str(path), name, "missing_column", "", f"no column {name}", did_you_mean(name, spare))
-            for name in missing
-        )
+def _typed(runs: _List, root: Path) -> pl.DataFrame:
+    """The columns that the cells say, models and defaults in their place; faults go into `runs`."""
+    frame = pl.DataFrame({ROW: pl.int_range(runs.given.height, dtype=pl.Int64, eager=True)})
+    for key in KEYS.values():
+        if key.name in runs.given.columns and key.name != "listed":
+            columns, faults = parsed(key, text := runs.given[key.name])
+            for row in text.is_in(list(faults)).fill_null(False).arg_true():
+                runs.add(row, key.name, "cell", shown(text[row]), faults[text[row]])
+            frame = _merged(runs, frame, columns)
+    absent = [name for name in (*KEYS, "per_gpu", "largest_at") if name not in frame.columns]
+    frame = frame.with_columns(pl.lit(None, SCHEMA.get(name, pl.Int64())).alias(name) for name in absent)
+    frame = _with_models(runs, frame, root)
+    frame = frame.with_columns(_default(key) for key in KEYS.values())
+    for key in KEYS.values():
+        if key.default is NEEDED and key.name not in ("model", "global_batch_size"):
+            _missing(runs, key.name, frame[key.name])
+    _missing(runs, "global_batch_size", frame.select(pl.coalesce("global_batch_size", "per_gpu")).to_series())
     return frame
 
 
-def _table(path: Path) -> pl.DataFrame:
-    """Return a CSV file's cells as text, null where empty; raise BadInput with every line that is no row."""
-    file, lines = (
-        str(path),
-        csv.reader(io.StringIO(read_text(path, str(path), MAX_FILE_BYTES), newline=""), strict=True),
-    )
-    try:
-        rows = [(lines.line_num, row) for row in lines if row]
-    except csv.Error as error:
-        fault = Problem(file, f"line {lines.line_num}", "csv", "", f"cannot be read as CSV: {error}")
-        raise BadInput([fault]) from error
-    header = rows[0][1] if rows else []
-    problems = [
-        Problem(file, "line 1", "duplicate", shown(name), f"the column {shown(name)} occurs twice")
-        for name in dict.fromkeys(name for name in header if header.count(name) > 1)
+def _missing(runs: _List, key: str, values: pl.Series) -> None:
+    """Add a fault for each row without a value of a key, unless it has a meaningless one."""
+    place = f"column {key}"
+    for row in values.is_null().arg_true():
+        if not any(problem.path.endswith(place) for problem in runs.problems.get(row, ())):
+            runs.add(row, key, "missing", "", f"{key} is said neither here nor by a model")
+
+
+def _merged(runs: _List, frame: pl.DataFrame, columns: pl.DataFrame) -> pl.DataFrame:
+    """The frame with more columns; a width that a cell and mla(...) say differently is a fault."""
+    for column in columns:
+        if column.name in frame.columns:
+            before = frame[column.name]
+            for row in (before != column).fill_null(False).arg_true():
+                message = f"{column[row]} where attention says {before[row]}"
+                runs.add(row, column.name, "cell", shown(column[row]), message, "say it once")
+            frame = frame.with_columns(before.zip_with(before.is_not_null(), column))
+        else:
+            frame = frame.with_columns(column)
+    return frame
+
+
+def _with_models(runs: _List, frame: pl.DataFrame, root: Path) -> pl.DataFrame:
+    """The frame with what the named models say of keys that cells leave out."""
+    models = {}
+    for name in frame["model"].drop_nulls().unique(maintain_order=True):
+        problems: list[Problem] = []
+        found = collect(problems, given_by_model, root, name)
+        if found is not None:
+            models[name] = found
+            continue
+        about = problems[0]
+        for row in (frame["model"] == name).fill_null(False).arg_true():
+            runs.add(row, "model", about.rule, about.value, about.message, about.suggestion)
+    at = frame["model"].replace_strict(list(models), range(len(models)), default=None, return_dtype=pl.Int64)
+    said = [
+        encoded(key.name, [model.get(key.name) for model in models.values()])[key.name].gather(at)
+        for key in KEYS.values()
+        if key.of_model
     ]
-    problems += [
-        Problem(
-            file,
-            f"line {line}",
-            "cells",
-            str(len(row)),
-            f"{len(row)} cells where the header has {len(header)}",
-        )
-        for line, row in rows[1:]
-        if len(row) != len(header)
-    ]
-    if problems:
-        raise BadInput(problems)
-    cells = [[cell or None for cell in row] for _, row in rows[1:]]
-    return pl.DataFrame(cells, schema=dict.fromkeys(header, pl.String), orient="row")
+    return frame.with_columns(pl.coalesce(values.name, values).alias(values.name) for values in said)
 
 
-def _cell(row: int, column: str) -> str:
-    # Line 1 of the file is the header.
-    return f"line {row + 2}, column {column}"
+def _default(key: Key) -> pl.Expr:
+    """A key with its default where nothing says it; null where it has none or follows from others."""
+    said, gated = pl.col(key.name), pl.col("gated_mlp")
+    like_llama = {
+        "normalization": pl.when(gated).then(pl.lit("rmsnorm")).otherwise(pl.lit("layernorm")),
+        "position_embedding": pl.when(gated).then(pl.lit("rope")).otherwise(pl.lit("learned")),
+        "tied_embeddings": ~gated,
+    }
+    if key.name in like_llama:
+        alone = said.is_null() & pl.col("model").is_null()
+        return pl.when(alone).then(like_llama[key.name]).otherwise(said).alias(key.name)
+    default = _INSTEAD.get(key.name, key.default)
+    if default is NEEDED or isinstance(default, pl.Expr):
+        return said
+    value = pl.lit(encoded(key.name, [default])[key.name]).first()
+    if key.name == "ep":
+        return pl.when(pl.col("largest_at").is_null()).then(pl.coalesce(said, value)).alias("ep")
+    return pl.coalesce(said, value)
 
 
-def _typed(
-    given: pl.DataFrame, column: dict[str, Any], file: str, problems: dict[int, list[Problem]]
-) -> pl.Series:
-    """Return a column in its type, null where a cell is wrong; the faults go into `problems`."""
-    name, text = column["name"], given[column["name"]].str.strip_chars()
-    if column["type"] == "Boolean":
-        values, needed = text.replace_strict(TRUTH, default=None, return_dtype=pl.Boolean), "0 or 1"
-    elif column["type"] == "Enum":
-        values = text.set(~text.is_in(column["values"]).fill_null(False), None)
-        needed = " or ".join(column["values"])
-    elif column["type"] == "String":
-        values, needed = text, "text"
-    else:
-        least = column["least"]
-        number = text.cast(pl.Int64 if column["type"] == "Int64" else pl.Float64, strict=False)
-        values = number.set((number < least) | (number > 2.0**40) | number.is_nan(), None)
-        needed = f"a {'whole ' if column['type'] == 'Int64' else ''}number of at least {least}"
-    # An optional cell may be empty, any other not.
-    faulty = values.is_null() & text.is_not_null() if column.get("optional") else values.is_null()
-    for row in faulty.arg_true():
-        message = f"{shown(text[row])} where {needed} is needed"
-        problems.setdefault(row, []).append(
-            Problem(file, _cell(row, name), "cell", shown(text[row]), message)
-        )
-    return pl.Series(name, values)
-
-
-def _workloads(runs: pl.DataFrame) -> pl.DataFrame:
-    llama_like = pl.col("gated_mlp")
-    mla = pl.col("attention").str.starts_with("mla")
-    grouped = pl.col("num_query_groups") < pl.col("num_attention_heads")
-
-    def latent(key: str) -> pl.Expr:
-        width = pl.col("attention").str.extract(rf"\b{key}=(\d+)").cast(pl.Int64)
-        return pl.when(mla).then(width.fill_null(0)).otherwise(0)
-
-    resolved = with_derived(
-        runs.with_columns(
-            *(latent(key).alias(name) for name, key in _MLA.items()),
-            listed=pl.lit(1, dtype=pl.Int64),
-            model=pl.col("run"),
-            normalization=pl.when(llama_like).then(pl.lit("rmsnorm")).otherwise(pl.lit("layernorm")),
-            position_embedding=pl.when(llama_like).then(pl.lit("rope")).otherwise(pl.lit("learned")),
-            tied_embeddings=~llama_like,
-            routing=pl.lit("uncontrolled"),
-            attention=pl.when(mla)
-            .then(pl.lit("mla"))
-            .when(grouped)
-            .then(pl.lit("gqa"))
-            .otherwise(pl.lit("mha")),
-        )
-    )
-    numbered = resolved.with_columns(workload=pl.col("row").cast(pl.String))
-    return numbered.select(*SCHEMA, "row", "cluster")
+def _resolved(frame: pl.DataFrame) -> pl.DataFrame:
+    """Rows as workloads, named by their number."""
+    run = ["run"] if "run" in frame.columns else []
+    named = frame.with_columns(pl.coalesce("model", *run, pl.format("run{}", ROW)).alias("model"))
+    workloads = with_derived(with_rules_applied(named))
+    return workloads.with_columns(workload=pl.col(ROW).cast(pl.String)).select(*SCHEMA, ROW, "cluster")

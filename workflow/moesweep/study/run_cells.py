@@ -1,0 +1,125 @@
+"""Cells of a list of runs: what a text means for a key, and what is wrong with one that means nothing."""
+
+import math
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import polars as pl
+
+from moesweep.edge.problems import BadInput, shown
+from moesweep.edge.schema import check
+from moesweep.edge.yaml_reader import read_yaml_text
+from moesweep.study.axes import encoded
+from moesweep.study.forms import Schema
+from moesweep.study.keys import KEYS, SCHEMA, Key
+
+TRUTH = {"0": False, "1": True, "false": False, "true": True, "False": False, "True": True}
+ROUTINGS = ("uncontrolled", "balanced")
+"""Routings of a list; the first where it says none."""
+
+LATENT = {
+    "q_lora": "q_lora_rank",
+    "kv_lora": "kv_lora_rank",
+    "qk_nope": "qk_nope_head_dim",
+    "qk_rope": "qk_rope_head_dim",
+    "v": "v_head_dim",
+}
+"""Words of mla(...), and the keys that they stand for."""
+
+_ATTENTION = "mha, gqa, or mla(q_lora=1536,kv_lora=512,qk_nope=128,qk_rope=64,v=128), q_lora where it has one"
+_NEEDED_OF_MLA = {"kv_lora_rank", "qk_nope_head_dim", "v_head_dim"}
+_WHOLE = re.compile(r"[-+]?[0-9]{1,20}")
+_NUMBER = re.compile(r"[-+]?([0-9]{1,20}(\.[0-9]{0,20})?|\.[0-9]{1,20})([eE][-+]?[0-9]{1,3})?")
+_FORM = re.compile(r"(mha|gqa)|mla(?:\s*\((.*)\))?")
+_WIDTH = re.compile(r"\s*(\w+)\s*=\s*([0-9]{1,18})\s*")
+
+
+class Meaningless(Exception):
+    """A cell that means nothing: its message says what is needed instead."""
+
+
+def parsed(key: Key, text: pl.Series) -> tuple[pl.DataFrame, dict[str, str]]:
+    """Return the columns that cells of a key say, null where empty or meaningless; why cells are so."""
+    faults: dict[str, str] = {}
+    distinct = text.drop_nulls().unique(maintain_order=True).to_list()
+    values: list[Any] = []
+    for cell in distinct:
+        try:
+            values.append(_value(key, cell.strip()))
+        except Meaningless as fault:
+            faults[cell] = str(fault)
+    sound = [cell for cell in distinct if cell not in faults]
+    columns = _kinds(values) if key.name == "attention" else encoded(key.name, values)
+    if columns.height != len(sound):
+        # A rule of ep that names several degrees lists several workloads: a run is one.
+        faults |= dict.fromkeys(sound, f"one {key.name} is needed")
+        sound, columns = [], columns.clear()
+    at = text.replace_strict(sound, range(len(sound)), default=None, return_dtype=pl.Int64)
+    return pl.DataFrame([column.gather(at).alias(column.name) for column in columns]), faults
+
+
+def _value(key: Key, cell: str) -> Any:
+    form = key.form
+    if key.name == "attention":
+        return _attention(cell)
+    if key.name == "routing":
+        return _one_of(cell, ROUTINGS)
+    if form["type"] == "boolean":
+        if cell not in TRUTH:
+            raise Meaningless(f"{shown(cell)} where 0 or 1 is needed")
+        return TRUTH[cell]
+    if form["type"] in ("integer", "number"):
+        return _number(form, cell)
+    return _one_of(cell, form["enum"]) if "enum" in form else _as_written(key, cell)
+
+
+def _one_of(cell: str, words: Sequence[str]) -> str:
+    if cell not in words:
+        raise Meaningless(f"{shown(cell)} where {' or '.join(words)} is needed")
+    return cell
+
+
+def _number(form: Schema, cell: str) -> float:
+    whole = form["type"] == "integer"
+    least, most = form.get("minimum", -math.inf), form.get("maximum", math.inf)
+    if (_WHOLE if whole else _NUMBER).fullmatch(cell):
+        number = int(cell) if whole else float(cell)
+        if least <= number <= most and number < form.get("exclusiveMaximum", math.inf):
+            return number
+    kind = "a whole number" if whole else "a number"
+    end = f"at most {most}" if "maximum" in form else f"below {form.get('exclusiveMaximum')}"
+    raise Meaningless(f"{shown(cell)} where {kind} of at least {least} and {end} is needed")
+
+
+def _as_written(key: Key, cell: str) -> Any:
+    """What a cell says in the form that a sweep would: YAML, or text where the key is text."""
+    try:
+        value = cell if key.form["type"] == "string" else read_yaml_text(cell, key.name)
+    except BadInput as bad:
+        raise Meaningless(f"{shown(cell)}: {bad.problems[0].message}") from bad
+    if problems := check({key.name: value}, "sweep", "", key="row"):
+        advice = f"; {problems[0].suggestion}" if problems[0].suggestion else ""
+        raise Meaningless(f"{problems[0].message}{advice}")
+    return value
+
+
+def _attention(cell: str) -> dict[str, Any]:
+    """The columns that a kind of attention says, with the widths of mla."""
+    found = _FORM.fullmatch(cell)
+    if not found:
+        raise Meaningless(f"{shown(cell)} where {_ATTENTION} is needed")
+    if found[1]:
+        return {"attention": found[1]}
+    said = [_WIDTH.fullmatch(part) for part in found[2].split(",")] if found[2] else []
+    widths = {LATENT[part[1]]: int(part[2]) for part in said if part and part[1] in LATENT}
+    wide = [key for key, width in widths.items() if width > KEYS[key].form["maximum"]]
+    if len(widths) < len(said) or wide or (found[2] and not widths.keys() >= _NEEDED_OF_MLA):
+        raise Meaningless(f"{shown(cell)} where {_ATTENTION} is needed")
+    return {"attention": "mla", **widths}
+
+
+def _kinds(said: list[dict[str, Any]]) -> pl.DataFrame:
+    """A row for each kind of attention, with its widths; null where it says none."""
+    schema = {name: SCHEMA[name] for name in ("attention", *LATENT.values())}
+    return pl.DataFrame([{name: kind.get(name) for name in schema} for kind in said], schema=schema)
