@@ -15,7 +15,7 @@ from moesweep.study.csv_table import read_table
 from moesweep.study.keys import KEYS, NEEDED, SCHEMA, Key
 from moesweep.study.models import given_by_model
 from moesweep.study.run_cells import ROUTINGS, parsed
-from moesweep.study.run_columns import unread
+from moesweep.study.run_columns import MEASURED, unread
 from moesweep.study.validation import findings
 from moesweep.study.workload import with_derived
 
@@ -65,6 +65,7 @@ def read_runs(path: Path, clusters: list[str], root: Path = Path(), cluster: str
     passing = unread(given.columns, str(path), bool(cluster))
     runs = _List(str(path), given, lines)
     frame = _typed(runs, root)
+    _judge_measured(runs)
     names = given.get_column("cluster", default=pl.Series([None] * given.height, dtype=pl.String))
     frame = frame.with_columns(names.fill_null(cluster).alias("cluster"))
     if "run" in given.columns:
@@ -107,6 +108,18 @@ def _missing(runs: _List, key: str, values: pl.Series) -> None:
     for row in values.is_null().arg_true():
         if not any(problem.path.endswith(place) for problem in runs.problems.get(row, ())):
             runs.add(row, key, "missing", "", f"{key} is said neither here nor by a model")
+
+
+def _judge_measured(runs: _List) -> None:
+    """Add a fault for each measured time that is none, though it is never read."""
+    if MEASURED not in runs.given.columns:
+        return
+    text = runs.given[MEASURED].str.strip_chars()
+    seconds = text.cast(pl.Float64, strict=False)
+    sound = (seconds >= 0) & seconds.is_finite()
+    for row in (text.is_not_null() & ~sound.fill_null(False)).arg_true():
+        message = f"{shown(text[row])} where a number of at least 0 is needed"
+        runs.add(row, MEASURED, "cell", shown(text[row]), message)
 
 
 def _merged(runs: _List, frame: pl.DataFrame, columns: pl.DataFrame) -> pl.DataFrame:
