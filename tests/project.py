@@ -16,6 +16,9 @@ from moesweep.study.configured import Configuration
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 
+ASKED = ("screen", "screen_shard", "traces")
+"""Rules that run only where they are asked for."""
+
 MODEL = """\
 description: A model small enough to trace in no time.
 num_layers: {value: 4, source: test}
@@ -129,10 +132,10 @@ class Project:
         return Counter(name for name in jobs(done.stderr) if name != "all")
 
     def stages(self) -> list[str]:
-        """Return the stages of the workflow, in order: its rules."""
+        """Return the stages of the workflow, in order: the rules that `all` can run."""
         files = re.findall(r"workflow/rules/\w+\.smk", (self.root / "Snakefile").read_text())
         named = [re.findall(r"^rule (\w+):", (self.root / file).read_text(), re.MULTILINE) for file in files]
-        return [name for names in named for name in names if name != "traces"]
+        return [name for names in named for name in names if name not in ASKED]
 
     def trace_jobs(self, workload: str) -> list[str]:
         """Return the names of the trace jobs of a workload: with others, and alone after a failure."""

@@ -91,14 +91,12 @@ def test_kernels_take_their_own_rows_seconds_and_exchanges_those_of_all(
 ) -> None:
     frame, cluster = workload(name, capacity), load_cluster(ROOT, CLUSTER)
     rows = ops(rank_programs(frame, ROOT), ranks(frame.row(0, named=True)))
-    described = with_constants(frame, cluster.values).rename(OF_THE_WORKLOAD).lazy()
-    costed = timed(
-        rows.drop("tp", "pp", "ep", "etp", "dp", "edp", strict=False).join(described, on="workload")
-    )
+    described = with_constants(frame, cluster.values).rename(OF_THE_WORKLOAD)
+    costed = timed(rows.drop("tp", "pp", "ep", "etp", "dp", "edp", strict=False).collect(), described)
     own = costed.select("rank", "op_index", own=(pl.col("seconds") * 1e9).round().cast(pl.Int64))
     found = (
         unrolled(skewed(name, capacity), None)
-        .join(own, on=["rank", "op_index"])
+        .join(own.lazy(), on=["rank", "op_index"])
         .join(executed(skewed(name, capacity)).lazy(), on=["stage", "step", "op_index"], suffix="_common")
         .with_columns(common=pl.col("end_nanoseconds_common") - pl.col("start_nanoseconds_common"))
         .collect()

@@ -38,11 +38,12 @@ def busiest(workload: pl.DataFrame) -> pl.DataFrame:
     )
 
 
-def costed(found: Costs) -> pl.DataFrame:
+def costed(found: Costs, workloads: pl.DataFrame) -> pl.DataFrame:
     """The seconds of each kind on each stage in an iteration."""
     m = pl.col("num_microbatches")
+    stages = found.stages.join(workloads.select("workload", "num_microbatches"), on="workload")
     each = [
-        found.stages.select(
+        stages.select(
             "workload",
             "stage",
             group_kind=pl.lit(kind),
@@ -68,7 +69,8 @@ def test_no_kind_is_faster_than_its_network_card(sweep: str, crossing: dict[str,
     found = everything.unique(["tp", "pp", "ep"], keep="first", maintain_order=True)
     described = with_constants(found, cluster().values)
     seconds = pl.concat(
-        costed(cost(folded(found[i : i + 64]), described[i : i + 64])) for i in range(0, found.height, 64)
+        costed(cost(folded(found[i : i + 64]), described[i : i + 64]), found[i : i + 64])
+        for i in range(0, found.height, 64)
     )
     bounds = pl.concat(busiest(found[i]) for i in range(found.height))
     line = cluster().value("nic_bytes_per_second")

@@ -15,7 +15,7 @@ from moesweep.store.layout import Results
 from moesweep.store.tablefile import read_table, write_table
 from moesweep.study.routing import Routing, parsed, sent_between
 from moesweep.trace.files import write_traces
-from moesweep.trace.skewed_copies import given_routing, loads
+from moesweep.trace.skewed_copies import by_tables_in, given_routing, loads
 from moesweep.trace.skewed_programs import rank_programs
 from naive_routing import Exchange, popularities, uneven_ops
 from skewed import CHANGES, COPY, COUNTS, HERE, SKEWED, costs_of, measured, trace_by_hand
@@ -186,7 +186,7 @@ def test_copies_are_conserved(workload: pl.DataFrame) -> None:
     assert leaves.max() <= copies  # type: ignore[operator]
     if routing["dropped"].sum() == 0:
         assert set(leaves) == {copies}
-    each = loads(workload, HERE).group_by("layer").agg(pl.col("sent", "received").sum())
+    each = loads(workload, by_tables_in(HERE)).group_by("layer").agg(pl.col("sent", "received").sum())
     assert each["sent"].to_list() == each["received"].to_list()
 
 

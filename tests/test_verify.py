@@ -163,7 +163,7 @@ def test_newer_forms_are_refused_by_the_release_they_need(
     assert verified(archive, capsys) == (
         2,
         [
-            "manifest.json: files: version: table costs has schema version 7; moesweep 0.1.0 knows 1; "
+            "manifest.json: files: version: table costs has schema version 7; moesweep 0.1.0 knows 2; "
             "use moesweep 3.1 or later"
         ],
     )
