@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import pytest
@@ -23,6 +24,7 @@ from moesweep.explain.metrics import cost_metrics, metric
 from moesweep.explain.node import Node, Reading
 from moesweep.explain.number_units import with_unit
 from moesweep.explain.origins import origins
+from moesweep.explain.reader import _Reader
 from moesweep.explain.text_tree import TextTree, as_json
 from moesweep.study.catalog import Cluster, load_cluster
 from moesweep.study.sweep import enumerate_sweep
@@ -35,6 +37,8 @@ CLUSTER = "dgx-a100-80gb-8xhdr200"
 BAND = ("iteration_seconds_low", "iteration_seconds_high")
 EXAMPLE = "gpt_13B-ws1024-tp16-pp2-ep16-gbs2048-mbs1-seq4096-moe"
 CLOSE = 1e-12
+NODE_KINDS = {"Agg", "Alias", "BinaryExpr", "Cast", "Column", "Function", "Gather", "Literal", "Ternary"}
+"""Every kind of node that the expressions of costs and memory have, as polars 2.1 names it."""
 
 
 @cache
@@ -130,6 +134,23 @@ def test_every_op_has_an_explanation_of_its_seconds_and_quantities(place: int) -
             node = table.column(row, name)
             assert node.value == row[name][0]
             assert agrees(node), (row["op"][0], name)
+
+
+def test_the_kinds_of_node_that_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """polars calls this form unstable: docs/decisions/polars.md."""
+    met: set[str] = set()
+    walk = _Reader.walk
+
+    def noted(self: _Reader, tree: Any, *rest: Any, **named: Any) -> Any:
+        met.add(next(iter(tree)) if isinstance(tree, dict) else tree)
+        return walk(self, tree, *rest, **named)
+
+    monkeypatch.setattr(_Reader, "walk", noted)
+    for place in (0, 12, 30):
+        read = Ledger(fifty()[place], cluster(), {})
+        for name in ("usd_per_billion_tokens", "peak_memory_bytes", "mfu", "fits"):
+            list(everything_below(metric(read, name)))
+    assert met == NODE_KINDS
 
 
 def test_every_leaf_says_where_it_is_from() -> None:

@@ -56,7 +56,9 @@ def _run(argv: Sequence[str] | None, heeded: bool) -> int:
     try:
         return int(arguments.run(arguments))
     except BadInput as error:
-        print(*(problem.line() for problem in error.problems), sep="\n", file=sys.stderr)
+        from moesweep.edge.line_numbers import numbered
+
+        print(*numbered(error.problems), sep="\n", file=sys.stderr)
         return 2
     except BrokenPipeError:
         # The reader of our output went away; Python must not fail again when it flushes.

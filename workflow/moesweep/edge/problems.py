@@ -36,9 +36,13 @@ class Problem:
     severity: Severity = "error"
     workload: str = ""
 
-    def line(self) -> str:
-        """The problem on one line: `x.yaml: grids[0].tp: divides: 3 does not divide 512; nearest: 2, 4`."""
-        place = ": ".join(part for part in (self.file, self.path, self.rule) if part)
+    def line(self, number: int | None = None) -> str:
+        """The problem on one line: `x.yaml:7: grids[0].tp: divides: 3 does not divide 512; nearest: 2, 4`.
+
+        `number` is the line of the file, where it is known.
+        """
+        file = self.file if number is None else f"{self.file}:{number}"
+        place = ": ".join(part for part in (file, self.path, self.rule) if part)
         advice = f"; {self.suggestion}" if self.suggestion else ""
         return one_line(f"{place}: {self.message}{advice}")
 

@@ -7,6 +7,7 @@ documents in a file. Plain scalars follow the YAML 1.2 core schema, in which `no
 """
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -43,12 +44,19 @@ def read_yaml_text(text: str, name: str) -> Any:
     import yaml
 
     try:
-        return _Builder(name).build(yaml.parse(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)))
+        return _Builder(name).build(events_of(text))
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
         where = f"line {mark.line + 1}, column {mark.column + 1}" if mark else ""
         what = getattr(error, "problem", None) or getattr(error, "reason", None) or "cannot be parsed"
         raise BadInput([Problem(name, where, "yaml_syntax", "", f"not valid YAML: {what}")]) from None
+
+
+def events_of(text: str) -> Iterator[Any]:
+    """Return the events of PyYAML's parser, in C where it is there; each has `start_mark`."""
+    import yaml
+
+    return yaml.parse(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
 
 
 class _Builder:

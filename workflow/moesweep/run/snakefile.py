@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from moesweep.edge.line_numbers import numbered
 from moesweep.edge.problems import BadInput, Problem
 from moesweep.edge.yaml_reader import read_yaml
 from moesweep.run.plan import Plan, load_plan
@@ -54,7 +55,7 @@ def _or_exit() -> Iterator[None]:
     try:
         yield
     except BadInput as error:
-        print(*(problem.line() for problem in error.problems), sep="\n", file=sys.stderr)
+        print(*numbered(error.problems), sep="\n", file=sys.stderr)
         sys.exit(2)
 
 
