@@ -48,20 +48,20 @@ MISTAKES: dict[str, tuple[str, str, str, str]] = {
         CONFIG,
         "small.yaml",
         "smal.yaml",
-        f"{CONFIG}: sweep: missing_file: there is no file config/sweeps/smal.yaml; did you mean {SWEEP} or ",
+        f"{CONFIG}:4: sweep: missing_file: there is no file config/sweeps/smal.yaml; did you mean {SWEEP} or ",
     ),
     "missing cluster": (
         CONFIG,
         "8xhdr200",
         "9xhdr200",
-        f'{CONFIG}: cluster: unknown_cluster: there is no cluster "dgx-a100-80gb-9xhdr200" in '
+        f'{CONFIG}:5: cluster: unknown_cluster: there is no cluster "dgx-a100-80gb-9xhdr200" in '
         "config/clusters; did you mean dgx-a100-80gb-8xhdr200",
     ),
     "missing gpu": (
         CLUSTER,
         "gpu: a100-sxm-80gb",
         "gpu: a100-sxm-90gb",
-        f'{CLUSTER}: gpu: unknown_gpu: there is no gpu "a100-sxm-90gb" in config/gpus; did you mean a100-sxm',
+        f'{CLUSTER}:5: gpu: unknown_gpu: there is no gpu "a100-sxm-90gb" in config/gpus; did you mean a100-sxm',
     ),
 }
 
@@ -105,8 +105,8 @@ def test_mistakes_in_all_files_at_once(project: Project, capsys: pytest.CaptureF
     project.edit(SWEEP, "seq_length: 128", "seq_lenght: 128")
     assert main(["enumerate"]) == 2
     lines = capsys.readouterr().err.splitlines()
-    assert any(line.startswith(f"{CLUSTER}: constants.nic_bytes_per_second") for line in lines)
-    assert any(line.startswith(f"{SWEEP}: rows[0].tp") for line in lines)
+    assert any(line.startswith(f"{CLUSTER}:14: constants.nic_bytes_per_second") for line in lines)
+    assert any(line.startswith(f"{SWEEP}:19: rows[0].tp") for line in lines)
     assert any("did you mean seq_length?" in line for line in lines)
 
 
@@ -120,10 +120,10 @@ def test_mistakes_of_the_configuration_hide_no_others(
     assert main(["enumerate"]) == 2
     lines = capsys.readouterr().err.splitlines()
     for place in (
-        f"{CONFIG}: outputs[0]",
-        f"{CONFIG}: workloads_per_trace_job",
-        f"{CLUSTER}: constants.nic_bytes_per_second",
-        f"{SWEEP}: rows[0].tp",
+        f"{CONFIG}:11: outputs[0]",
+        f"{CONFIG}:8: workloads_per_trace_job",
+        f"{CLUSTER}:14: constants.nic_bytes_per_second",
+        f"{SWEEP}:19: rows[0].tp",
     ):
         assert any(line.startswith(place) for line in lines), place
     assert main(["cost"]) == 2
@@ -138,8 +138,8 @@ def test_a_configuration_without_a_sweep_still_has_its_cluster_judged(
     assert main(["enumerate"]) == 2
     lines = capsys.readouterr().err.splitlines()
     assert [line.split(": ")[:2] for line in lines] == [
-        [CONFIG, "sweep"],
-        [CLUSTER, "constants.nic_bytes_per_second.value"],
+        [f"{CONFIG}:4", "sweep"],
+        [f"{CLUSTER}:14", "constants.nic_bytes_per_second.value"],
     ]
 
 
