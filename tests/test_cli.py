@@ -48,7 +48,8 @@ MISTAKES: dict[str, tuple[str, str, str, str]] = {
         CONFIG,
         "small.yaml",
         "smal.yaml",
-        f"{CONFIG}:4: sweep: missing_file: there is no file config/sweeps/smal.yaml; did you mean {SWEEP} or ",
+        f"{CONFIG}:4: sweep: missing_file: there is no file config/sweeps/smal.yaml; "
+        f"did you mean {SWEEP} or ",
     ),
     "missing cluster": (
         CONFIG,
@@ -61,7 +62,8 @@ MISTAKES: dict[str, tuple[str, str, str, str]] = {
         CLUSTER,
         "gpu: a100-sxm-80gb",
         "gpu: a100-sxm-90gb",
-        f'{CLUSTER}:5: gpu: unknown_gpu: there is no gpu "a100-sxm-90gb" in config/gpus; did you mean a100-sxm',
+        f'{CLUSTER}:5: gpu: unknown_gpu: there is no gpu "a100-sxm-90gb" in config/gpus; '
+        "did you mean a100-sxm",
     ),
 }
 
