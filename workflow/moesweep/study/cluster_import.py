@@ -17,9 +17,10 @@ _HEADER = (
 )
 
 
-def import_cluster(files: Sequence[Path], out: Path, like: str, root: Path = Path()) -> list[str]:
+def import_cluster(files: Sequence[Path], out: Path | None, like: str, root: Path = Path()) -> list[str]:
     """Write a cluster's file; return what was fitted, a line each. Raises BadInput with every fault.
 
+    out    the file; None where the name is a fault already: then nothing is written
     like   the cluster that gives the GPU, the node, the cards' rate and all that no log says
     """
     problems: list[Problem] = []
@@ -41,6 +42,8 @@ def import_cluster(files: Sequence[Path], out: Path, like: str, root: Path = Pat
         problems.append(Problem(str(files[0]), "", "nothing", "", "no log says a constant of the model"))
     if problems:
         raise BadInput(problems)
+    if out is None:
+        raise BadInput([])
     with whole(out) as partial:
         partial.write_text(_yaml(base, found, runs), encoding="utf-8")
     return [
