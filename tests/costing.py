@@ -45,6 +45,7 @@ _ZERO = (
     "ring_base",
     "variation",
     "fp16_accumulation",
+    "peer_seconds",
 )
 _ONE = ("efficiency", "fraction", "gain", "ratio")
 

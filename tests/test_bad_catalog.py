@@ -89,6 +89,7 @@ def constant(project: Path, file: str, name: str, **changes: Any) -> None:
 
 GPU_FILE = "config/gpus/a100-sxm-80gb.yaml"
 CLUSTER_FILE = f"config/clusters/{CLUSTER}.yaml"
+CALIBRATION_FILE = "config/calibration.yaml"
 
 
 @pytest.mark.parametrize(
@@ -131,6 +132,7 @@ CLUSTER_FILE = f"config/clusters/{CLUSTER}.yaml"
         ),
         (CLUSTER_FILE, "gpus_per_node", {"value": 0, "bounds": [0, 8]}, "gpus_per_node", "range", "0"),
         (CLUSTER_FILE, "warp_bytes", {"value": "1 B"}, "warp_bytes.tag", "missing_key", "tag"),
+        (CALIBRATION_FILE, "kernel_seconds", {"value": None}, "kernel_seconds", "missing_key", "is missing"),
     ],
 )
 def test_a_cluster_with_one_mistake(
@@ -141,7 +143,7 @@ def test_a_cluster_with_one_mistake(
     problem = found[f"constants.{path}"]
     assert problem.rule == rule
     assert message in problem.message
-    assert problem.file == (CLUSTER_FILE if rule == "missing_key" and path == name else file)
+    assert problem.file == file
 
 
 @pytest.mark.parametrize(
@@ -174,8 +176,43 @@ def test_constants_unknown_and_given_twice(project: Path) -> None:
     constant(project, CLUSTER_FILE, "hbm_byte", **known | {"value": 1, "bounds": [0, 1]})
     found = {problem.rule: problem for problem in problems(lambda: load_cluster(project, CLUSTER))}
     assert set(found) == {"given_twice", "unknown_key"}
-    assert CLUSTER_FILE in found["given_twice"].message
-    assert (found["given_twice"].file, found["unknown_key"].file) == (GPU_FILE, CLUSTER_FILE)
+    assert GPU_FILE in found["given_twice"].message
+    assert found["given_twice"].file == found["unknown_key"].file == CLUSTER_FILE
+
+
+def test_a_constant_in_another_s_file(project: Path) -> None:
+    given = {"value": "4 GB/s", "tag": "paper", "source": "its sheet", "bounds": ["1 GB/s", "5 GB/s"]}
+    constant(project, CLUSTER_FILE, "nic_bytes_per_second", value=None)
+    constant(project, GPU_FILE, "nic_bytes_per_second", **given)
+    (problem,) = problems(lambda: load_cluster(project, CLUSTER))
+    assert (problem.file, problem.rule) == (GPU_FILE, "wrong_file")
+    assert f"it belongs in {CLUSTER_FILE}" in problem.message
+
+
+SAID = {"value": "3 us", "tag": "measured", "source": "timed here", "bounds": ["2 us", "6 us"]}
+
+
+def test_a_gpu_and_a_cluster_may_say_what_the_calibration_says(project: Path) -> None:
+    constant(project, GPU_FILE, "kernel_seconds", **SAID)
+    assert load_cluster(project, CLUSTER).constants["kernel_seconds"].file == GPU_FILE
+    assert load_cluster(project, CLUSTER).value("kernel_seconds") == 3e-6
+    constant(project, CLUSTER_FILE, "node_latency_2_seconds", **SAID)
+    assert load_cluster(project, CLUSTER).constants["node_latency_2_seconds"].file == CLUSTER_FILE
+    constant(project, CLUSTER_FILE, "kernel_seconds", **SAID | {"value": "4 us"})
+    (problem,) = problems(lambda: load_cluster(project, CLUSTER))
+    assert (problem.file, problem.path, problem.rule) == (GPU_FILE, "constants.kernel_seconds", "given_twice")
+    assert CLUSTER_FILE in problem.message
+
+
+def test_what_was_measured_on_an_a100_is_scaled_elsewhere(project: Path) -> None:
+    edit(project, CLUSTER_FILE, "gpu: a100-sxm-80gb", "gpu: h100-sxm-80gb")
+    ours, there = load_cluster(project, CLUSTER), load_cluster(project, "dgx-h100-80gb-8xndr400")
+    for cluster in (ours, there):
+        found = cluster.constants["gemm_wgrad_efficiency"]
+        assert found.tag == "scaled"
+        assert found.source.startswith("the same as on an A100: fit to 183")
+        assert cluster.constants["fp16_accumulation_bytes"].tag == "paper"
+    assert load_cluster(project, "a100-80gb-pcie").constants["gemm_wgrad_efficiency"].tag == "measured"
 
 
 def test_an_unknown_gpu_is_suggested(project: Path) -> None:

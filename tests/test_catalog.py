@@ -110,9 +110,58 @@ def test_every_constant_has_a_source_and_lies_within_its_bounds(root: Path) -> N
         assert set(constants) >= set(load_schema("cluster")["$defs"]["constants"]["required"])
         for constant in constants.values():
             assert constant.low <= constant.value <= constant.high
-            assert constant.tag in ("measured", "paper", "assumed")
+            assert constant.tag in ("measured", "paper", "scaled", "assumed")
             assert constant.source
             assert (root / constant.file).exists()
+
+
+# cluster, its GPU, GPUs of a node (an NVLink domain), peak in Tflop/s, HBM in TB/s, NIC a GPU in Gbit/s
+CLUSTERS = [
+    ("dgx-a100-40gb-8xhdr200", "a100-sxm-40gb", 8, 312, 1.555, 200),
+    ("a800-80gb-4xhdr200", "a800-sxm-80gb", 8, 312, 2.039, 100),
+    ("hgx-a100-80gb-4x-2xhdr200", "a100-sxm-80gb", 4, 312, 2.039, 100),
+    ("azure-ndm-a100-v4-8xhdr200", "a100-sxm-80gb", 8, 312, 2.039, 200),
+    ("aws-p4d-a100-40gb-4xefa100", "a100-sxm-40gb", 8, 312, 1.555, 50),
+    ("gcp-a2-ultra-a100-80gb", "a100-sxm-80gb", 8, 312, 2.039, 12.5),
+    ("dgx-h100-80gb-8xndr400", "h100-sxm-80gb", 8, 989, 3.35, 400),
+    ("azure-nd-h100-v5-8xndr400", "h100-sxm-80gb", 8, 989, 3.35, 400),
+    ("aws-p5-h100-32xefa100", "h100-sxm-80gb", 8, 989, 3.35, 400),
+    ("gcp-a3-high-h100-4x200", "h100-sxm-80gb", 8, 989, 3.35, 100),
+    ("gcp-a3-mega-h100-8x200", "h100-sxm-80gb", 8, 989, 3.35, 200),
+    ("hgx-h100-80gb-4x-4xndr400", "h100-sxm-80gb", 4, 989, 3.35, 400),
+    ("h800-80gb-8xndr400", "h800-sxm-80gb", 8, 989, 3.35, 400),
+    ("h20-96gb-4xndr400", "h20-sxm-96gb", 8, 148, 4.0, 200),
+    ("dgx-h200-141gb-8xndr400", "h200-sxm-141gb", 8, 989, 4.8, 400),
+    ("b200-180gb-8x", "b200-sxm-180gb", 8, 2250, 8.0, 400),
+    ("dgx-b200-180gb-8xndr400", "b200-sxm-180gb", 8, 2250, 8.0, 400),
+    ("dgx-b300-288gb-8xxdr800", "b300-sxm-288gb", 8, 2250, 8.0, 800),
+    ("gb200-nvl72", "gb200-186gb", 72, 2500, 8.0, 400),
+    ("gb300-nvl72", "gb300-288gb", 72, 2500, 8.0, 800),
+]
+
+
+@pytest.mark.parametrize(("name", "gpu", "node", "peak", "memory", "card"), CLUSTERS)
+def test_a_cluster_after_the_first(
+    root: Path, name: str, gpu: str, node: int, peak: float, memory: float, card: float
+) -> None:
+    cluster = load_cluster(root, name)
+    assert (cluster.gpu, cluster.value("gpus_per_node")) == (gpu, node)
+    assert cluster.value("matrix_flops_per_second") == peak * 1e12
+    assert cluster.value("hbm_bytes_per_second") == pytest.approx(memory * 1e12, rel=1e-12)
+    assert cluster.value("nic_bytes_per_second") == pytest.approx(card * 1e9 / 8, rel=1e-12)
+    # No ring carries more than the links of the GPU, and all clusters of one GPU share what is the GPU's.
+    links = cluster.constants["node_bus_4_apart_bytes_per_second"].high
+    assert cluster.value("node_bus_8_bytes_per_second") <= links * (3 if node == 4 else 1)
+    assert cluster.constants["hbm_bytes"].file == f"config/gpus/{gpu}.yaml"
+
+
+def test_a_scaled_board_keeps_the_a100_s_share_of_its_links(root: Path) -> None:
+    a100, b200 = (load_cluster(root, name) for name in (CLUSTER, "b200-180gb-8x"))
+    for n in (2, 4, 8):
+        name = f"node_bus_{n}_bytes_per_second"
+        assert b200.value(name) / 900 == pytest.approx(a100.value(name) / 300, rel=1e-3)
+        assert b200.constants[name].tag == "scaled"
+        assert b200.value(f"node_latency_{n}_seconds") == a100.value(f"node_latency_{n}_seconds")
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,8 @@ from typing import NoReturn
 
 from moesweep.archive import command as archive
 from moesweep.calibration import command as calibration
+from moesweep.calibration import measure
+from moesweep.cost import command as collectives
 from moesweep.diff import command as diff
 from moesweep.edge.problems import one_line
 from moesweep.explain import command as explain
@@ -34,8 +36,8 @@ def parsed(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     top.add_argument("--version", action="version", version=f"moesweep {version('moesweep')}")
     commands = top.add_subparsers(required=True, metavar="COMMAND")
-    rooms = (stages, calibration, export, archive, clean, runner, traffic, explain, diff, report, screen)
-    for module in rooms:
+    rooms = (stages, calibration, measure, collectives, export, archive, clean, runner, traffic)
+    for module in (*rooms, explain, diff, report, screen):
         module.add_commands(commands)
     arguments, rest = top.parse_known_args(argv)
     # NAME=VALUE may stand anywhere; argparse takes those that follow an option for strangers.

@@ -9,6 +9,7 @@ import polars as pl
 from scipy.optimize import least_squares
 
 from moesweep.calibration.measured import Measured
+from moesweep.store.tablefile import whole
 from moesweep.study.catalog import Cluster
 
 ROBUST = 0.03
@@ -122,12 +123,20 @@ def left_out(
 
 
 def save(constants: list[Fitted], root: Path) -> None:
-    """Write the values into their YAML files, each on its `value:` line, in the unit that stands there."""
+    """Write the values into their YAML files, each on its `value:` line, in the unit that stands there.
+
+    A file is replaced as a whole, and none is before the text of all is known.
+    """
+    files: dict[str, list[str]] = {}
     for constant in constants:
-        path = root / constant.file
-        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+        if constant.file not in files:
+            text = (root / constant.file).read_text(encoding="utf-8")
+            files[constant.file] = text.splitlines(keepends=True)
+        lines = files[constant.file]
         place = lines.index(f"  {constant.name}:\n") + 1
         unit = lines[place].split()[2:]
         scale = {"ms": 1e3, "us": 1e6}.get(unit[0], 1.0) if unit else 1.0
         lines[place] = " ".join([f"    value: {constant.value * scale:.4g}", *unit]) + "\n"
-        path.write_text("".join(lines), encoding="utf-8")
+    for file, lines in files.items():
+        with whole(root / file) as partial:
+            partial.write_text("".join(lines), encoding="utf-8")

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import polars as pl
 
-from moesweep.edge.problems import BadInput
+from moesweep.edge.problems import BadInput, Problem
 from moesweep.evaluate.batch import Batch
 from moesweep.evaluate.costs import batch_of
 from moesweep.evaluate.factored import iteration_seconds
@@ -13,14 +13,20 @@ from moesweep.study.runs import read_runs
 
 TARGETS = {
     "Korthikanti2022": 2.5,
-    "Narayanan2021": 4.0,
+    "Narayanan2021": 5.0,
     "vTrain-multi": 8.0,
     "vTrain-single": 8.0,
-    "BLOOM": 5.5,
+    "BLOOM": 5.0,
     "SimuMax dense": 2.5,
-    "SimuMax MoE": 8.0,
+    "SimuMax MoE": 2.0,
 }
-"""Error in percent that each set should stay below with its group left out; the fit weighs by it."""
+"""Error in percent that each set should stay below with its group left out; the fit weighs by it.
+
+Narayanan's does not state the interleaving of its runs, some 3% of them.
+"""
+
+PADDED = ("SimuMax",)
+"""Sources whose scripts pad every expert to one capacity: their loads are balanced."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +62,9 @@ def read_measured(path: Path, clusters: list[str]) -> Measured:
     frame = runs.workloads.with_columns(
         source, runs.given["iteration_seconds"].cast(pl.Float64).alias("measured")
     )
-    simumax = pl.col("source") == "SimuMax"
+    padded = pl.col("source").is_in(PADDED) & (pl.col("kind") == "moe")
+    frame = frame.with_columns(routing=pl.when(padded).then(pl.lit("balanced")).otherwise("routing"))
+    simumax = pl.col("source").str.starts_with("SimuMax")
     sort = pl.when(pl.col("kind") == "moe").then(pl.lit(" MoE")).otherwise(pl.lit(" dense"))
     vtrain = pl.col("source").str.starts_with("vTrain")
     frame = frame.with_columns(
@@ -69,6 +77,23 @@ def read_measured(path: Path, clusters: list[str]) -> Measured:
         .otherwise("workload"),
     )
     return Measured(weighted(frame))
+
+
+def of_every_set(measured: Measured, path: Path) -> None:
+    """Raise BadInput if a list lacks one of the sets of TARGETS: some constants are known from it alone."""
+    missing = [group for group in TARGETS if group not in set(measured.runs["group"])]
+    unknown = sorted(set(measured.runs["group"]) - TARGETS.keys())
+    problems = [
+        Problem(str(path), "column source", "missing_source", group, f"no run of {group}: the fit needs one")
+        for group in missing
+    ]
+    known = "known: " + ", ".join(TARGETS)
+    problems += [
+        Problem(str(path), "column source", "unknown_source", group, f"{group} is no set of the fit", known)
+        for group in unknown
+    ]
+    if problems:
+        raise BadInput(problems)
 
 
 def weighted(runs: pl.DataFrame) -> pl.DataFrame:

@@ -1,14 +1,15 @@
 """Seconds of one collective or message between GPUs placed on nodes.
 
-latency + wire_bytes / bandwidth. Inside a node latency and bandwidth are measured per group size;
-across nodes a ring has the latency of its hops (NCCL `tuning.cc`) and the node's NICs, shared by the
-communicators that cross at the same time. Ranks fill nodes in order.
+latency + wire_bytes / bandwidth, of the fastest of the ways that NCCL has. Inside a node latency and
+bandwidth are measured per group size; across nodes a ring or tree has the latency of its hops (NCCL
+`tuning.cc`) and the node's NICs, shared by the communicators that cross at the same time. Ranks fill nodes in
+order.
 """
 
 import polars as pl
 
 from moesweep.cost.skew import busiest_share, known
-from moesweep.cost.timing import Timing, constant
+from moesweep.cost.timing import Timing, Ways, constant
 from moesweep.cost.words import Words, among, choose
 from moesweep.shapes.communication import GROUP_KINDS
 from moesweep.shapes.expressions import by_word
@@ -84,35 +85,77 @@ def _inside_bandwidth() -> pl.Expr:
     return ring.alias("node_ring_bytes_per_second")
 
 
-def _outside_seconds(op: Words) -> tuple[pl.Expr, pl.Expr]:
-    """Return latency and transfer time of a ring across nodes, by the faster of NCCL's protocols.
+def _short(wire: pl.Expr, bandwidth: pl.Expr) -> pl.Expr:
+    """Return the transfer of NCCL's low-latency protocol (LL): flags beside the data halve the bandwidth."""
+    slow = pl.min_horizontal(bandwidth / 2, constant("ll_bytes_per_second"))
+    return (wire / slow).alias("ll_transfer_seconds")
 
-    Long messages run at full bandwidth with slow steps (Simple), short ones the other way round (LL:
-    flags beside the data halve the bandwidth; NCCL `tuning.cc`).
+
+def inside_ways(op: Words) -> Ways:
+    """Return the ways of a ring's collective inside a node: NCCL's protocols (Simple, LL).
+
+    Latency and bandwidth of long messages are measured. An all_reduce runs in the switches instead where
+    the node's can add and that is faster (NVLink SHARP; `nvls_bytes_per_second`, 0: none).
     """
+    reduces, wire = among(op.collective, "all_reduce"), _wire(op)
+    passes = choose(reduces, pl.lit(2.0), pl.lit(1.0))
+    latency = _by_size("node_latency_{}_seconds") * passes / 2
+    bandwidth = _inside_bandwidth()
+    short = constant("ll_ring_base_seconds") + passes * (size - 1) * constant("ll_node_hop_seconds")
+    ways = {
+        "ring": (latency, (wire / bandwidth).alias("transfer_seconds")),
+        "ring LL": (short.alias("ll_latency_seconds"), _short(wire, bandwidth)),
+    }
+    if reduces is not False:
+        switched = (wire / constant("nvls_bytes_per_second")).alias("nvls_transfer_seconds")
+        ways["NVLS"] = (latency, choose(reduces, switched, pl.lit(float("inf"))))
+    return ways
+
+
+def _ring_latency(op: Words, prefix: str) -> pl.Expr:
+    """Return NCCL's latency of a ring across nodes: base + steps inside + steps between (`tuning.cc`)."""
     passes = choose(among(op.collective, "all_reduce"), pl.lit(2.0), pl.lit(1.0))
     network_hops = (passes * (nodes - 1)).alias("network_hops")
     node_hops = (passes * (size - 1) - network_hops).alias("node_hops")
+    base, inner, outer = (
+        constant(f"{prefix}{part}_seconds") for part in ("ring_base", "node_hop", "network_hop")
+    )
+    hops = base + node_hops * inner + network_hops * outer
+    return hops.alias(f"{prefix}latency_seconds")
+
+
+def _tree_latency(op: Words, prefix: str, inner: str, outer: str) -> pl.Expr:
+    """Return NCCL's latency of a tree, up and down: base + 2((g-1) steps inside + log2(nodes) between)."""
+    steps = (members - 1) * constant(inner) + nodes.log(2) * constant(outer)
+    latency = (constant(f"{prefix}ring_base_seconds") + 2 * steps).alias(f"{prefix}tree_latency_seconds")
+    return choose(among(op.collective, "all_reduce"), latency, pl.lit(float("inf")))
+
+
+def outside_ways(op: Words) -> Ways:
+    """Return the ways of a ring's collective across nodes: NCCL's algorithms and protocols.
+
+    Long messages run at full bandwidth with slow steps (Simple), short ones the other way round (LL). An
+    all_reduce runs over a ring or, with few steps and some bandwidth lost, a tree (NCCL `tuning.cc`).
+    """
+    wire = _wire(op)
     node_network = constant("ring_efficiency") * nic_bandwidth() * constant("gpus_per_node")
     derate = choose(among(op.group_kind, *DATA_PARALLEL), constant("dp_efficiency"), pl.lit(1.0))
     reached = pl.min_horizontal(constant("node_bus_8_bytes_per_second"), node_network / sharing)
     bandwidth = (derate * reached).alias("network_ring_bytes_per_second")
-
-    def latency(prefix: str) -> pl.Expr:
-        base, inner, outer = (
-            constant(f"{prefix}{part}_seconds") for part in ("ring_base", "node_hop", "network_hop")
-        )
-        hops = base + node_hops * inner + network_hops * outer
-        return hops.alias(f"{prefix}latency_seconds")
-
-    transfer = (pl.col("wire_bytes") / bandwidth).alias("transfer_seconds")
-    slow_bandwidth = pl.min_horizontal(bandwidth / 2, constant("ll_bytes_per_second"))
-    slow_transfer = (pl.col("wire_bytes") / slow_bandwidth).alias("ll_transfer_seconds")
-    short = latency("ll_") + slow_transfer < latency("") + transfer
-    return (
-        pl.when(short).then(latency("ll_")).otherwise(latency("")),
-        pl.when(short).then(slow_transfer).otherwise(transfer),
-    )
+    ways = {
+        "ring": (_ring_latency(op, ""), (wire / bandwidth).alias("transfer_seconds")),
+        "ring LL": (_ring_latency(op, "ll_"), _short(wire, bandwidth)),
+    }
+    if among(op.collective, "all_reduce") is not False:
+        tree = bandwidth * constant("tree_efficiency")
+        short_tree = pl.min_horizontal(tree * constant("ll_tree_share"), constant("ll_bytes_per_second"))
+        long_latency = _tree_latency(op, "", "tree_node_hop_seconds", "network_hop_seconds")
+        short_latency = _tree_latency(op, "ll_", "ll_node_hop_seconds", "ll_tree_network_hop_seconds")
+        ways |= {
+            "tree": (long_latency, (wire / tree).alias("tree_transfer_seconds")),
+            "tree LL": (short_latency, (wire / short_tree).alias("ll_tree_transfer_seconds")),
+        }
+    return ways
 
 
 def ring(op: Words) -> Timing:
@@ -123,30 +166,53 @@ def ring(op: Words) -> Timing:
     the node's own; data-parallel rings, many and long, reach `dp_efficiency` of it. Gathers of uneven
     parts run as one broadcast a part, whose links carry n parts instead of n-1.
     """
-    half = choose(among(op.collective, "all_reduce"), pl.lit(1.0), pl.lit(0.5))
-    inside_latency = _by_size("node_latency_{}_seconds") * half
-    inside = (pl.col("wire_bytes") / _inside_bandwidth()).alias("transfer_seconds")
-    outside_latency, outside = _outside_seconds(op)
-    broadcasts = pl.when(known).then(1.0).otherwise(size / (size - 1) * busiest_share())
-    return Timing.link(
-        pl.when(crosses).then(outside_latency).otherwise(inside_latency),
-        pl.when(crosses).then(outside).otherwise(inside)
-        * choose(among(op.group_kind, "etp"), broadcasts, pl.lit(1.0)),
+    inside, outside = Timing.fastest(inside_ways(op)), Timing.fastest(outside_ways(op))
+    return Timing(
+        pl.when(crosses).then(outside.seconds).otherwise(inside.seconds),
+        pl.when(crosses).then(outside.bound).otherwise(inside.bound),
     )
 
 
-def all_to_all(op: Words) -> Timing:
-    """Return a direct all_to_all: every rank sends its shares over NVLink and its NIC at the same time.
+def _wire(op: Words) -> pl.Expr:
+    """Return the bytes on the wire; of uneven gathers over etp those of one broadcast a part."""
+    broadcasts = pl.when(known).then(1.0).otherwise(size / (size - 1) * busiest_share())
+    return choose(among(op.group_kind, "etp"), pl.col("wire_bytes") * broadcasts, pl.col("wire_bytes"))
 
-    latency · log2(n) + max(share to the node / node bandwidth, share beyond / NIC), times the busiest
-    rank's load. Of n members, g stand on one node: (g-1)/n and (n-g)/n of the send buffer.
+
+def exchange_efficiency() -> pl.Expr:
+    """Return the share of a NIC's rate that an all_to_all reaches: less with each doubling of its nodes."""
+    kept = constant("all_to_all_doubling_efficiency").pow(pl.max_horizontal(nodes.log(2) - 1, 0.0))
+    return (constant("all_to_all_efficiency") * kept).alias("exchange_efficiency")
+
+
+def exchange_ways() -> Ways:
+    """Return latency and transfer of a direct all_to_all and of one in two steps (2D), over NIC and node.
+
+    Of n members, g stand on one node: (g-1)/n and (n-g)/n of the send buffer.
+    direct         base + a time for each of n-g remote peers; NVLink and NIC at the same time
+    hierarchical   base + a time for each of nodes-1 peers; what goes to a node is first gathered on one GPU
+                   and there spread out again: two passes of (g-1)/g of the buffer inside nodes (Tutel,
+                   arXiv:2206.03382)
     """
-    buffer = pl.col("comm_bytes") / size
-    inside = (members - 1) * buffer / _by_size("node_all_to_all_{}_bytes_per_second")
-    beyond = (size - members) * buffer / (constant("all_to_all_efficiency") * nic_bandwidth())
-    latency = constant("all_to_all_latency_seconds") * size.log(2)
-    transfer = pl.max_horizontal(inside.alias("node_seconds"), beyond.alias("network_seconds"))
-    return Timing.link(latency.alias("latency_seconds"), transfer * busiest_share())
+    sent = pl.col("comm_bytes") * busiest_share()
+    buffer = sent / size
+    node_bandwidth = _by_size("node_all_to_all_{}_bytes_per_second")
+    inside = ((members - 1) * buffer / node_bandwidth).alias("node_seconds")
+    beyond = (size - members) * buffer / (exchange_efficiency() * nic_bandwidth())
+    network = beyond.alias("network_seconds")
+    base, peer = constant("all_to_all_latency_seconds"), constant("all_to_all_peer_seconds")
+    direct = (base + (size - members) * peer).alias("latency_seconds")
+    gathered = 2 * (members - 1) / members * sent / node_bandwidth
+    few = (base + (nodes - 1) * peer).alias("hierarchical_latency_seconds")
+    return {
+        "direct": (direct, pl.max_horizontal(inside, network)),
+        "hierarchical": (few, gathered + network),
+    }
+
+
+def all_to_all(op: Words) -> Timing:
+    """Return an all_to_all by the faster of its ways, on the busiest rank."""
+    return Timing.fastest(exchange_ways())
 
 
 def message(op: Words) -> Timing:

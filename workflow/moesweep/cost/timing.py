@@ -10,6 +10,10 @@ def constant(name: str) -> pl.Expr:
     return pl.col(name)
 
 
+Ways = dict[str, tuple[pl.Expr, pl.Expr]]
+"""Latency and transfer seconds of ways to do the same, by name, the usual one first."""
+
+
 @dataclass(frozen=True)
 class Timing:
     """Seconds of one execution, and the largest part of them."""
@@ -35,3 +39,11 @@ class Timing:
         """Return latency + transfer, bound by the larger of the two."""
         bound = pl.when(transfer > latency).then(pl.lit("bandwidth")).otherwise(pl.lit("latency"))
         return Timing(latency + transfer, bound)
+
+    @staticmethod
+    def fastest(ways: Ways) -> "Timing":
+        """Return the way that takes least time, the first of equals, bound by the larger of its parts."""
+        timings = [Timing.link(latency, transfer) for latency, transfer in ways.values()]
+        least = pl.min_horizontal(*(each.seconds for each in timings))
+        bounds = [pl.when(each.seconds <= least).then(each.bound) for each in timings]
+        return Timing(least, pl.coalesce(*bounds))

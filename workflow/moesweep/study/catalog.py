@@ -3,6 +3,7 @@
 What a project does not have itself is taken from what comes with the code: a study needs only its own.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 from moesweep.edge.paths import SHIPPED, provided
 from moesweep.edge.problems import BadInput, Problem, did_you_mean, shown
 from moesweep.edge.quantities import QuantityError, parse_quantity
-from moesweep.edge.schema import check, place
+from moesweep.edge.schema import check, definition, place
 from moesweep.edge.yaml_reader import read_yaml
 
 CALIBRATION_FILE = "config/calibration.yaml"
@@ -27,8 +28,8 @@ _UNIT_OF_SUFFIX = {
 class Constant:
     """One constant in base units, with where it is from: `file` gives it, `source` justifies it.
 
-    `tag` is measured, paper or assumed; `low` and `high` are the least and greatest physically sensible
-    values.
+    `tag` is measured, paper, scaled or assumed; `low` and `high` are the least and greatest physically
+    sensible values.
     """
 
     value: float
@@ -78,8 +79,9 @@ def load_cluster(root: Path, name: str, mention: tuple[str, str] | None = None) 
     """A cluster with the constants of its own file, of its GPU's file and of config/calibration.yaml.
 
     `mention` says where the name stands, file and path, if in a file: an unknown name is placed there.
-    Raises BadInput with every fault of the three files: schema, units, bounds, a constant given twice,
-    unknown or missing (`$defs/constants` of schemas/cluster.schema.json lists the constants needed).
+    Raises BadInput with every fault of the three files: schema, units, bounds, a constant unknown, missing,
+    or given where it may not be (`$defs/constants` of schemas/cluster.schema.json lists those needed, and
+    whose they are).
     """
     in_project(root)
     file = f"config/clusters/{name}.yaml"
@@ -95,7 +97,17 @@ def load_cluster(root: Path, name: str, mention: tuple[str, str] | None = None) 
     parts.append((CALIBRATION_FILE, calibration))
     if problems:
         raise BadInput(problems)
-    return Cluster(name, str(gpu), _merged(parts, file))
+    constants = _merged(parts, file)
+    if gpu not in calibration["measured_on"]:
+        constants = {name: _scaled(constant) for name, constant in constants.items()}
+    return Cluster(name, str(gpu), constants)
+
+
+def _scaled(constant: Constant) -> Constant:
+    """A constant as one of a GPU on which the calibration's were not measured."""
+    if constant.file != CALIBRATION_FILE or constant.tag != "measured":
+        return constant
+    return replace(constant, tag="scaled", source=f"the same as on an A100: {constant.source}")
 
 
 def _read(root: Path, file: str, schema: str) -> tuple[Any, list[Problem]]:
@@ -122,17 +134,18 @@ def read_named(
 
 
 def _merged(parts: list[tuple[str, Any]], cluster_file: str) -> dict[str, Constant]:
-    """The constants of several files as one mapping; raises BadInput."""
+    """The constants of a cluster's file, its GPU's and the calibration, as one mapping; raises BadInput.
+
+    The more particular file goes before the others. Whose a constant is (`x-of` of the schema) says which may
+    give it.
+    """
     constants: dict[str, Constant] = {}
-    problems: list[Problem] = []
-    for file, data in parts:
-        for name, entry in data["constants"].items():
-            path = place("constants", [name])
-            if name in constants:
-                message = f"{name} is also given in {constants[name].file}"
-                problems.append(Problem(file, path, "given_twice", name, message, "keep one of them"))
-                continue
-            constant, faults = read_constant(name, entry, file)
+    files = dict(zip((CLUSTER, GPU, CALIBRATION), (file for file, _ in parts), strict=True))
+    given = {kind: data["constants"] for kind, (_, data) in zip(files, parts, strict=True)}
+    problems = _misplaced(given, files)
+    for kind, entries in reversed(given.items()):
+        for name, entry in entries.items():
+            constant, faults = read_constant(name, entry, files[kind])
             problems += faults
             if constant is not None:
                 constants[name] = constant
@@ -141,11 +154,45 @@ def _merged(parts: list[tuple[str, Any]], cluster_file: str) -> dict[str, Consta
         name = problem.path.removeprefix("constants.")
         faulty = any(known.path.split(".")[1:2] == [name] for known in problems)
         if not faulty:
-            file = constants[name].file if name in constants else cluster_file
+            file = constants[name].file if name in constants else files[_owners(name)[0]]
             problems.append(replace(problem, file=file))
     if problems:
         raise BadInput(problems)
     return constants
+
+
+CLUSTER, GPU, CALIBRATION = "cluster", "gpu", "calibration"
+_MAY_GIVE = {
+    "gpu": (GPU,),
+    "cluster": (CLUSTER,),
+    "node": (CLUSTER, GPU),
+    "calibration": (CALIBRATION, GPU, CLUSTER),
+}
+"""Which files may give a constant, by whose it is; of the first it is missing where none gives it."""
+
+
+def _owners(constant: str) -> tuple[str, ...]:
+    """The files that may give a constant; of an unknown one any."""
+    known = definition("cluster", "constants")["properties"].get(constant, {"x-of": "calibration"})
+    return _MAY_GIVE[known["x-of"]]
+
+
+def _misplaced(given: Mapping[str, Mapping[str, Any]], files: Mapping[str, str]) -> list[Problem]:
+    """Constants that a file gives which may not, or of the calibration's that two other files both give."""
+    problems = []
+    for kind, entries in given.items():
+        for name in entries:
+            owners, path = _owners(name), place("constants", [name])
+            others = [files[other] for other in given if other != kind and name in given[other]]
+            if kind not in owners:
+                where = f"it is also given in {others[0]}" if others else f"it belongs in {files[owners[0]]}"
+                rule = "given_twice" if others else "wrong_file"
+                message = f"{name} is none of a {kind}'s constants: {where}"
+                problems.append(Problem(files[kind], path, rule, name, message, "remove it here"))
+            elif kind == GPU and CALIBRATION in owners and name in given[CLUSTER]:
+                message = f"{name} is also given in {files[CLUSTER]}"
+                problems.append(Problem(files[GPU], path, "given_twice", name, message, "keep one of them"))
+    return problems
 
 
 def read_constant(name: str, entry: dict[str, Any], file: str) -> tuple[Constant | None, list[Problem]]:

@@ -4,7 +4,9 @@ from typing import Any
 
 import polars as pl
 
+from moesweep.cost.validity import outside
 from moesweep.shapes.parallelism import placement
+from moesweep.study.catalog import Cluster
 from moesweep.study.rules import TRACE_FAILED
 from moesweep.tables.results import Inputs
 from moesweep.tables.summary.wording import Tables, bullet, columns, count, moe_rows, paragraph, spread, times
@@ -142,32 +144,35 @@ def validated(inputs: Inputs, tables: Tables) -> list[str]:
     if failed:
         lines += ["", *paragraph("Left out of this summary and of all tables, because their traces failed:")]
         lines += [line for id_ in failed for line in bullet(id_)]
-    lines += ["", *_inside_the_measured_range(inputs.workloads, gpus_per_node)]
+    lines += ["", *_inside_the_measured_range(inputs.workloads, inputs.cluster)]
     if moe.height:
         lines += [""]
         lines += paragraph(
             f"Experts across nodes: in {across} of the {moe.height} distinct MoE workloads the members of "
             "an EP group lie on more than one node. No published measurement of such a run on A100s with "
             "its full configuration was found; the MoE runs that were measured stay inside one node of PCIe "
-            "cards. The seconds of MoE workloads, and what follows from them, are not validated."
+            "cards. What follows from seconds outside the measured range is not validated."
         )
     return lines
 
 
-MEASURED_WORLD = 1920
-"""GPUs of the largest measured run that the cost model is held to (docs/validation.md)."""
-
-
-def _inside_the_measured_range(workloads: pl.DataFrame, gpus_per_node: int) -> list[str]:
-    """Return which workloads resemble the measured runs: dense, tp within a node, of at most their size."""
-    dense = workloads.filter(~moe_rows)
-    if dense.is_empty():
-        return paragraph("No workload of this sweep lies in the range of the measured runs: all are MoE.")
-    beyond = dense.filter(pl.col("tp") > gpus_per_node).height
-    large = dense.filter((pl.col("tp") <= gpus_per_node) & (pl.col("world_size") > MEASURED_WORLD)).height
-    inside = dense.height - beyond - large
-    return paragraph(
-        f"Inside the range of the measured runs (dense, tp within a node, up to {MEASURED_WORLD:,} GPUs): "
-        f"{inside} of {dense.height} dense workloads. Outside: {beyond} with tp beyond a node, {large} on "
-        "more GPUs. How far predictions of such runs are off: docs/validation.md."
+def _inside_the_measured_range(workloads: pl.DataFrame, cluster: Cluster) -> list[str]:
+    """Return how many workloads resemble runs measured on such GPUs and nodes, and why others do not."""
+    constants = {name: pl.lit(value) for name, value in cluster.values.items()}
+    judged = workloads.with_columns(**constants).with_columns(why=outside())
+    inside = judged.filter(pl.col("why") == "")
+    dense, moe = (
+        f"{inside.filter(kind).height} of {judged.filter(kind).height}" for kind in (~moe_rows, moe_rows)
     )
+    lines = paragraph(
+        f"Inside the range of the runs that were measured on GPUs and nodes as of {cluster.name}: {dense} "
+        f"dense and {moe} MoE workloads. How far predictions of such runs are off: docs/validation.md."
+    )
+    others = judged.filter(pl.col("why") != "")
+    if others.height:
+        lines += ["Outside, with nothing to hold the seconds against:"]
+    whys = others.group_by("kind", "why", maintain_order=True).len()
+    for row in whys.sort("len", "kind", "why", descending=[True, False, False]).iter_rows(named=True):
+        kind = "MoE" if row["kind"] == "moe" else "dense"
+        lines += bullet(f"{row['len']} {kind}: {row['why']}")
+    return lines

@@ -1,0 +1,53 @@
+"""What is inside the range of measured runs, and why other workloads are not."""
+
+import polars as pl
+import pytest
+
+from costing import constants
+from moesweep.cost.validity import criteria, outside
+from small import DENSE, small
+
+MEASURED = {"measured_dense_gpus": 64.0, "measured_moe_gpus": 8.0, "gpus_per_node": 8.0}
+NONE = "no run of the kind measured on such GPUs and nodes"
+SIZE, KERNEL = "on more GPUs than measured", "another attention kernel"
+
+
+def why(changes: dict[str, object], **values: float) -> str:
+    """What takes a small workload out of the measured range."""
+    known = constants(**MEASURED | values)
+    frame = small(**changes).with_columns(**{name: pl.lit(value) for name, value in known.items()})
+    return str(
+        frame.filter(kind="moe" if changes.get("num_experts") else "dense").select(outside()).item(0, 0)
+    )
+
+
+DENSE_8 = DENSE | {"world_size": 8, "tp": 2, "pp": 1, "global_batch_size": 8}
+MOE_8 = DENSE_8 | {"num_experts": 4, "moe_router_topk": 2, "ep": 2}
+WIDE = DENSE_8 | {"num_attention_heads": 16, "num_query_groups": 16, "global_batch_size": 128}
+
+
+@pytest.mark.parametrize(
+    ("changes", "values", "found"),
+    [
+        (DENSE_8, {}, ""),
+        (MOE_8, {}, ""),
+        (DENSE_8, {"measured_dense_gpus": 0.0}, NONE),
+        (MOE_8, {"measured_moe_gpus": 0.0}, NONE),
+        (MOE_8, {"measured_moe_gpus": 4.0}, SIZE),
+        (WIDE | {"world_size": 128}, {}, SIZE),
+        (DENSE_8 | {"flash_attention": True}, {}, KERNEL),
+        (DENSE_8 | {"flash_attention": True}, {"measured_flash_attention": 1.0}, ""),
+        (DENSE_8 | {"gated_mlp": True}, {}, "another gating of MLPs"),
+        (WIDE | {"tp": 16, "world_size": 16}, {}, "tensor parallelism across nodes"),
+        (MOE_8, {"gpus_per_node": 2.0}, "experts across nodes"),
+        (WIDE | {"tp": 16, "world_size": 128}, {}, f"{SIZE}; tensor parallelism across nodes"),
+        # Where nothing was measured, options do not matter.
+        (DENSE_8 | {"flash_attention": True}, {"measured_dense_gpus": 0.0}, NONE),
+    ],
+)
+def test_each_criterion(changes: dict[str, object], values: dict[str, float], found: str) -> None:
+    assert why(changes, **values) == found
+
+
+def test_the_criteria_are_told_apart() -> None:
+    assert len(set(criteria())) == len(criteria()) == 6

@@ -1,0 +1,36 @@
+"""Whether runs like a workload were measured: on its GPU and kind of node, at its size, with its kernels.
+
+A cluster says by constants what the measured runs on such machines cover (`measured_...`), 0 where none was
+measured. What is outside is predicted all the same, with nothing to hold it against.
+"""
+
+import polars as pl
+
+from moesweep.cost.timing import constant
+
+MOE = pl.col("kind") == "moe"
+
+
+def criteria() -> dict[str, pl.Expr]:
+    """Return what takes a workload out of the measured range, each with its words; over its constants too.
+
+    The options count where runs of the kind were measured at all.
+    """
+    node = constant("gpus_per_node")
+    largest = pl.when(MOE).then(constant("measured_moe_gpus")).otherwise(constant("measured_dense_gpus"))
+    other = largest > 0
+    flash, gated = (constant(f"measured_{name}") == 1 for name in ("flash_attention", "gated_mlp"))
+    return {
+        "no run of the kind measured on such GPUs and nodes": ~other,
+        "on more GPUs than measured": other & (pl.col("world_size") > largest),
+        "tensor parallelism across nodes": pl.col("tp") > node,
+        "experts across nodes": MOE & (pl.col("etp") * pl.col("ep") > node),
+        "another attention kernel": other & (pl.col("flash_attention") != flash),
+        "another gating of MLPs": other & (pl.col("gated_mlp") != gated),
+    }
+
+
+def outside() -> pl.Expr:
+    """Return the criteria that a workload fails, joined by "; "; empty inside the measured range."""
+    failed = [pl.when(fails).then(pl.lit(words)) for words, fails in criteria().items()]
+    return pl.concat_str(*failed, separator="; ", ignore_nulls=True)
