@@ -44,7 +44,7 @@ def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
     command.add_argument(
         "arguments", nargs="*", metavar="-- ARGUMENTS", help="for Snakemake, such as -- --dry-run --cores 1"
     )
-    command.set_defaults(run=run)
+    command.set_defaults(run=run, starts_programs=True)
 
 
 def run(arguments: argparse.Namespace) -> int:
