@@ -85,12 +85,13 @@ def _run(argv: Sequence[str] | None, heeded: bool) -> int:
 
 
 def _done(arguments: "argparse.Namespace") -> int:
-    """Run the command; what its native code prints before it raises is in the exception too."""
-    from moesweep.edge.natives import kept_back
+    """Run the command; what it prints of strangers is plain, and native code prints nothing if it raises."""
+    from contextlib import nullcontext
 
-    if getattr(arguments, "starts_programs", False):
-        return int(arguments.run(arguments))
-    with kept_back():
+    from moesweep.edge.natives import kept_back
+    from moesweep.edge.terminal import plain
+
+    with nullcontext() if getattr(arguments, "starts_programs", False) else kept_back(), plain():
         return int(arguments.run(arguments))
 
 

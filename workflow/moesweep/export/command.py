@@ -59,8 +59,9 @@ def add_unroll_options(command: argparse.ArgumentParser) -> None:
 
 def unroll(arguments: argparse.Namespace) -> int:
     """Write the linear order of the named workloads."""
-    from moesweep.export.request import chosen, needed
+    from moesweep.export.request import chosen, needed, without_effect
 
+    without_effect({"--resolved": arguments.resolved, "--chunk": arguments.chunk}, "with --unroll")
     needed({"--out": arguments.out, "--workload": arguments.workload}, "--unroll")
     request = _request(arguments, format="unrolled")
     _write_traced(chosen(request), request)
@@ -69,9 +70,11 @@ def unroll(arguments: argparse.Namespace) -> int:
 
 def export(arguments: argparse.Namespace) -> int:
     """Write the chosen workloads, or check what is there."""
-    from moesweep.export.request import chosen, needed
+    from moesweep.export.request import chosen, needed, without_effect
 
     if arguments.check:
+        names = ("format", "workload", "sweep", "stage", "ranks", "microbatches", "overwrite")
+        without_effect({f"--{name}": getattr(arguments, name) for name in names}, "with --check")
         return _check(arguments.out)
     needed({"--format": arguments.format}, "export")
     request = _request(

@@ -21,7 +21,7 @@ from moesweep.edge.natives import kept_back
 from moesweep.edge.paths import SHIPPED, inside
 from moesweep.edge.problems import BadInput, Problem, shown
 from moesweep.store.checksums import is_damaged, record
-from moesweep.store.values import check_rows
+from moesweep.store.values import check_rows, check_values
 
 TABLES = SHIPPED / "schemas" / "tables"
 ROW_GROUP_ROWS = 1 << 19
@@ -169,6 +169,32 @@ def read_table(path: Path, table: str) -> pl.DataFrame:
     return frame
 
 
+def scan_table(path: Path, table: str) -> pl.LazyFrame:
+    """Return the rows of a table file that is too large to be read as a whole; raise BadInput as for one.
+
+    `collected` judges the values of those that are taken.
+    """
+    with readable(path):
+        _check_whole(path)
+        _check_version(path, table)
+        check_workload(path)
+        return pl.scan_parquet(path, hive_partitioning=False, glob=False)
+
+
+def collected(rows: pl.LazyFrame, path: Path, table: str) -> pl.DataFrame:
+    """Return rows of a scanned table file; raise BadInput if they cannot be read or hold what none may."""
+    with readable(path):
+        frame = rows.collect()
+    check_values(frame, dictionary(table), str(path))
+    return frame
+
+
+def facts_of(path: Path) -> dict[str, str]:
+    """Return what a table file says of itself; raise BadInput if it cannot be read."""
+    with readable(path):
+        return pl.read_parquet_metadata(path)
+
+
 def read_costed(workloads_file: Path, costs_file: Path) -> tuple[pl.DataFrame, pl.DataFrame]:
     """Return the catalogue and its costs; raise BadInput unless both are of the same workloads."""
     workloads, costs = read_table(workloads_file, "workloads"), read_table(costs_file, "costs")
@@ -228,7 +254,9 @@ def declaration(path: Path) -> str:
 
 @contextmanager
 def readable(path: Path) -> Iterator[None]:
-    """Raise BadInput where the block finds that the file cannot be read."""
+    """Raise BadInput where the block finds that the file cannot be read; a pipe is not waited for."""
+    if path.exists() and not path.is_file():
+        raise BadInput([Problem(str(path), "", "readable", "", "cannot be read: not a regular file")])
     try:
         with kept_back():
             yield
