@@ -14,6 +14,8 @@ from moesweep.evaluate.recost import recosted
 from moesweep.store.tablefile import dictionary, read_table, write_table
 from moesweep.study.catalog import load_cluster
 from moesweep.study.validation import findings
+from moesweep.traffic.links import links
+from moesweep.traffic.matrices import aggregated
 from project import Project, make_project
 from small import small
 
@@ -76,6 +78,22 @@ def test_all_columns_without_sense_are_told_at_once(costs: pl.DataFrame, tmp_pat
     with pytest.raises(BadInput) as caught:
         write_table(costs.with_columns(pl.lit(-1.0).alias(name) for name in names), tmp_path / "x", "costs")
     assert [problem.path.split()[0] for problem in caught.value.problems] == list(names)
+
+
+def test_a_sum_beyond_64_bits_is_refused(tmp_path: Path) -> None:
+    """Two ranks of a node each send 2^62 and 2^62 bytes to the next node: 2^64, which would wrap to 0."""
+    matrix = pl.DataFrame(
+        [(src, dst, "dp", "backward", 2**62) for src in (0, 1) for dst in (8, 9)],
+        schema=("src", "dst", "group_kind", "phase", "bytes"),
+        orient="row",
+    )
+    node = aggregated(matrix, "node", 8)
+    assert node["bytes"].to_list() == [2**64]
+    found = links(matrix, 16, 8).with_columns(workload=pl.lit("x"))
+    assert found.row(0, named=True)["total_bytes"] == 2**64
+    for table, frame in (("traffic", node), ("links", found)):
+        with pytest.raises(BadInput, match="18446744073709551616 is not a whole number of 64 bits"):
+            write_table(frame, tmp_path / "x.parquet", table)
 
 
 def test_limits_are_those_of_numbers() -> None:

@@ -13,6 +13,9 @@ import polars as pl
 
 from moesweep.edge.problems import BadInput, Problem, shown
 
+MOST = (1 << 63) - 1
+"""The greatest whole number of a table; frames may hold greater ones, in 128 bits."""
+
 SHOWN_FAULTS = 20
 """How many faults of one table are told."""
 
@@ -51,6 +54,8 @@ def _fault(column: Declaration) -> pl.Expr:
     faults = [pl.lit(False) if column.get("nullable") else value.is_null()]
     if column["type"] == "Float64":
         faults.append(~value.is_finite())
+    if column["type"] == "Int64":
+        faults.append(value > MOST)
     if column["type"] in ("Int64", "Float64"):
         faults += [outside(value, limit) for _, limit, outside in _limits(column)]
     return pl.any_horizontal(fault.fill_null(False) for fault in faults)
