@@ -2,6 +2,8 @@
 # make test     run every test
 # make check    run every static check
 # make bench    measure time, memory and size
+# make audit    compare what uv.lock pins with the published vulnerabilities (asks the network)
+# make sbom     write what uv.lock pins as a bill of materials: sbom.cdx.json (CycloneDX)
 # make calibrate  fit the cost model to measured runs; rewrites constants and docs/validation.md
 #
 # Needs python3 >= 3.11 with venv, make and git (from Python 3.14 on also a C compiler: one dependency has
@@ -10,7 +12,7 @@
 # SWEEP=config/sweeps/x.yaml RESULTS=out/x CLUSTER=name run something else than config/config.yaml says.
 # ARGS go to the program behind the target: make sweep ARGS=--dry-run, make test ARGS="-k units -x"
 
-.PHONY: help sweep test check bench calibrate
+.PHONY: help sweep test check bench audit sbom calibrate
 .SUFFIXES:
 
 PYTHON ?= python3
@@ -48,17 +50,25 @@ check: $(READY)
 bench: $(READY)
 	@$(RUN) python tests/bench.py $(ARGS)
 
+audit: $(READY)
+	@$(RUN) uv audit --preview --frozen $(ARGS)
+
+sbom: $(READY)
+	@$(RUN) uv export --preview --quiet --frozen --format cyclonedx1.5 --output-file sbom.cdx.json $(ARGS) >/dev/null
+
 calibrate: $(READY)
 	@$(RUN) moesweep calibrate tests/data/measured_runs.csv $(ARGS)
 
-# uv installs exactly what uv.lock pins. A fresh machine has no uv, so pip brings the one pinned below;
-# a venv of our own also works where the system's Python refuses installs (PEP 668).
-UV = $(shell sed -n 's/^ *"\(uv==[^"]*\)".*/\1/p' pyproject.toml)
+# uv installs exactly what uv.lock pins. A fresh machine has no uv, so pip brings that of uv.lock, and refuses
+# a file with another hash; a venv of our own also works where the system's Python refuses installs (PEP 668).
+UV = import tomllib; uv = next(p for p in tomllib.load(open("uv.lock", "rb"))["package"] if p["name"] == "uv"); \
+	print("uv==" + uv["version"], *("--hash=" + file["hash"] for file in [uv["sdist"], *uv["wheels"]]))
 
 .venv/ready: pyproject.toml uv.lock
 	@echo "Creating .venv from uv.lock (once)"
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "MoE Sweep needs Python 3.11 or newer")'
 	@$(PYTHON) -m venv .venv
-	@.venv/bin/python -m pip install -qq --disable-pip-version-check $(UV)
+	@.venv/bin/python -c '$(UV)' > .venv/uv.txt
+	@.venv/bin/python -m pip install -qq --disable-pip-version-check --require-hashes -r .venv/uv.txt
 	@.venv/bin/uv sync --quiet --frozen --no-python-downloads
 	@touch $@

@@ -35,6 +35,9 @@ PARTS = {
     "tables": ("config", "results"),
     "predict": ("config", "runs.csv", "results"),
     "verify": ("archive",),
+    **dict.fromkeys(
+        ("traffic", "figures", "report", "explain", "diff", "archive", "export"), ("config", "results")
+    ),
 }
 """What of a project a command reads."""
 
@@ -121,13 +124,22 @@ def attempt(project: Path, case: Input) -> Outcome:
         after = _tree(home)
         changed = {path for path in before.keys() | after.keys() if before.get(path) != after.get(path)}
         # Beside the results, the checksums of what was written are kept with Snakemake's own records.
-        own = (str(spoilt / "results"), str(spoilt / ".snakemake"))
-        faults += [f"touched {path}" for path in changed if code != 0 or not path.startswith(own)]
+        own = tuple(str(spoilt / name) for name in ("results", ".snakemake", "exported", "archived"))
+        faults += [
+            f"touched {path}"
+            for path in changed
+            if not path.startswith(own) or (code != 0 and not _is_a_part(path))
+        ]
     if code not in (0, 1, 2):
         faults.append(f"exit code {code}")
     if re.search("Traceback|panicked|Error:", said) or (code != 0 and not said.strip()):
         faults.append(f"no message for a user: {said[-300:]}")
     return Outcome(case.name, code, said, tuple(faults))
+
+
+def _is_a_part(path: str) -> bool:
+    """Whether a file is one workload's: it is whole, and whatever gathers it is only written with all."""
+    return "/workload=" in path
 
 
 def _run(project: Path, command: tuple[str, ...]) -> tuple[int | None, str, list[str]]:

@@ -1,4 +1,4 @@
-"""Print the figures of docs/reliability.md: `python tests/reliability.py [archive] [untrusted] [kills]`."""
+"""Print the figures of docs/reliability.md, or those named: `python tests/reliability.py archive strange`."""
 
 import sys
 import tempfile
@@ -6,13 +6,16 @@ import time
 from collections import Counter
 from pathlib import Path
 
+import strange_tables
 from archives import archived, finished, flips
 from kills import killed
+from malformed import attempt
 from project import make_project
 from test_untrusted import prepared, tried
 
 FLIPS = 1000
 MUTATIONS = 100
+STRANGE = 400
 
 
 def archive(folder: Path) -> bool:
@@ -36,6 +39,18 @@ def untrusted(folder: Path) -> bool:
     return not faulty
 
 
+def strange(folder: Path) -> bool:
+    """Hand results of strangers to every command that reads some."""
+    project = finished(folder / "project")
+    outcomes = [attempt(project, case) for case in strange_tables.strange(project, STRANGE, seed=0)]
+    faulty = [outcome for outcome in outcomes if outcome.faults]
+    for outcome in faulty:
+        print(f"strange: {outcome.name}: {outcome.faults}")
+    refused = sum(outcome.code != 0 for outcome in outcomes)
+    print(f"strange: {len(outcomes)} tables (seed 0), {refused} refused, {len(faulty)} faults")
+    return not faulty
+
+
 def kills(folder: Path) -> bool:
     """Kill the sweep again and again."""
     tally = killed(make_project(folder))
@@ -45,7 +60,7 @@ def kills(folder: Path) -> bool:
 
 def main(names: list[str]) -> int:
     """Print the named figures, or all; 1 if one is not reached."""
-    known = {"archive": archive, "untrusted": untrusted, "kills": kills}
+    known = {"archive": archive, "untrusted": untrusted, "strange": strange, "kills": kills}
     reached = True
     for name in names or known:
         start = time.perf_counter()

@@ -12,7 +12,7 @@ import jsonschema
 import polars as pl
 import pytest
 
-from archives import archived, contents, finished, manifest_of, spoil_link, within
+from archives import archived, contents, finished, manifest_of, rewritten, spoil_link, within
 from moesweep.archive import build
 from moesweep.cli import main
 
@@ -56,6 +56,7 @@ def test_an_archive_holds_the_results_and_what_explains_them(project: Path, pris
     config = {path for path in held if path.startswith("config/")}
     assert held.keys() - results.keys() - config == {
         "README.md",
+        "SHA256SUMS",
         "manifest.json",
         "croissant.json",
         "CITATION.cff",
@@ -87,6 +88,37 @@ def test_the_manifest_records_every_file_and_what_it_is_made_from(pristine: Path
     assert manifest["config"]["models"]["tiny"]["hidden_size"] == 256
     assert manifest["config"]["constants"]["nic_bytes_per_second"]["value"] == 25e9
     assert re.fullmatch("[0-9a-f]{64}", manifest["code"]["source_sha256"])
+
+
+def test_sha256sum_verifies_an_archive(archive: Path) -> None:
+    """All but the manifest, whose first line is the checksum of the others."""
+    check = ["sha256sum", "--check", "--strict", "--quiet", "SHA256SUMS"]
+    assert subprocess.run(check, cwd=archive, capture_output=True, check=False).returncode == 0
+    named = {line.split("  ", 1)[1] for line in (archive / "SHA256SUMS").read_text().splitlines()}
+    assert contents(archive).keys() - named == {"SHA256SUMS", "manifest.json"}
+    (archive / "summary.txt").write_text("other")
+    done = subprocess.run(check, cwd=archive, capture_output=True, text=True, check=False)
+    assert done.returncode != 0
+    assert done.stdout == "summary.txt: FAILED\n"
+
+
+@pytest.mark.parametrize("file", ["README.md", "manifest.json", "SHA256SUMS", "costs.parquet", "tables"])
+def test_no_configuration_takes_the_name_of_another_file(
+    spare: Path, file: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made = manifest_of(spare / "results")["config"]
+    rewritten(spare / "results", config=made | {"files": made["files"] | {file: "rows: []\n"}})
+    said = refused(spare, spare.parent / "out", capsys)
+    assert said.startswith(f"{file}: name: an archive has a file of its own by this name; give it another")
+
+
+@pytest.mark.parametrize("sweep", ["a\n# b", "a\x1b[31m", 7, None])
+def test_a_sweep_s_name_is_one_line(spare: Path, sweep: object, capsys: pytest.CaptureFixture[str]) -> None:
+    made = manifest_of(spare / "results")["config"]
+    rewritten(spare / "results", config=made | {"settings": made["settings"] | {"sweep": sweep}})
+    said = refused(spare, spare.parent / "out", capsys)
+    assert "config.settings.sweep" in said
+    assert said.count("\n") == 1
 
 
 def test_the_archive_alone_runs_again(pristine: Path, tmp_path: Path) -> None:

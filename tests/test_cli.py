@@ -1,5 +1,7 @@
 """The command line: exit codes, one line per mistake, nothing written when the input is bad."""
 
+import argparse
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -289,6 +291,52 @@ def test_what_is_no_table_is_refused(
     assert all(words in printed for words in said), printed
     assert "polars" not in printed
     assert not (project.root / "out.csv").exists()
+
+
+class Panic(BaseException):
+    """As polars raises one: no Exception."""
+
+
+@pytest.mark.parametrize(
+    ("fault", "said"),
+    [
+        (
+            KeyError("sweep\n\x1b[31m"),
+            r"moesweep: KeyError: 'sweep\n\x1b[31m'; this is a fault of MoE Sweep; ",
+        ),
+        (RecursionError("too deep"), "moesweep: RecursionError: too deep; this is a fault of MoE Sweep; "),
+        (Panic("assertion failed"), "moesweep: Panic: assertion failed; this is a fault of MoE Sweep; "),
+        (MemoryError(), "moesweep: there is not enough memory"),
+        (PermissionError(13, "Permission denied", "a\nb"), r"moesweep: [Errno 13] Permission denied: 'a\nb'"),
+    ],
+)
+def test_what_nobody_foresaw_is_one_line(
+    fault: BaseException, said: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def failing(arguments: argparse.Namespace) -> int:
+        os.write(2, b"thread panicked at somewhere\nstack backtrace:\n")
+        raise fault
+
+    monkeypatch.setattr("moesweep.arguments.parsed", lambda argv: argparse.Namespace(run=failing))
+    assert main(["any"]) == 1
+    printed = capfd.readouterr().err
+    assert printed.startswith(said)
+    assert printed.count("\n") == 1
+    monkeypatch.setenv("MOESWEEP_TRACEBACK", "1")
+    with pytest.raises(type(fault)):
+        main(["any"])
+
+
+def test_what_native_code_says_of_a_success_is_shown(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def warned(arguments: argparse.Namespace) -> int:
+        os.write(2, b"a warning\n")
+        return 0
+
+    monkeypatch.setattr("moesweep.arguments.parsed", lambda argv: argparse.Namespace(run=warned))
+    assert main(["any"]) == 0
+    assert capfd.readouterr().err == "a warning\n"
 
 
 def test_what_a_grid_leaves_out_is_counted(project: Project, capsys: pytest.CaptureFixture[str]) -> None:

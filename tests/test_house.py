@@ -19,7 +19,7 @@ from moesweep.tables.registry import TABLES
 
 ROOT = Path(__file__).resolve().parents[1]
 LIBRARY = ROOT / "workflow" / "moesweep"
-TASKS = {"sweep", "test", "check", "bench", "calibrate"}
+TASKS = {"sweep", "test", "check", "bench", "audit", "sbom", "calibrate"}
 CONDA_NAMES = {
     "duckdb": "python-duckdb",
     "matplotlib": "matplotlib-base",
@@ -69,6 +69,18 @@ def test_pixi_and_make_offer_the_same_tasks() -> None:
     assert set(re.findall(r"^(\w+): \$\(READY\)$", makefile, re.MULTILINE)) == TASKS
     assert set(PIXI["tasks"]) == TASKS
     assert all(command.startswith(f"make {name} ") for name, command in PIXI["tasks"].items())
+
+
+def test_pip_brings_no_other_uv_than_the_lock_s() -> None:
+    """What `make` hands to pip: the lock's version of uv, and the hash of every file of it."""
+    asked = ["make", "--no-print-directory", "-C", str(ROOT), "-f-", "uv"]
+    rule = "include Makefile\nuv:\n\t@$(PYTHON) -c '$(UV)'\n"
+    done = subprocess.run(asked, input=rule, capture_output=True, text=True, check=True)
+    (uv,) = (package for package in LOCK["package"] if package["name"] == "uv")
+    hashes = [file["hash"] for file in [uv["sdist"], *uv["wheels"]]]
+    assert done.stdout.split() == [f"uv=={uv['version']}", *(f"--hash={digest}" for digest in hashes)]
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    assert len(re.findall(r"pip install.*--require-hashes", makefile)) == makefile.count("pip install") == 1
 
 
 def test_the_lock_holds_every_dependency_in_a_version_that_is_allowed() -> None:

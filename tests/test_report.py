@@ -1,5 +1,7 @@
 """results/report.html in a real browser: silent, self-contained, sortable, fit for phones and the dark."""
 
+import base64
+import hashlib
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -226,6 +228,14 @@ def test_without_script_everything_is_there(results: Results, tmp_path: Path) ->
         browser.get(f"{results.report.as_uri()}#{id_}")
         assert browser.find_element(By.ID, id_).is_displayed()
         assert len(shown(browser)) == len(ids(results, "workload"))
+
+
+def test_the_page_s_policy_allows_its_own_script_alone(results: Results) -> None:
+    page = results.report.read_text(encoding="utf-8")
+    (script,) = re.findall(r"<script>(.*?)</script>", page, re.DOTALL)
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    assert f"script-src 'sha256-{digest}';" in page
+    assert page.count("<script") == 1
 
 
 def test_every_registered_figure_is_on_the_page(results: Results) -> None:

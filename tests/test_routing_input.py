@@ -12,6 +12,7 @@ from moesweep.cli import main
 from moesweep.edge.problems import BadInput, Problem
 from moesweep.store.layout import Results
 from moesweep.store.tablefile import read_table
+from moesweep.study.routing import read_counts
 from moesweep.study.sweep import enumerate_sweep, load_sweep
 from moesweep.trace.files import write_traces
 from project import MODEL, SWEEP
@@ -128,6 +129,22 @@ def test_a_table_of_the_wrong_shape(project: Path, frame: dict[str, list[Any]], 
     (found,) = problems(project, {"table": "mine.parquet"})
     assert found.path == "rows[0].routing.table"
     assert said in found.line()
+
+
+@pytest.mark.parametrize("kind", ["Int16", "Int32", "UInt8", "UInt16", "UInt32", "UInt64", "Int128"])
+def test_counts_of_any_whole_type_are_read(project: Path, kind: str) -> None:
+    name = table_file(project, EVEN)
+    whole = pl.read_parquet(project / name)
+    whole.cast(getattr(pl, kind)).write_parquet(project / name)
+    assert read_counts(project, name).equals(whole)
+
+
+def test_a_count_beyond_64_bits_is_none(project: Path) -> None:
+    name = table_file(project, EVEN)
+    whole = pl.read_parquet(project / name).with_columns(tokens=pl.lit(2**63, pl.UInt64))
+    whole.write_parquet(project / name)
+    (found,) = problems(project, {"table": name})
+    assert "tokens holds something else than counts" in found.line()
 
 
 @pytest.mark.parametrize(("layers", "said"), [(3, "lacks MoE layers [3]"), (5, "has layers [4] too many")])

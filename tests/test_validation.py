@@ -126,6 +126,22 @@ def test_the_first_suggestion_mends_it(
         assert rule not in set(findings(resolve([mended]))["rule"])
 
 
+@pytest.mark.parametrize("count", [1, 2, 5])
+@pytest.mark.parametrize(("rule", "changes", "value", "suggestion"), BROKEN)
+def test_each_rule_on_many_workloads_and_their_twins(
+    root: Path, tmp_path: Path, rule: str, changes: dict[str, Any], value: str, suggestion: str, count: int
+) -> None:
+    """Words are found for every workload that breaks a rule, also where they end a frame."""
+    row = {key: given for key, given in (SOUND | changes).items() if key != "listed"} | {"model": "gpt_7B"}
+    rows = [row | {"global_batch_size": row["global_batch_size"] * (at + 1)} for at in range(count)]
+    sweep = sweep_of(root, tmp_path, {"twins": True, "rows": rows})
+    broken = findings(sweep.workloads, usable_hbm_bytes=80 * 2**30)
+    assert broken.filter(rule=rule).height
+    assert all(broken.filter(rule=rule)["message"])
+    if "error" in broken["severity"]:
+        problems_of(sweep)
+
+
 def test_every_rule_has_a_case() -> None:
     names = [rule.name for rule in RULES]
     assert set(names) == {case[0] for case in BROKEN}

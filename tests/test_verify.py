@@ -5,10 +5,14 @@ import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import polars as pl
 import pytest
+from pyarrow import parquet
 
 from archives import archived, finished, flips, manifest_of, rewritten, signed, spoil_link
+from moesweep.archive.content import checksum
 from moesweep.cli import main
 
 FLIPS = 1000
@@ -175,12 +179,68 @@ def test_newer_forms_are_refused_by_the_release_they_need(
 
 
 def test_older_tables_are_verified(archive: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    files = manifest_of(archive)["files"]
-    rewritten(archive, files=[entry | {"schema_version": entry["table"] and 0} for entry in files])
+    costs = archive / "costs.parquet"
+    table = parquet.read_table(costs)
+    older = table.replace_schema_metadata(
+        {**parquet.read_metadata(costs).metadata, b"moesweep.schema_version": b"0"}
+    )
+    parquet.write_table(older, costs)
+    size, digest = checksum(costs)
+    entry = {"bytes": size, "sha256": digest, "schema_version": 0}
+    recorded(archive, "costs.parquet", **entry)
     assert verified(archive, capsys)[0] == 0
 
 
+def recorded(archive: Path, path: str, **entry: Any) -> None:
+    """Change what the manifest says of a file."""
+    files = manifest_of(archive)["files"]
+    rewritten(archive, files=[each | entry if each["path"] == path else each for each in files])
+
+
+@pytest.mark.parametrize(
+    ("path", "entry", "said"),
+    [
+        ("costs.parquet", {"rows": 7}, "rows: has rows 6 where 7 is recorded"),
+        ("costs.parquet", {"rows": None}, "rows: has rows 6 where null is recorded"),
+        ("costs.parquet", {"table": "memory"}, 'table: has table "costs" where "memory" is recorded'),
+        ("costs.parquet", {"schema_version": 1}, "schema_version: has schema_version 2 where 1 is recorded"),
+        ("summary.txt", {"rows": 3}, "rows: has rows null where 3 is recorded"),
+    ],
+)
+def test_what_is_recorded_of_a_file_is_what_the_file_says(
+    archive: Path, path: str, entry: dict[str, Any], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = pl.read_parquet(archive / "costs.parquet").height
+    recorded(archive, path, **entry)
+    assert verified(archive, capsys) == (1, [f"{path}: {said.replace('rows 6', f'rows {rows}')}"])
+
+
+def test_a_table_that_is_none_is_named(archive: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (archive / "costs.parquet").write_bytes(b"PAR1 nothing PAR1")
+    size, digest = checksum(archive / "costs.parquet")
+    recorded(archive, "costs.parquet", bytes=size, sha256=digest)
+    code, (line,) = verified(archive, capsys)
+    assert code == 1
+    assert line.startswith("costs.parquet: readable: cannot be read as Parquet: ")
+
+
+@pytest.mark.parametrize("key", ["sweep", "cluster"])
+def test_a_manifest_without_its_sweep_is_none(
+    archive: Path, key: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = manifest_of(archive)["config"]
+    del config["settings"][key]
+    rewritten(archive, config=config)
+    code, (line,) = verified(archive, capsys)
+    assert code == 1
+    assert line.startswith("manifest.json: config.settings")
+    assert key in line
+
+
 HOSTILE: list[tuple[bytes, str]] = [
+    (b'"manifest_version": 1, "files": [], "files": []}', "duplicate"),
+    (b'"code": {"version": "1", "version": "2"}}', "duplicate"),
+    (b'"sha256": "a second one"}', "duplicate"),
     (b"", "json"),
     (b"[" * 100_000, "json"),
     (b'"manifest_version": ' + b"9" * 5000 + b"}", "json"),

@@ -1,6 +1,7 @@
 """The command line. Exit code 0 for success, 1 for failure, 2 for bad input, 130 when interrupted.
 
-An interrupt prints nothing, also while the commands are imported. So this module imports as little as it can.
+What nobody foresaw is a failure too, in one line. An interrupt prints nothing, also while the commands are
+imported. So this module imports as little as it can.
 """
 
 import os
@@ -8,8 +9,17 @@ import signal
 import sys
 from collections.abc import Sequence
 from types import FrameType
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import argparse
 
 INTERRUPTED = 128 + signal.SIGINT
+TRACEBACK = "MOESWEEP_TRACEBACK"
+"""Environment variable: show the traceback of a fault of the code."""
+
+MOST_OF_A_REASON = 300
+"""Characters of an unforeseen exception that are shown."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -50,11 +60,11 @@ def _run(argv: Sequence[str] | None, heeded: bool) -> int:
     from moesweep.edge.problems import BadInput
 
     _show_any_letter()
-    arguments = parsed(argv)
-    if heeded:
-        signal.signal(signal.SIGINT, _interrupt)
     try:
-        return int(arguments.run(arguments))
+        arguments = parsed(argv)
+        if heeded:
+            signal.signal(signal.SIGINT, _interrupt)
+        return _done(arguments)
     except BadInput as error:
         from moesweep.edge.line_numbers import numbered
 
@@ -64,9 +74,38 @@ def _run(argv: Sequence[str] | None, heeded: bool) -> int:
         # The reader of our output went away; Python must not fail again when it flushes.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    except OSError as error:
-        print(f"moesweep: {error}", file=sys.stderr)
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    # A panic of native code is no Exception.
+    except BaseException as error:
+        if os.environ.get(TRACEBACK):
+            raise
+        print(f"moesweep: {_failure(error)}", file=sys.stderr)
         return 1
+
+
+def _done(arguments: "argparse.Namespace") -> int:
+    """Run the command; what it prints of strangers is plain, and native code prints nothing if it raises."""
+    from contextlib import nullcontext
+
+    from moesweep.edge.natives import kept_back
+    from moesweep.edge.terminal import plain
+
+    with nullcontext() if getattr(arguments, "starts_programs", False) else kept_back(), plain():
+        return int(arguments.run(arguments))
+
+
+def _failure(error: BaseException) -> str:
+    """Return in one line why a command failed: for want of something, or by a fault of the code."""
+    from moesweep.edge.problems import one_line
+
+    if isinstance(error, OSError):
+        return one_line(str(error))
+    if isinstance(error, MemoryError):
+        return "there is not enough memory"
+    reason = str(error).partition("\n")[0][:MOST_OF_A_REASON]
+    hint = f"this is a fault of MoE Sweep; {TRACEBACK}=1 shows where, for a report"
+    return one_line(f"{type(error).__name__}: {reason}; {hint}")
 
 
 def _take_the_threads_given() -> None:

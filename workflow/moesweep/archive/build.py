@@ -9,7 +9,7 @@ import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from moesweep.archive.card import card
@@ -23,6 +23,9 @@ from moesweep.store.tablefile import dictionary
 from moesweep.study.configured import DEFAULT_FILE, Configuration
 
 CITATION, LICENSE = "CITATION.cff", "LICENSE"
+CARD, METADATA = "README.md", "croissant.json"
+SUMS = "SHA256SUMS"
+"""What `sha256sum -c` reads: every file but itself and the manifest, which starts with its own checksum."""
 
 
 def archive(results: Path, out: Path) -> Manifest:
@@ -43,14 +46,19 @@ def archive(results: Path, out: Path) -> Manifest:
             _write(partial / path, text)
         for name in (CITATION, LICENSE):
             shutil.copyfile(SHIPPED / name, partial / name)
-        _write(partial / "README.md", card(made, citation))
+        _write(partial / CARD, card(made, citation))
         metadata = json.dumps(croissant(made, citation), ensure_ascii=False, indent=1)
-        _write(partial / "croissant.json", metadata + "\n")
-        added = ["README.md", "croissant.json", CITATION, LICENSE, *_configuration(made.origin["config"])]
-        files = sorted([*made.files, *entries(partial, added)], key=lambda entry: entry.path)
-        whole = Manifest(made.origin, files)
+        _write(partial / METADATA, metadata + "\n")
+        added = [CARD, METADATA, CITATION, LICENSE, *_configuration(made.origin["config"])]
+        files = _by_path([*made.files, *entries(partial, added)])
+        _write(partial / SUMS, "".join(f"{entry.sha256}  {entry.path}\n" for entry in files))
+        whole = Manifest(made.origin, _by_path([*files, *entries(partial, [SUMS])]))
         (partial / NAME).write_bytes(whole.encoded())
     return whole
+
+
+def _by_path(files: list[Entry]) -> list[Entry]:
+    return sorted(files, key=lambda entry: entry.path)
 
 
 def _refuse_full(out: Path) -> None:
@@ -93,15 +101,27 @@ def _refuse_other_tables(results: Path, made: Manifest) -> None:
 
 
 def _refuse_own_names(results: Path, made: Manifest) -> None:
-    """Raise BadInput for results that have the name of a file that the archive adds."""
-    own = {"README.md", "croissant.json", NAME, CITATION, LICENSE}
+    """Raise BadInput for results and configuration that have the name of another file of the archive."""
+    own = {CARD, METADATA, NAME, CITATION, LICENSE, SUMS}
+    message = "an archive has a file of its own by this name"
     problems = [
-        Problem(str(results / entry.path), "", "name", "", "an archive has a file of its own by this name")
+        Problem(str(results / entry.path), "", "name", "", message)
         for entry in made.files
         if entry.path in own or entry.path.startswith("config/")
     ]
+    taken = own | {part for entry in made.files for part in _parts(entry.path)}
+    problems += [
+        Problem(path, "", "name", "", message, "give it another name, such as one in config/")
+        for path in made.origin["config"]["files"]
+        if taken & set(_parts(path))
+    ]
     if problems:
         raise BadInput(problems)
+
+
+def _parts(path: str) -> list[str]:
+    """The path, and every folder on the way to it."""
+    return [path, *map(str, list(PurePosixPath(path).parents)[:-1])]
 
 
 @contextmanager

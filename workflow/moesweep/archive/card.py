@@ -5,6 +5,7 @@ from typing import Any
 from moesweep.archive.croissant import cite_as, name
 from moesweep.archive.manifest import NAME, Manifest
 from moesweep.archive.parquet_tables import Table, parquet_tables
+from moesweep.edge.problems import one_line
 
 _QUERIES = """\
 DuckDB, what expert parallelism costs each MoE workload, beside its dense twin:
@@ -83,13 +84,19 @@ def _opening(manifest: Manifest, citation: dict[str, Any]) -> str:
     settings = manifest.origin["config"]["settings"]
     return (
         f"# {name(manifest)}\n\n"
-        f"{citation['title']}. The sweep `{settings['sweep']}` on the cluster `{settings['cluster']}`, "
+        f"{citation['title']}. The sweep {_code(settings['sweep'])} on the cluster "
+        f"{_code(settings['cluster'])}, "
         f"{len(manifest.files)} files of results, by moesweep {manifest.origin['code']['version']}.\n\n"
         "Everything is computed from declared configurations and the constants of a cluster; nothing is a "
         "measurement of a training run. Rows of a trace are folded over micro-batches: "
         "`num_microbatches` says how often a row runs in one iteration. Numbers that do not apply are 0 (a "
         "layer -1), words that do not apply are null.\n"
     )
+
+
+def _code(text: str) -> str:
+    """A user's text as Markdown's code, which it cannot end."""
+    return "`" + one_line(text).replace("`", "'") + "`"
 
 
 def _content(tables: list[Table]) -> str:
@@ -109,7 +116,8 @@ def _content(tables: list[Table]) -> str:
 def _verification() -> str:
     return (
         "## Verifying\n\n"
-        "`moesweep verify .` finds every changed, missing, extra or renamed file. Without it, "
+        "`pip install moesweep` and `moesweep verify .` find every changed, missing, extra or renamed file. "
+        "Without it, `sha256sum -c SHA256SUMS` finds every changed or missing one but the manifest; "
         f"`{NAME}` has the SHA-256 of every other file, and on its first line that of its later lines:\n\n"
         + _CHECK
     )

@@ -75,7 +75,7 @@ def entries(root: Path, paths: Iterable[str]) -> list[Entry]:
     for path in sorted(paths):
         try:
             size, digest = checksum(root / path)
-            found.append(Entry(path, size, digest, *_rows(root / path)))
+            found.append(Entry(path, size, digest, *described(root / path)))
         except (OSError, ValueError) as error:
             reason = getattr(error, "strerror", None) or str(error)
             advice = "run make sweep"
@@ -90,8 +90,11 @@ def entries(root: Path, paths: Iterable[str]) -> list[Entry]:
     return found
 
 
-def _rows(path: Path) -> tuple[int | None, str | None, int | None]:
-    """(rows, table, schema version) of a Parquet file, from its footer; nothing of other files."""
+def described(path: Path) -> tuple[int | None, str | None, int | None]:
+    """Return (rows, table, schema version) of a Parquet file, from its footer; nothing of other files.
+
+    Raises OSError or ValueError for what is no Parquet.
+    """
     if path.suffix != _SUFFIX_WITH_ROWS:
         return None, None, None
     from pyarrow import parquet  # type: ignore[import-untyped]
@@ -111,7 +114,10 @@ def read_manifest(root: Path) -> Manifest:
         message = "the content does not have the checksum in the first line"
         raise BadInput([Problem(file, "", "changed", "", message)])
     try:
-        data = json.loads(raw)
+        data = json.loads(raw, object_pairs_hook=_once)
+    except _Twice as twice:
+        message = f"says {shown(str(twice))} twice"
+        raise BadInput([Problem(file, "", "duplicate", str(twice), message)]) from None
     except (ValueError, RecursionError):
         raise BadInput([Problem(file, "", "json", "", "is not valid JSON")]) from None
     _refuse_newer(data, file)
@@ -124,6 +130,18 @@ def read_manifest(root: Path) -> Manifest:
         raise BadInput([Problem(file, "files", "order", "", message)])
     origin = {key: data[key] for key in ("code", "environment", "config")}
     return Manifest(origin, listed, data["manifest_version"], data["moesweep_version"])
+
+
+class _Twice(Exception):
+    """A key of a JSON object that is said twice: readers differ in which of both they take."""
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        keys = [key for key, _ in pairs]
+        raise _Twice(next(key for key in found if keys.count(key) > 1))
+    return found
 
 
 def _read(path: Path, file: str) -> bytes:

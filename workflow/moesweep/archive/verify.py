@@ -6,7 +6,7 @@ from pathlib import Path
 
 from moesweep import __version__
 from moesweep.archive.content import checksum, walk
-from moesweep.archive.manifest import NAME, Entry, Manifest, read_manifest
+from moesweep.archive.manifest import NAME, Entry, Manifest, described, read_manifest
 from moesweep.edge.problems import BadInput, Problem, shown
 from moesweep.store.tablefile import TABLES, dictionary
 
@@ -76,6 +76,22 @@ def _change(root: Path, entry: Entry) -> Iterator[Problem]:
         yield _found(root, entry.path, "changed", f"has {size} bytes where {entry.bytes} are recorded")
     elif digest != entry.sha256:
         yield _found(root, entry.path, "changed", "has other content than recorded")
+    else:
+        yield from _misdescribed(root, entry)
+
+
+def _misdescribed(root: Path, entry: Entry) -> Iterator[Problem]:
+    """What the manifest says of the rows, table and version of a file that it has the checksum of."""
+    recorded = (entry.rows, entry.table, entry.schema_version)
+    try:
+        found = described(root / entry.path)
+    except (OSError, ValueError) as error:
+        reason = str(error).partition("\n")[0]
+        yield _found(root, entry.path, "readable", f"cannot be read as Parquet: {reason}")
+        return
+    for what, said, is_ in zip(("rows", "table", "schema_version"), recorded, found, strict=True):
+        if said != is_:
+            yield _found(root, entry.path, what, f"has {what} {shown(is_)} where {shown(said)} is recorded")
 
 
 def _renamed(root: Path, missing: list[Entry], extra: set[str]) -> dict[str, str]:

@@ -7,6 +7,7 @@ of the feed-forward layer, grouped queries and experts written out.
 import polars as pl
 
 from moesweep.cost.fold import KEY
+from moesweep.shapes.expressions import exact
 from moesweep.shapes.states import state_bytes
 
 _batch, _sequence = pl.col("micro_batch_size"), pl.col("seq_length")
@@ -167,6 +168,7 @@ def stage_memory(
         folded.group_by(KEY[:2], maintain_order=True)
         .agg(**contents_of_a_stage())
         .join(workloads, on="workload", maintain_order="left")
+        .pipe(exact)
         .with_columns(**bytes_of_a_stage())
     )
     if fullest is not None:

@@ -8,7 +8,7 @@ import polars as pl
 from moesweep.edge.problems import BadInput, Problem, collect
 from moesweep.store.layout import Results
 from moesweep.store.provenance import Inputs, inputs
-from moesweep.store.tablefile import read_table
+from moesweep.store.tablefile import facts_of, read_table
 
 
 @dataclass(frozen=True)
@@ -48,12 +48,7 @@ def read_folder(path: Path) -> Folder:
     if workloads is None or costs is None:
         raise BadInput(problems)
     unknown = costs.filter(~pl.col("workload").is_in(workloads["workload"].implode()))["workload"]
-    twice = [
-        Problem(str(file), "", "duplicate", str(id_), f"{id_} has more than one row")
-        for file, frame in ((results.workloads, workloads), (results.costs, costs))
-        for id_ in frame.filter(pl.col("workload").is_duplicated())["workload"].unique()
-    ]
-    if twice or unknown.len():
+    if unknown.len():
         message = "costs a workload that is not in workloads.parquet"
-        raise BadInput([*twice, *(Problem(str(results.costs), "", "known", id_, message) for id_ in unknown)])
-    return Folder(path, workloads, costs, inputs(pl.read_parquet_metadata(results.costs)))
+        raise BadInput(Problem(str(results.costs), "", "known", id_, message) for id_ in unknown)
+    return Folder(path, workloads, costs, inputs(facts_of(results.costs)))

@@ -10,7 +10,8 @@ from moesweep.cost.uncertainty import UNCERTAIN, farther_ends
 from moesweep.evaluate.batch import Batch
 from moesweep.evaluate.factored import costs, iteration_seconds
 from moesweep.evaluate.skewed_batch import SkewedBatch
-from moesweep.store.tablefile import dtypes
+from moesweep.store.tablefile import dictionary, dtypes
+from moesweep.store.values import check_values
 from moesweep.study.catalog import Cluster
 from moesweep.study.routing import given
 from moesweep.trace.skewed_copies import Routed, by_tables_in
@@ -33,8 +34,12 @@ def costed(workloads: pl.DataFrame, constants: pl.DataFrame, routed: Routed = HE
     constants   one row a cluster; workloads name theirs in `cluster`, unless there is but one
     routed      how workloads are routed whose routing is given: as their measured tables say, where the
                 command runs, which raises BadInput if one cannot be read or has changed
+
+    Raises BadInput for a workload whose costs are no numbers with sense.
     """
-    return _each(workloads, constants, routed, costs, dtypes("costs"))
+    found = _each(workloads, constants, routed, costs, dtypes("costs"))
+    check_values(found, dictionary("costs"), "costs")
+    return found
 
 
 def moved_seconds(

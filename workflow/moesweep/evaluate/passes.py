@@ -25,6 +25,7 @@ from moesweep.cost.stages import (
 from moesweep.cost.words import Words
 from moesweep.evaluate.distinct import Array
 from moesweep.shapes.communication import HIDES_BEHIND
+from moesweep.shapes.expressions import exact
 from moesweep.trace.programs import Section, quantities
 from moesweep.trace.vocabulary import Op
 
@@ -92,7 +93,7 @@ def sums(ops: Sequence[Wide], rows: pl.DataFrame, also: Mapping[str, Iterable[st
 
     `rows` are distinct configurations with the columns that the ops read, constants among them.
     """
-    declared = rows.select(
+    declared = exact(rows).select(
         *(each.op.when.fill_null(False).alias(f"{at} there") for at, each in enumerate(ops)),
         *(value.alias(f"{at} {name}") for at, each in enumerate(ops) for name, value in _typed(each).items()),
     )
@@ -114,7 +115,7 @@ def sums(ops: Sequence[Wide], rows: pl.DataFrame, also: Mapping[str, Iterable[st
         found["model_flops"] += np.where(there, needed, 0.0)
         for quantity in also.get(name, ()):
             found[f"{name}_{quantity}"] = (
-                rows.select(quantities(ops[at].op)[quantity].cast(pl.Float64)).to_series().to_numpy()
+                exact(rows).select(quantities(ops[at].op)[quantity].cast(pl.Float64)).to_series().to_numpy()
             )
     for hidden, behind in HIDES_BEHIND.items():
         if hidden in seconds and behind in seconds:
@@ -124,8 +125,8 @@ def sums(ops: Sequence[Wide], rows: pl.DataFrame, also: Mapping[str, Iterable[st
 
 def _typed(each: Wide) -> dict[str, pl.Expr]:
     """Return an op's own columns: whole numbers, of which the model reads QUANTITIES as floats."""
-    whole = {name: value.cast(pl.Int64) for name, value in each.own.items()}
-    return {name: value.cast(pl.Float64) if name in QUANTITIES else value for name, value in whole.items()}
+    whole = {name: value.cast(pl.Int128) for name, value in each.own.items()}
+    return {name: value.cast(pl.Float64 if name in QUANTITIES else pl.Int64) for name, value in whole.items()}
 
 
 def _executed(

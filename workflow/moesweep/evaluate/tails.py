@@ -11,6 +11,7 @@ from moesweep.evaluate.batch import TAIL, Batch, declared
 from moesweep.evaluate.distinct import Array, Codes, coded, distinct, joined
 from moesweep.evaluate.passes import roots, sums
 from moesweep.evaluate.segments import Segments, segments
+from moesweep.shapes.expressions import exact
 from moesweep.shapes.schedule import most_warmup_steps
 
 STATES = {"parameters": "adam_m", "owned": "adam_n"}
@@ -99,6 +100,7 @@ def _fullest(batch: Batch, tail: Tails, first: Array, reads: list[str]) -> dict[
         .select(reads)[classes.owner]
         .hstack(batch.layouts.classes[classes.rows].select(batch.class_columns))
         .with_columns(**{name: pl.Series(tail.values[name][states]) for name in STATES})
+        .pipe(exact)
         .select(**batch.bytes_of_a_stage())
         .with_columns(**peak_bytes())
     )

@@ -7,7 +7,7 @@ import shutil
 import sys
 from typing import TYPE_CHECKING
 
-from moesweep.edge.problems import BadInput, Problem
+from moesweep.edge.problems import BadInput, Problem, one_line
 from moesweep.store.layout import Results
 from moesweep.study.configured import Configuration, add_options, asked, configured
 from moesweep.study.naming import the_one
@@ -59,7 +59,7 @@ def explain(arguments: argparse.Namespace) -> int:
         print(json.dumps(as_json(node, arguments.depth), indent=1, ensure_ascii=False))
     else:
         width = shutil.get_terminal_size((110, 24)).columns
-        print(*TextTree(width, arguments.depth, arguments.top).lines(node), sep="\n")
+        print(*map(one_line, TextTree(width, arguments.depth, arguments.top).lines(node)), sep="\n")
     _compare(results, made, node)
     return 0
 

@@ -36,7 +36,7 @@ _Kind = tuple[int, str, int]
 
 def export(traced: Traced, request: Request) -> None:
     """Write the set of a workload into `<out>/<workload>/`."""
-    with whole_folder(request.out / traced.workload["workload"]) as folder:
+    with whole_folder(request.out / traced.workload["workload"], (GROUPS_FILE, "trace.*.et")) as folder:
         write_set(traced, folder, chosen_ranks(request), request.microbatches)
 
 

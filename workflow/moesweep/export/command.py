@@ -19,6 +19,12 @@ _HELP = (
 )
 
 
+_OF_WRITING = (
+    *("format", "workload", "sweep", "stage", "ranks", "microbatches", "overwrite"),
+    *("network", "op", "layer", "phase", "time_unit"),
+)
+"""The options that `--check` does not heed."""
+
 _FORMS = ("simai", "chakra", "perfetto", "goal", "htsim", "simai-topology", "astra-network")
 
 
@@ -69,8 +75,9 @@ def add_unroll_options(command: argparse.ArgumentParser) -> None:
 
 def unroll(arguments: argparse.Namespace) -> int:
     """Write the linear order of the named workloads."""
-    from moesweep.export.request import chosen, needed
+    from moesweep.export.request import chosen, needed, without_effect
 
+    without_effect({"--resolved": arguments.resolved, "--chunk": arguments.chunk}, "with --unroll")
     needed({"--out": arguments.out, "--workload": arguments.workload}, "--unroll")
     request = _request(arguments, format="unrolled")
     _write_traced(chosen(request), request)
@@ -79,9 +86,13 @@ def unroll(arguments: argparse.Namespace) -> int:
 
 def export(arguments: argparse.Namespace) -> int:
     """Write the chosen workloads, or check what is there."""
-    from moesweep.export.request import OF_NETWORKS, chosen, needed
+    from moesweep.export.request import OF_NETWORKS, chosen, needed, without_effect
 
     if arguments.check:
+        given = {name: value for name, value in vars(arguments).items() if name in _OF_WRITING}
+        without_effect(
+            {f"--{name.replace('_', '-')}": value for name, value in given.items()}, "with --check"
+        )
         return _check(arguments.out)
     needed({"--format": arguments.format}, "export")
     request = _request(

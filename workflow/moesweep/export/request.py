@@ -113,6 +113,15 @@ def needed(options: Mapping[str, Any], by: str) -> None:
         )
 
 
+def without_effect(options: Mapping[str, Any], why: str) -> None:
+    """Raise BadInput naming every option that is given although nothing would heed it."""
+    given = [option for option, value in options.items() if value not in (None, False, [])]
+    if given:
+        raise BadInput(
+            Problem("", option, "no_effect", "", f"has no effect {why}", "leave it out") for option in given
+        )
+
+
 def folder_problems(folder: Path, overwrite: bool) -> list[Problem]:
     """Return a problem if the output folder is a file, or holds something and may not be overwritten."""
     if folder.exists() and not folder.is_dir():

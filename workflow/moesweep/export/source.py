@@ -12,7 +12,7 @@ from moesweep.cost.model import OF_THE_WORKLOAD, cost, with_constants
 from moesweep.cost.stages import PASS_KEY, passes
 from moesweep.export.skewed_costs import own_costs
 from moesweep.store.layout import Results
-from moesweep.store.tablefile import conform, read_table
+from moesweep.store.tablefile import conform, facts_of, read_table
 from moesweep.study.catalog import Cluster
 from moesweep.study.routing import given
 from moesweep.study.workload import description
@@ -99,8 +99,8 @@ def _stored(row: dict[str, Any], results: Results, cluster: Cluster) -> bool:
     programs_file, costs_file = results.trace("programs", row["workload"]), results.cost_ops(row["workload"])
     if not (programs_file.exists() and costs_file.exists()):
         return False
-    described = pl.read_parquet_metadata(programs_file).get("moesweep.workload")
-    costed_on = pl.read_parquet_metadata(costs_file).get("moesweep.cluster")
+    described = facts_of(programs_file).get("moesweep.workload")
+    costed_on = facts_of(costs_file).get("moesweep.cluster")
     return described == description(row) and costed_on == cluster.name
 
 

@@ -10,7 +10,7 @@ from moesweep.edge.problems import BadInput, Problem
 from moesweep.shapes.communication import COMM_KINDS
 from moesweep.shapes.expressions import total
 from moesweep.store.layout import Results
-from moesweep.store.tablefile import read_costed, read_table
+from moesweep.store.tablefile import facts_of, read_costed, read_table
 from moesweep.study.catalog import Cluster, load_cluster
 
 _TOGETHER = {
@@ -58,7 +58,7 @@ class Evidence:
     @cached_property
     def cluster(self) -> Cluster:
         """The cluster that the costs are for."""
-        name = pl.read_parquet_metadata(self.results.costs).get("moesweep.cluster")
+        name = facts_of(self.results.costs).get("moesweep.cluster")
         if name is None:
             message = "does not say which cluster it is for"
             raise BadInput([Problem(str(self.results.costs), "", "cluster", "", message, "run make sweep")])

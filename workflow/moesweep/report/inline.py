@@ -1,34 +1,43 @@
 """A figure's SVG made part of a page: its text takes the page's colour, its ids stay its own."""
 
 import re
+from xml.etree import ElementTree
 
-from moesweep.edge.problems import BadInput, Problem
+from moesweep.report.drawing import HREF, read_drawing
 from moesweep.report.figures.ink import INK
 from moesweep.store.layout import Results
 
+JOINS = "stroke-linejoin: round; stroke-linecap: butt"
+"""How the lines of figures end, which their own style says of all elements of what they stand in."""
+
+_REFERENCE = re.compile(r"(?<=url\(#)[^)]+")
+
 
 def inline_figure(results: Results, name: str, title: str) -> str:
-    """Return a figure's `<svg>` element with a title for screen readers; raise BadInput if it is missing."""
-    path = results.figure(name, "svg")
-    try:
-        text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        message = f"cannot be read: {error.strerror}"
-        raise BadInput([Problem(str(path), "", "readable", "", message, "run moesweep figures")]) from error
-    body = text[text.index("<svg") :]
-    body = re.sub(r"<metadata>.*?</metadata>|<title>.*?</title>", "", body, flags=re.DOTALL)
-    body = _own_ids(body, name).replace(INK, "currentColor")
-    opening, rest = body.split(">", 1)
-    opening = re.sub(r' (?:width|height)="[^"]*"', "", opening)
-    return f'{opening} role="img" aria-label="{title}">{rest}'
+    """Return a figure's `<svg>` element with a title for screen readers.
+
+    Raises BadInput if the file is missing, or does more than to draw.
+    """
+    drawing = read_drawing(results.figure(name, "svg"))
+    _own_ids(drawing, name)
+    for length in ("width", "height"):
+        drawing.attrib.pop(length, None)
+    drawing.attrib |= {"style": JOINS, "role": "img", "aria-label": title}
+    return ElementTree.tostring(drawing, encoding="unicode").replace(INK, "currentColor")
 
 
-def _own_ids(body: str, name: str) -> str:
+def _own_ids(drawing: ElementTree.Element, name: str) -> None:
     """Drop ids that nothing refers to; the others get the figure's name, as two figures may use one."""
-    used = set(re.findall(r'(?:url\(#|href="#)([^)"]+)', body))
-
-    def renamed(match: re.Match[str]) -> str:
-        return f' id="{name}-{match[1]}"' if match[1] in used else ""
-
-    body = re.sub(r' id="([^"]+)"', renamed, body)
-    return re.sub(r'(url\(#|href="#)', rf"\g<1>{name}-", body)
+    elements = list(drawing.iter())
+    used = {value.removeprefix("#") for each in elements for key, value in each.attrib.items() if key == HREF}
+    used |= {id_ for each in elements for value in each.attrib.values() for id_ in _REFERENCE.findall(value)}
+    for each in elements:
+        for key, value in list(each.attrib.items()):
+            if key == "id" and value in used:
+                each.attrib[key] = f"{name}-{value}"
+            elif key == "id":
+                del each.attrib[key]
+            elif key == HREF and value.startswith("#"):
+                each.attrib[key] = f"#{name}-{value[1:]}"
+            else:
+                each.attrib[key] = _REFERENCE.sub(lambda found: f"{name}-{found[0]}", value)

@@ -1,5 +1,7 @@
 """results/report.html: the whole study on one page that needs no network."""
 
+from base64 import b64encode
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +71,7 @@ def _context(evidence: Evidence) -> dict[str, Any]:
         "hbm_bytes": evidence.cluster.value("hbm_bytes"),
         "style": own["report.css"],
         "script": own["report.js"],
+        "script_digest": Markup(b64encode(sha256(own["report.js"].encode()).digest()).decode()),
         "sentences": sentences(evidence),
         "figures": [_figure(evidence, name, title) for name, title in FIGURES.items()],
         "columns": COLUMNS,

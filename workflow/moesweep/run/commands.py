@@ -74,8 +74,16 @@ def trace(arguments: argparse.Namespace) -> int:
     """
     if arguments.unroll:
         return unroll(arguments)
+    from moesweep.export.request import needed, without_effect
     from moesweep.trace.files import write_index_of, write_traces
 
+    names = ("out", "ranks", "microbatches", "overwrite")
+    without_effect({f"--{name}": getattr(arguments, name) for name in names}, "without --unroll")
+    if arguments.resolved is None:
+        without_effect({"--chunk": arguments.chunk}, "without --resolved")
+    else:
+        needed({"--chunk": arguments.chunk}, "--resolved")
+        without_effect({"--workload": arguments.workload}, "with --resolved")
     results = asked(arguments).written()
     if arguments.resolved is not None:
         workloads = _of_job(arguments.resolved, arguments.chunk)

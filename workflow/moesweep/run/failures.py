@@ -1,20 +1,24 @@
 """What a run with --keep-going goes on without: workloads whose traces failed.
 
 `moesweep run` names them in the environment, so that Snakemake, its jobs and the commands that these start
-all plan for the same workloads. The next run without that environment plans for the whole sweep again.
+all plan for the same workloads. The next run without that environment plans for the whole sweep again; what
+is left of another run's environment is refused, as it would drop workloads and their results.
 """
 
 import os
 from typing import TYPE_CHECKING
 
+from moesweep.edge.problems import BadInput, Problem
+from moesweep.run.lock import holder
+
 if TYPE_CHECKING:
     import polars as pl
 
 ALONE = "MOESWEEP_ALONE"
-"""Workloads that get a trace job of their own, separated by commas."""
+"""The run, a colon, and workloads that get a trace job of their own, separated by commas."""
 
 WITHOUT = "MOESWEEP_WITHOUT"
-"""Workloads that are left out, separated by commas."""
+"""The run, a colon, and workloads that are left out, separated by commas."""
 
 
 def alone() -> frozenset[str]:
@@ -27,8 +31,19 @@ def left_out() -> frozenset[str]:
     return _listed(WITHOUT)
 
 
+def said(alone: set[str], without: set[str]) -> dict[str, str]:
+    """Return the environment that says so for as long as this run holds the directory."""
+    run, lists = holder(), {ALONE: alone, WITHOUT: without}
+    return {name: f"{run}:{','.join(sorted(ids))}" if ids else "" for name, ids in lists.items()}
+
+
 def _listed(variable: str) -> frozenset[str]:
-    return frozenset(filter(None, os.environ.get(variable, "").split(",")))
+    text = os.environ.get(variable, "")
+    run, _, ids = text.partition(":")
+    if text and run != holder():
+        message = "is set, but by no run that is at work in this directory"
+        raise BadInput([Problem("", variable, "no_effect", text, message, f"unset {variable}")])
+    return frozenset(filter(None, ids.split(",")))
 
 
 def without(

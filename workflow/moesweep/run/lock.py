@@ -8,6 +8,7 @@ that killed jobs left.
 
 import errno
 import fcntl
+import hashlib
 import os
 import shutil
 import socket
@@ -55,6 +56,14 @@ def only_run(results: Results) -> Iterator[tuple[int, bool]]:
             os.ftruncate(descriptor, 0)
     finally:
         os.close(descriptor)
+
+
+def holder() -> str:
+    """Return what tells the run that holds the directory from any other; empty where there is none."""
+    try:
+        return hashlib.sha256((STATE / "run.lock").read_bytes()).hexdigest()[:16]
+    except OSError:
+        return ""
 
 
 def locked() -> bool:

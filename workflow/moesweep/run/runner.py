@@ -10,9 +10,8 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -21,7 +20,8 @@ from typing import Any
 from moesweep.edge.paths import SHIPPED
 from moesweep.edge.problems import BadInput, Problem, did_you_mean, shown
 from moesweep.edge.yaml_reader import read_yaml
-from moesweep.run.failures import ALONE, WITHOUT
+from moesweep.run.failures import said
+from moesweep.run.family import end, started_by
 from moesweep.run.lock import STARTED, Refused, locked, only_run, recover
 from moesweep.study.catalog import in_project
 from moesweep.study.configured import DEFAULT_FILE, Configuration, add_options, asked, settings_of
@@ -29,6 +29,9 @@ from moesweep.study.configured import DEFAULT_FILE, Configuration, add_options, 
 INTERRUPTED = 128 + signal.SIGINT
 GRACE_SECONDS = 2.0
 """How long a terminal's Ctrl-C, which reaches every process, may take before it is passed on."""
+
+LAST_SECONDS = 5.0
+"""How long what it is passed on to may take to end: then it is killed, with all that it started."""
 
 _LOOKS_ONLY = {"-n", "--dry-run", "--dryrun", "--unlock"}
 
@@ -44,7 +47,7 @@ def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
     command.add_argument(
         "arguments", nargs="*", metavar="-- ARGUMENTS", help="for Snakemake, such as -- --dry-run --cores 1"
     )
-    command.set_defaults(run=run)
+    command.set_defaults(run=run, starts_programs=True)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -131,7 +134,7 @@ def _with_failures_left_out(command: list[str], configuration: Configuration, lo
     alone: set[str] = set()
     without: set[str] = set()
     while True:
-        environment = {ALONE: ",".join(sorted(alone)), WITHOUT: ",".join(sorted(without))}
+        environment = said(alone, without)
         code = _watched(command, lock, environment)
         if code in (0, INTERRUPTED, 143) or not {"-k", "--keep-going"} & set(command):
             break
@@ -170,6 +173,7 @@ def _watched(command: list[str], lock: int, environment: Mapping[str, str]) -> i
     """Run a command that shares the lock; return its exit code, 130 or 143 if a signal ended it or us.
 
     Ctrl-C in a terminal reaches the command too; an interrupt sent to this process alone is passed on.
+    Snakemake may wait for itself for ever when a signal comes while it handles one: it is killed then.
     """
     caught: list[int] = []
 
@@ -180,23 +184,30 @@ def _watched(command: list[str], lock: int, environment: Mapping[str, str]) -> i
     try:
         with _interrupts_kept():
             child = subprocess.Popen(command, env=os.environ | environment, pass_fds=(lock,))
-        deadline = 0.0
-        while True:
-            try:
-                code = child.wait(timeout=0.2)
-                break
-            except subprocess.TimeoutExpired:
-                if caught and not deadline:
-                    deadline = time.monotonic() + GRACE_SECONDS
-                if caught and time.monotonic() > deadline:
-                    child.terminate()
-                    deadline = float("inf")
+        code = _ended(child, caught)
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
     if caught and code != 0:
         return 128 + caught[0]
     return code if code >= 0 else 128 - code
+
+
+def _ended(child: "subprocess.Popen[bytes]", caught: Sequence[int]) -> int:
+    """Wait for a process, but not for long once a signal is `caught`; return its exit code."""
+    while not caught:
+        with suppress(subprocess.TimeoutExpired):
+            return child.wait(timeout=0.2)
+    workers = started_by(child.pid)
+    with suppress(subprocess.TimeoutExpired):
+        return child.wait(timeout=GRACE_SECONDS)
+    child.terminate()
+    with suppress(subprocess.TimeoutExpired):
+        return child.wait(timeout=LAST_SECONDS)
+    workers |= started_by(child.pid)
+    child.kill()
+    end(workers)
+    return child.wait()
 
 
 def interrupt(number: int, frame: FrameType | None) -> None:

@@ -8,7 +8,6 @@ import errno
 import json
 import os
 import re
-import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
@@ -18,9 +17,11 @@ from typing import Any
 import polars as pl
 
 from moesweep import __version__
+from moesweep.edge.natives import kept_back
 from moesweep.edge.paths import SHIPPED, inside
 from moesweep.edge.problems import BadInput, Problem, shown
 from moesweep.store.checksums import is_damaged, record
+from moesweep.store.values import check_rows, check_values
 
 TABLES = SHIPPED / "schemas" / "tables"
 ROW_GROUP_ROWS = 1 << 19
@@ -129,8 +130,11 @@ def write_table(
     """Write a frame as the declared table: streamed, zstd 3, row groups of 2^19 rows, with statistics.
 
     A page is compressed by itself; `page_bytes`, if given, is how long it may be. `made_from` is the digest
-    that a part's record tells.
+    that a part's record tells. Raises BadInput if the frame holds what the table may not; a lazy frame is
+    made from what has been judged.
     """
+    if isinstance(frame, pl.DataFrame):
+        check_rows(frame, dictionary(table), str(path))
     with whole(path, made_from) as partial:
         conform(frame.lazy(), table).sink_parquet(
             partial,
@@ -146,7 +150,7 @@ def read_table(path: Path, table: str) -> pl.DataFrame:
     """Read one table file back; raise BadInput if it is missing, damaged, too large or of another version.
 
     What the file says of itself, also of which workload it is, is checked before any of its rows is read, and
-    workload ids after, because paths are made from them.
+    after that its values: workload ids too, because paths are made from them.
     """
     with readable(path):
         _check_whole(path)
@@ -161,7 +165,34 @@ def read_table(path: Path, table: str) -> pl.DataFrame:
         if unsafe.len():
             message = f"{shown(unsafe[0])} is not a workload id"
             raise BadInput([Problem(str(path), "", "workload_id", shown(unsafe[0]), message)])
+    check_rows(frame, dictionary(table), str(path))
     return frame
+
+
+def scan_table(path: Path, table: str) -> pl.LazyFrame:
+    """Return the rows of a table file that is too large to be read as a whole; raise BadInput as for one.
+
+    `collected` judges the values of those that are taken.
+    """
+    with readable(path):
+        _check_whole(path)
+        _check_version(path, table)
+        check_workload(path)
+        return pl.scan_parquet(path, hive_partitioning=False, glob=False)
+
+
+def collected(rows: pl.LazyFrame, path: Path, table: str) -> pl.DataFrame:
+    """Return rows of a scanned table file; raise BadInput if they cannot be read or hold what none may."""
+    with readable(path):
+        frame = rows.collect()
+    check_values(frame, dictionary(table), str(path))
+    return frame
+
+
+def facts_of(path: Path) -> dict[str, str]:
+    """Return what a table file says of itself; raise BadInput if it cannot be read."""
+    with readable(path):
+        return pl.read_parquet_metadata(path)
 
 
 def read_costed(workloads_file: Path, costs_file: Path) -> tuple[pl.DataFrame, pl.DataFrame]:
@@ -223,9 +254,11 @@ def declaration(path: Path) -> str:
 
 @contextmanager
 def readable(path: Path) -> Iterator[None]:
-    """Raise BadInput where the block finds that the file cannot be read."""
+    """Raise BadInput where the block finds that the file cannot be read; a pipe is not waited for."""
+    if path.exists() and not path.is_file():
+        raise BadInput([Problem(str(path), "", "readable", "", "cannot be read: not a regular file")])
     try:
-        with _without_panic_messages():
+        with kept_back():
             yield
     except (OSError, pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
         panicked = isinstance(error, pl.exceptions.PanicException)
@@ -254,18 +287,3 @@ def _check_size(path: Path, table: str) -> None:
         raise BadInput([Problem(str(path), "", "table_size", str(rows * columns), message)])
     if table == "workloads" and not rows:
         raise BadInput([Problem(str(path), "", "table_size", "0", "holds no workload", "run make sweep")])
-
-
-@contextmanager
-def _without_panic_messages() -> Iterator[None]:
-    """Keep what polars' Rust code prints on stderr about a broken file to itself: it also raises."""
-    sys.stderr.flush()
-    kept = os.dup(2)
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 2)
-    os.close(nowhere)
-    try:
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)

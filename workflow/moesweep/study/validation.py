@@ -70,7 +70,8 @@ def findings(
     broken = frame.select(rule.violated.alias(rule.name) for rule in RULES)
     frame = frame.with_row_index("at")
     breaking = [rule for rule in RULES if broken[rule.name].any()]
-    parts = [_finding(rule, frame.filter(broken[rule.name]), judged) for rule in breaking]
+    # polars panics where it formats columns that lie in memory in pieces.
+    parts = [_finding(rule, frame.filter(broken[rule.name]).rechunk(), judged) for rule in breaking]
     empty = pl.DataFrame(schema={"at": pl.UInt32, **dict.fromkeys((*COLUMNS, "key"), pl.String)})
     return pl.concat([empty, *parts]).sort("at", maintain_order=True).drop("at")
 
@@ -114,7 +115,7 @@ def _problems(errors: pl.DataFrame, sweep: Sweep) -> list[Problem]:
     What breaks one rule at one place is one problem, with the count of workloads.
     """
     origins = sweep.origins.with_columns(sweep.workloads["model"])
-    placed = errors.join(origins, on="workload", maintain_order="left").with_columns(*_place())
+    placed = errors.join(origins, on="workload", maintain_order="left").rechunk().with_columns(*_place())
     columns = ("value", "message", "suggestion", "severity", "workload")
     alike = placed.group_by("file", "path", "rule", maintain_order=True).agg(pl.first(*columns), pl.len())
     message = pl.col("message") + pl.col("len").map_elements(and_more, return_dtype=pl.String)

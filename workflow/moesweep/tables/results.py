@@ -8,7 +8,7 @@ import polars as pl
 from moesweep.edge.problems import BadInput, Problem
 from moesweep.evaluate.recost import recosted
 from moesweep.store.layout import Results
-from moesweep.store.tablefile import check_workload, dtypes, read_costed, read_table, readable
+from moesweep.store.tablefile import collected, dtypes, facts_of, read_costed, read_table, scan_table
 from moesweep.study.catalog import Cluster, load_cluster
 from moesweep.study.routing import given
 
@@ -65,7 +65,7 @@ def read_inputs(results: Results) -> Inputs:
 
 
 def _cluster_name(results: Results) -> str:
-    name = pl.read_parquet_metadata(results.costs).get("moesweep.cluster")
+    name = facts_of(results.costs).get("moesweep.cluster")
     if name is None:
         message = "does not say which cluster it is for"
         raise BadInput([Problem(str(results.costs), "", "cluster", "", message, "run make sweep")])
@@ -91,16 +91,14 @@ def _sent(results: Results, ids: list[str]) -> pl.DataFrame | None:
     frames = []
     for id_ in ids:
         path = results.trace("ops", id_)
-        with readable(path):
-            check_workload(path)
-            frames.append(
-                pl.scan_parquet(path, hive_partitioning=False, glob=False)
-                .filter(pl.col("collective").is_not_null())
-                .group_by(key)
-                .agg(once.sum().name.prefix("all_"))
-                .select(pl.lit(id_).alias("workload"), pl.all())
-                .collect()
-            )
+        sent = (
+            scan_table(path, "ops")
+            .filter(pl.col("collective").is_not_null())
+            .group_by(key)
+            .agg(once.sum().name.prefix("all_"))
+            .select(pl.lit(id_).alias("workload"), pl.all())
+        )
+        frames.append(collected(sent, path, "ops"))
     return pl.concat(frames) if frames else None
 
 

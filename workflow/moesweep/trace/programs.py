@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import polars as pl
 
+from moesweep.shapes.expressions import exact
 from moesweep.shapes.placement import layer_layout
 from moesweep.shapes.sizes import BALANCED, GROUP_SIZE, Rows
 from moesweep.study.routing import given
@@ -92,7 +93,8 @@ def _row(op: Op, position: int) -> list[pl.Expr]:
     return [
         pl.lit(position, dtype=pl.Int64).alias("position"),
         *(pl.lit(word, dtype=pl.String).alias(name) for name, word in words.items()),
-        *(quantity.cast(pl.Int64).alias(name) for name, quantity in quantities(op).items()),
+        # What 64 bits do not hold is null, and refused as it is written.
+        *(quantity.cast(pl.Int64, strict=False).alias(name) for name, quantity in quantities(op).items()),
     ]
 
 
@@ -111,14 +113,14 @@ def evaluate(
     """Return one frame an op of a section that stands at `place`, with the columns `also` of the stages."""
     present, repeats = SCOPES[section.scope]
     where = [
-        pl.col("workload", *also),
-        pl.col("stage"),
+        pl.col("workload"),
+        pl.col("stage", *also).cast(pl.Int64),
         pl.lit(place, dtype=pl.Int64).alias("section"),
         pl.lit(section.phase).alias("phase"),
         pl.lit(section.layer_kind, dtype=pl.String).alias("layer_kind"),
         repeats.cast(pl.Int64).alias("repeats"),
     ]
-    here = stage_frame.filter(present).lazy()
+    here = exact(stage_frame.filter(present)).lazy()
     return [
         here.filter(op.when).select(*where, *_row(op, position)) for position, op in enumerate(section.ops)
     ]

@@ -6,7 +6,7 @@ import polars as pl
 
 from moesweep.store.layout import Results
 from moesweep.store.parts import write_index
-from moesweep.store.tablefile import check_workload, declaration, read_table, readable, write_table
+from moesweep.store.tablefile import collected, declaration, read_table, scan_table, write_table
 from moesweep.traffic.links import links
 from moesweep.traffic.matrices import Level, aggregated, rank_matrix, uneven_rank_matrix
 from moesweep.traffic.messages import Placed
@@ -28,10 +28,8 @@ def read_matrix(results: Results, workload: str, placed: Placed) -> pl.DataFrame
 def _rank_programs(ops: Path, ranks: pl.DataFrame) -> pl.DataFrame:
     """Return the program of every stage and ep rank, as its first rank runs it."""
     first = ranks.group_by("stage", "ep_rank", maintain_order=True).agg(pl.col("rank").first())
-    with readable(ops):
-        check_workload(ops)
-        rows = pl.scan_parquet(ops, hive_partitioning=False, glob=False)
-        each = rows.filter(pl.col("rank").is_in(first["rank"].implode())).collect()
+    chosen = scan_table(ops, "ops").filter(pl.col("rank").is_in(first["rank"].implode()))
+    each = collected(chosen, ops, "ops")
     return each.join(first.select("rank", "ep_rank"), on="rank", maintain_order="left")
 
 

@@ -74,7 +74,8 @@ def aggregated(matrix: pl.DataFrame, level: Level, gpus_per_node: int) -> pl.Dat
         placed = matrix.with_columns(ends // gpus_per_node)
     else:
         placed = matrix.filter(leaves_node(gpus_per_node)).with_columns(ends % gpus_per_node)
-    return placed.group_by(CELL).agg(pl.col("bytes").sum()).sort(CELL)
+    # 128 bits: a sum that its table cannot hold is refused there and never wraps.
+    return placed.group_by(CELL).agg(pl.col("bytes").cast(pl.Int128).sum()).sort(CELL)
 
 
 def leaves_node(gpus_per_node: int) -> pl.Expr:
