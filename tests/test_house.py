@@ -19,7 +19,7 @@ from moesweep.tables.registry import TABLES
 
 ROOT = Path(__file__).resolve().parents[1]
 LIBRARY = ROOT / "workflow" / "moesweep"
-TASKS = {"sweep", "test", "check", "bench", "calibrate"}
+TASKS = {"sweep", "quick", "test", "check", "bench", "calibrate"}
 CONDA_NAMES = {
     "duckdb": "python-duckdb",
     "matplotlib": "matplotlib-base",

@@ -12,6 +12,25 @@ def sentences(evidence: Evidence) -> list[str]:
     return [_against_dense(evidence), _ep(evidence), _memory_and_trust(evidence)]
 
 
+def in_one_sentence(evidence: Evidence) -> str:
+    """Return the answer in short: what a higher ep does, else MoE against dense, else the fastest."""
+    if not evidence.ep_scaling.is_empty():
+        return _ep(evidence)
+    if not evidence.pairs.is_empty():
+        return _against_dense(evidence)
+    fastest = evidence.workloads.sort("tokens_per_second_per_gpu", maintain_order=True).row(-1, named=True)
+    tokens = f"{fastest['tokens_per_second_per_gpu']:,.0f}"
+    return f"Most tokens per second and GPU, {tokens}, has {fastest['workload']}."
+
+
+def fitting(evidence: Evidence) -> str:
+    """Return how many workloads of each kind fit a GPU."""
+    kinds = evidence.workloads.group_by("kind", maintain_order=True).agg(pl.col("fits").sum(), n=pl.len())
+    names = {"moe": "MoE", "dense": "dense"}
+    fit = " and ".join(f"{fits} of {n} {names[str(kind)]} workloads" for kind, fits, n in kinds.iter_rows())
+    return f"{fit} fit the {evidence.cluster.value('hbm_bytes') / 2**30:g} GiB of a GPU"
+
+
 def _median(values: pl.Series) -> str:
     return f"{float(values.median()):.3g}"  # type: ignore[arg-type]
 
@@ -46,10 +65,6 @@ def _ep(evidence: Evidence) -> str:
 
 
 def _memory_and_trust(evidence: Evidence) -> str:
-    kinds = evidence.workloads.group_by("kind", maintain_order=True).agg(pl.col("fits").sum(), n=pl.len())
-    names = {"moe": "MoE", "dense": "dense"}
-    fit = " and ".join(f"{fits} of {n} {names[str(kind)]} workloads" for kind, fits, n in kinds.iter_rows())
-    gib = evidence.cluster.value("hbm_bytes") / 2**30
     across, moe = experts_across_nodes(evidence)
     trust = (
         f"; seconds are predictions, and for the {across} of {count(moe, 'MoE workload')} whose experts lie "
@@ -57,7 +72,7 @@ def _memory_and_trust(evidence: Evidence) -> str:
         if across
         else "; seconds are predictions, not measurements."
     )
-    return f"{fit} fit the {gib:g} GiB of a GPU{trust}"
+    return f"{fitting(evidence)}{trust}"
 
 
 def experts_across_nodes(evidence: Evidence) -> tuple[int, int]:

@@ -61,7 +61,7 @@ COLUMNS = (
     _whole("pp", "pp", "pipeline parallelism"),
     _whole("ep", "ep", "expert parallelism"),
     _whole("dp", "dp", "data parallelism of dense parameters"),
-    _whole("edp", "edp", "data parallelism of experts, the seed's DP"),
+    _whole("edp", "edp", "copies of each expert"),
 )
 
 

@@ -74,7 +74,7 @@ def _context(evidence: Evidence) -> dict[str, Any]:
         "columns": COLUMNS,
         "overview": overview(evidence),
         "models": evidence.workloads["model"].unique(maintain_order=True).to_list(),
-        "claims": evidence.table("seed_claims").to_dicts(),
+        "claims": evidence.table("ep_claims").to_dicts(),
         "across": across,
         "moe": moe,
         "warnings": _warnings(evidence),
