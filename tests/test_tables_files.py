@@ -58,7 +58,7 @@ def test_the_summary_of_a_dense_sweep_says_what_it_cannot_say(dense_only: Result
 def test_a_sweep_without_twins_or_comparisons_says_so(root: Path, in_root: None, tmp_path: Path) -> None:
     results = make(root, tmp_path, ODD)
     lines = results.summary.read_text(encoding="utf-8").splitlines()
-    assert table(results, "seed_claims")["verdict"].unique().to_list() == ["untested"]
+    assert table(results, "ep_claims")["verdict"].unique().to_list() == ["untested"]
     assert "    world_size = ETP × PP × EP × DP" in lines
     assert "  → DP = 16 / (1 × 1 × 4) = 4" in lines
     assert "• The sweep has no dense equivalents." in lines
