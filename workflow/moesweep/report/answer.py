@@ -6,10 +6,50 @@ from moesweep.report.evidence import Evidence
 from moesweep.report.words import count
 from moesweep.shapes.parallelism import placement
 
+_NAMED = 6
+"""Models that a title names."""
+
 
 def sentences(evidence: Evidence) -> list[str]:
     """Return what a MoE costs beside its twin, what a higher ep does, and what fits and is validated."""
     return [_against_dense(evidence), _ep(evidence), _memory_and_trust(evidence)]
+
+
+def about(evidence: Evidence) -> str:
+    """Return what the results are of: how many workloads, which models, how many GPUs of which cluster."""
+    rows = evidence.workloads
+    models = rows["model"].unique(maintain_order=True).to_list()
+    more = f" and {len(models) - _NAMED} more models" if len(models) > _NAMED else ""
+    low, high = rows["world_size"].min(), rows["world_size"].max()
+    gpus = f"{low:,} to {high:,}" if low != high else f"{low:,}"
+    named = ", ".join(models[:_NAMED]) + more
+    return f"{count(rows.height, 'workload')} of {named} on {gpus} GPUs of {evidence.cluster.name}"
+
+
+def within_band(evidence: Evidence) -> str:
+    """Return in how many comparisons the degrees of ep differ by less than the band of one prediction.
+
+    A comparison is within it where its slowest iteration is at most as much slower than its fastest one as
+    the band's end is from the prediction; empty without comparisons.
+    """
+    if evidence.ep_scaling.is_empty():
+        return ""
+    band = evidence.workloads.select("workload", "iteration_seconds_high")
+    spread = (
+        evidence.ep_scaling.join(band, on="workload", maintain_order="left")
+        .group_by("comparison")
+        .agg(
+            difference=pl.col("iteration_seconds").max() / pl.col("iteration_seconds").min(),
+            band=(pl.col("iteration_seconds_high") / pl.col("iteration_seconds")).min(),
+        )
+    )
+    within, all_ = spread.filter(pl.col("difference") <= pl.col("band")).height, spread.height
+    if not within:
+        return f"In none of the {count(all_, 'comparison')} do the degrees differ by less than the band."
+    return (
+        f"In {within} of {count(all_, 'comparison')} the degrees differ by less than the band of one "
+        "prediction: there the model does not tell which ep is fastest."
+    )
 
 
 def in_one_sentence(evidence: Evidence) -> str:

@@ -6,6 +6,12 @@ from moesweep.edge.problems import BadInput, Problem
 from moesweep.report.figures.ink import INK
 from moesweep.store.layout import Results
 
+PIXELS_A_POINT = 1.7
+"""How large a figure is at most: its text as large as the page's notes."""
+
+LEAST = 640
+"""Pixels below which a figure scrolls sideways instead of shrinking."""
+
 
 def inline_figure(results: Results, name: str, title: str) -> str:
     """Return a figure's `<svg>` element with a title for screen readers; raise BadInput if it is missing."""
@@ -19,8 +25,10 @@ def inline_figure(results: Results, name: str, title: str) -> str:
     body = re.sub(r"<metadata>.*?</metadata>|<title>.*?</title>", "", body, flags=re.DOTALL)
     body = _own_ids(body, name).replace(INK, "currentColor")
     opening, rest = body.split(">", 1)
+    widest = round(float(re.findall(r' width="([\d.]+)pt"', opening)[0]) * PIXELS_A_POINT)
     opening = re.sub(r' (?:width|height)="[^"]*"', "", opening)
-    return f'{opening} role="img" aria-label="{title}">{rest}'
+    style = f"max-width:{widest}px;min-width:{min(widest, LEAST)}px"
+    return f'{opening} style="{style}" role="img" aria-label="{title}">{rest}'
 
 
 def _own_ids(body: str, name: str) -> str:

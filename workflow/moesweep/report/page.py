@@ -9,11 +9,12 @@ from markupsafe import Markup
 
 from moesweep import __version__
 from moesweep.report import words
-from moesweep.report.answer import experts_across_nodes, sentences
+from moesweep.report.answer import about, experts_across_nodes, sentences, within_band
 from moesweep.report.evidence import Evidence
 from moesweep.report.figures.ink import MEMORY, PARTS, PASSES
 from moesweep.report.inline import inline_figure
 from moesweep.report.overview import COLUMNS, overview
+from moesweep.report.scatter import scatter
 from moesweep.report.sections import sections
 from moesweep.store.layout import Results
 from moesweep.store.tablefile import whole
@@ -31,6 +32,9 @@ FIGURES = {
     "roofline": "How close ops come to what limits them",
 }
 """The page's figures with their titles; the first one is the key figure."""
+
+MOST_DRAWN = 400
+"""Workloads of a page that shows the maps and the timeline of each: of more they would fill 10 MB."""
 
 
 def write_report(results: Results) -> None:
@@ -69,7 +73,10 @@ def _context(evidence: Evidence) -> dict[str, Any]:
         "hbm_bytes": evidence.cluster.value("hbm_bytes"),
         "style": own["report.css"],
         "script": own["report.js"],
+        "about": about(evidence),
         "sentences": sentences(evidence),
+        "within_band": within_band(evidence),
+        "scatter": scatter(evidence),
         "figures": [_figure(evidence, name, title) for name, title in FIGURES.items()],
         "columns": COLUMNS,
         "overview": overview(evidence),
@@ -80,6 +87,7 @@ def _context(evidence: Evidence) -> dict[str, Any]:
         "warnings": _warnings(evidence),
         "tags": _tags(evidence),
         "sections": sections(evidence),
+        "drawn": evidence.workloads.height <= MOST_DRAWN,
         "colours": {"part": PARTS, "memory": MEMORY, "pass": PASSES},
     }
 

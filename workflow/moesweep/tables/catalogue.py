@@ -33,7 +33,7 @@ def ep_breakdown(inputs: Inputs) -> pl.DataFrame:
 
 
 def distribution_examples(inputs: Inputs) -> pl.DataFrame:
-    """Return three layouts that show how experts are spread: the shipped study's where they occur, then others.
+    """Return three layouts that show how experts are spread: the shipped study's, if they occur, then others.
 
     The others are the layouts of the most GPUs, each of an ep not yet shown.
     """

@@ -24,7 +24,7 @@ CLAIMS = (
     (MEMORY, False, "activations_bytes", "falls"),
     (MEMORY, False, "peak_memory_bytes", "falls"),
 )
-"""Claim, whether the study's source makes it, a quantity it is about, where that goes with rising ep if it holds."""
+"""Claim, whether the study's source makes it, a quantity, where that goes with rising ep if it holds."""
 
 SAME = 0.001
 """Ratios closer to 1 than this count as unchanged."""

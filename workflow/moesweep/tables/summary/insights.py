@@ -14,7 +14,6 @@ from moesweep.tables.summary.wording import (
     count,
     paragraph,
     refused,
-    spread,
     times,
 )
 

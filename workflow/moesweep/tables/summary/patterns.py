@@ -36,8 +36,8 @@ _PATTERNS = (
         "ALLGATHER_DP_EP / REDUCESCATTER_DP_EP: expert parameters and gradients",
         ("edp",),
         (
-            "Expert parameters are gathered and expert gradients reduced among the copies of each expert. The "
-            "gradient norm is another thing: an all_reduce of 4 bytes over all ranks",
+            "Expert parameters are gathered and expert gradients reduced among the copies of each expert. "
+            "The gradient norm is another thing: an all_reduce of 4 bytes over all ranks",
         ),
     ),
     (
