@@ -1,4 +1,4 @@
-"""An archive: the results copied with their manifest, a card, metadata and the configuration beside them.
+"""An archive: a bag of the results with their manifest, a card, metadata and the configuration beside them.
 
 It is built under a temporary name beside its place and renamed when whole, so it is there in full or not
 at all.
@@ -12,9 +12,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from moesweep.archive.bag import PAYLOAD, tags
 from moesweep.archive.card import card
 from moesweep.archive.content import checksum
-from moesweep.archive.croissant import croissant
+from moesweep.archive.croissant import croissant, name
 from moesweep.archive.manifest import NAME, Entry, Manifest, entries, read_manifest
 from moesweep.edge.paths import SHIPPED, inside
 from moesweep.edge.problems import BadInput, Problem, collect
@@ -38,18 +39,22 @@ def archive(results: Path, out: Path) -> Manifest:
     _refuse_own_names(results, made)
     citation: dict[str, Any] = read_yaml(SHIPPED / CITATION, CITATION)
     with _whole_folder(out) as partial:
-        _copy(results, partial, made.files)
+        payload = partial / PAYLOAD
+        payload.mkdir()
+        _copy(results, payload, made.files)
         for path, text in _configuration(made.origin["config"]).items():
-            _write(partial / path, text)
-        for name in (CITATION, LICENSE):
-            shutil.copyfile(SHIPPED / name, partial / name)
-        _write(partial / "README.md", card(made, citation))
+            _write(payload / path, text)
+        for part in (CITATION, LICENSE):
+            shutil.copyfile(SHIPPED / part, payload / part)
+        _write(payload / "README.md", card(made, citation))
         metadata = json.dumps(croissant(made, citation), ensure_ascii=False, indent=1)
-        _write(partial / "croissant.json", metadata + "\n")
+        _write(payload / "croissant.json", metadata + "\n")
         added = ["README.md", "croissant.json", CITATION, LICENSE, *_configuration(made.origin["config"])]
-        files = sorted([*made.files, *entries(partial, added)], key=lambda entry: entry.path)
+        files = sorted([*made.files, *entries(payload, added)], key=lambda entry: entry.path)
         whole = Manifest(made.origin, files)
-        (partial / NAME).write_bytes(whole.encoded())
+        (payload / NAME).write_bytes(whole.encoded())
+        for tag, content in tags(whole, name(whole)).items():
+            (partial / tag).write_bytes(content)
     return whole
 
 
