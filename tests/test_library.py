@@ -105,6 +105,26 @@ def test_every_function_is_on_the_page_and_documented() -> None:
             assert f"`{name}(" in page
 
 
+PAGES = ("README.md", *sorted(str(page.relative_to(CHECKOUT)) for page in (CHECKOUT / "docs").glob("*.md")))
+COMMAND = re.compile(r"(?:^ {4}|^|`|&& )moesweep ([a-z]+)([^`|\n]*)", re.MULTILINE)
+
+
+def test_pages_name_commands_and_options_that_there_are(capsys: pytest.CaptureFixture[str]) -> None:
+    known: dict[str, str] = {}
+    found = 0
+    for page in PAGES:
+        for command, rest in COMMAND.findall((CHECKOUT / page).read_text(encoding="utf-8")):
+            if command not in known:
+                with pytest.raises(SystemExit) as ended:
+                    main([command, "--help"])
+                assert ended.value.code == 0, f"{page}: moesweep {command}"
+                known[command] = capsys.readouterr().out
+            options = re.findall(r"(?<![\w-])--[a-z][a-z-]+", rest.partition(" -- ")[0].partition("#")[0])
+            assert [each for each in options if each not in known[command]] == [], f"{page}: {command}"
+            found += 1
+    assert found > 50
+
+
 @pytest.mark.parametrize("stub", ["__init__.pyi"])
 def test_the_stub_names_what_there_is(stub: str) -> None:
     from moesweep import library
