@@ -207,7 +207,7 @@ def test_a_page_of_many_workloads_leaves_drawings_out(
     before = results.report.stat().st_size
     monkeypatch.setattr("moesweep.report.page.MOST_DRAWN", 3)
     text = _render(Evidence(results))
-    assert "leaves out their maps and timelines" in text
+    assert "leaves out their maps, timelines and seconds" in text
     assert "<h3>Timeline</h3>" not in text
     assert len(text.encode()) < before
 
