@@ -20,8 +20,8 @@ def about(evidence: Evidence) -> str:
     rows = evidence.workloads
     models = rows["model"].unique(maintain_order=True).to_list()
     more = f" and {len(models) - _NAMED} more models" if len(models) > _NAMED else ""
-    low, high = rows["world_size"].min(), rows["world_size"].max()
-    gpus = f"{low:,} to {high:,}" if low != high else f"{low:,}"
+    sizes = rows["world_size"].unique().sort().to_list()
+    gpus = f"{sizes[0]:,} to {sizes[-1]:,}" if len(sizes) > 1 else f"{sizes[0]:,}"
     named = ", ".join(models[:_NAMED]) + more
     return f"{count(rows.height, 'workload')} of {named} on {gpus} GPUs of {evidence.cluster.name}"
 
