@@ -1,5 +1,6 @@
 # make sweep    regenerate the study: results/
-# make test     run every test
+# make quick    run the tests of the formulas and of what users see: two minutes
+# make test     run every test but kills and faults: half an hour on 2 cores
 # make check    run every static check
 # make bench    measure time, memory and size
 # make audit    compare what uv.lock pins with the published vulnerabilities (asks the network)
@@ -8,11 +9,12 @@
 #
 # Needs python3 >= 3.11 with venv, make and git (from Python 3.14 on also a C compiler: one dependency has
 # no wheel for it yet). The first target you run creates .venv from uv.lock.
+# VERBOSE=1 shows Snakemake's own lines instead of a line a stage.
 # PROFILE=slurm runs the sweep on a cluster: docs/slurm.md.
 # SWEEP=config/sweeps/x.yaml RESULTS=out/x CLUSTER=name run something else than config/config.yaml says.
 # ARGS go to the program behind the target: make sweep ARGS=--dry-run, make test ARGS="-k units -x"
 
-.PHONY: help sweep test check bench audit sbom calibrate
+.PHONY: help sweep quick test check bench audit sbom calibrate
 .SUFFIXES:
 
 PYTHON ?= python3
@@ -36,6 +38,10 @@ help:
 sweep: $(READY)
 	@$(RUN) moesweep run --profile $(PROFILE) $(call told,RESULTS,--results,) \
 		$(call told,SWEEP,--set,sweep=) $(call told,CLUSTER,--set,cluster=) -- $(ARGS)
+
+QUICK = hand_worked house units steps parallelism sweep rules cli runs library
+quick: $(READY)
+	@$(RUN) pytest -n 2 --dist loadfile -m "not slow and not long" $(QUICK:%=tests/test_%.py) $(ARGS)
 
 test: $(READY)
 	@$(RUN) pytest -n 2 --dist loadfile $(ARGS)

@@ -52,10 +52,10 @@ def finished(folder: Path) -> Path:
 
 
 def archived(project: Path, out: Path) -> Path:
-    """Archive a finished project; return the archive."""
+    """Archive a finished project; return the payload, which explains and verifies itself."""
     with within(project):
         assert main(["archive", "--out", str(out)]) == 0
-    return out
+    return out / "data"
 
 
 def contents(folder: Path) -> dict[str, bytes]:

@@ -201,6 +201,20 @@ def test_an_archive_never_replaces_anything(
     assert "is not a folder" in refused(project, archive.parent / "link", capsys)
 
 
+def test_it_is_a_bag_that_other_tools_verify(pristine: Path) -> None:
+    bag = pristine.parent
+    beside = {file.name: file.read_text() for file in bag.iterdir() if file.is_file()}
+    assert set(beside) == {"bagit.txt", "bag-info.txt", "manifest-sha256.txt", "tagmanifest-sha256.txt"}
+    assert beside["bagit.txt"] == "BagIt-Version: 1.0\nTag-File-Character-Encoding: UTF-8\n"
+    payload = contents(pristine)
+    oxum = f"{sum(map(len, payload.values()))}.{len(payload)}"
+    assert f"Payload-Oxum: {oxum}\n" in beside["bag-info.txt"]
+    listed = [line.split("  ", 1)[1] for line in beside["manifest-sha256.txt"].splitlines()]
+    assert listed == [f"data/{path}" for path in sorted(payload)]
+    for manifest in ("manifest-sha256.txt", "tagmanifest-sha256.txt"):
+        subprocess.run(["sha256sum", "--check", "--strict", "--quiet", manifest], cwd=bag, check=True)
+
+
 def test_an_empty_folder_may_be_filled(project: Path, pristine: Path, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     assert contents(archived(project, tmp_path / "empty")) == contents(pristine)

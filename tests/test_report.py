@@ -21,7 +21,9 @@ from moesweep.report.evidence import Evidence
 from moesweep.report.figures.gallery import FIGURES
 from moesweep.report.heatmap import SIDE, heat_maps
 from moesweep.report.page import FIGURES as SHOWN
+from moesweep.report.page import _render
 from moesweep.report.pipeline_map import pipeline_maps
+from moesweep.report.scatter import scatter
 from moesweep.store.layout import Results
 
 PHONE, DESKTOP = (390, 844), (1280, 900)
@@ -70,7 +72,10 @@ def click(page: WebDriver, title: str) -> str:
 
 
 def ids(results: Results, *columns: str, descending: bool = False) -> list[str]:
-    frame = Evidence(results).workloads.sort(*columns, descending=descending, maintain_order=True)
+    frame = Evidence(results).workloads
+    if not columns:
+        return frame["workload"].to_list()
+    frame = frame.sort(*columns, descending=descending, maintain_order=True)
     return frame["workload"].to_list()
 
 
@@ -134,6 +139,90 @@ def test_filters_combine_and_are_counted(results: Results, page: WebDriver) -> N
     assert shown(page) == rows.filter(~pl.col("fits"))["workload"].to_list()
     Select(page.find_element(By.ID, "filter-model")).select_by_value("odd")
     assert shown(page) == []
+
+
+def typed(page: WebDriver, words: str) -> list[str]:
+    field = page.find_element(By.ID, "filter-text")
+    field.clear()
+    field.send_keys(words)
+    return shown(page)
+
+
+def test_conditions_filter_by_column_and_stay_in_the_address(results: Results, page: WebDriver) -> None:
+    rows = Evidence(results).workloads
+    wanted = {
+        "ep=2": pl.col("ep") == 2,
+        "ep=2..4 gpus>=64": pl.col("ep").is_between(2, 4) & (pl.col("world_size") >= 64),
+        "!fits": ~pl.col("fits"),
+        "fits kind=dense": pl.col("fits") & (pl.col("kind") == "dense"),
+        "model!=odd ws32": (pl.col("model") != "odd") & (pl.col("world_size") == 32),
+        "refused": pl.col("workload").is_in(Evidence(results).refused),
+    }
+    for words, rule in wanted.items():
+        assert typed(page, words) == rows.filter(rule)["workload"].to_list(), words
+        points = page.find_elements(By.CSS_SELECTOR, "#scatter a:not([hidden])")
+        assert {point.get_attribute("data-w") for point in points} == set(shown(page))
+    kept = page.current_url
+    assert kept.endswith("#?text=refused")
+    page.get("about:blank")
+    page.get(kept)
+    assert sorted(shown(page)) == Evidence(results).refused
+
+
+def places(path: str) -> list[tuple[float, ...]]:
+    return [tuple(map(float, place.split())) for place in path.removeprefix("M").split("L")]
+
+
+def test_the_scatter_shows_every_workload_and_the_best(results: Results, page: WebDriver) -> None:
+    drawn = scatter(Evidence(results))
+    assert [point["id"] for point in drawn.points] == ids(results)
+    line = places(drawn.line)
+    for point in drawn.points:
+        place = (point["x"], point["y"])
+        bettered = any(
+            (each["x"] <= place[0] and each["y"] >= place[1]) and (each["x"], each["y"]) != place
+            for each in drawn.points
+        )
+        assert (place in line) is not bettered
+    # The page's script draws the same line as the stage.
+    assert places(str(page.find_element(By.CSS_SELECTOR, "#scatter .best").get_attribute("d"))) == line
+    # The cheapest lies left of all others, the one that needs least memory lowest.
+    left = min(drawn.points, key=lambda point: point["x"])
+    assert left["id"] == ids(results, "gpu_hours_per_billion_tokens")[0]
+    lowest = max(drawn.points, key=lambda point: point["y"])
+    assert lowest["id"] == ids(results, "peak_memory_bytes")[0]
+
+
+def test_chosen_workloads_stand_side_by_side(results: Results, page: WebDriver) -> None:
+    boxes = page.find_elements(By.CSS_SELECTOR, "#overview tbody input")
+    button = page.find_element(By.ID, "compare-open")
+    page.execute_script("arguments[0].click()", boxes[0])
+    assert not button.is_enabled()
+    page.execute_script("arguments[0].click()", boxes[1])
+    page.execute_script("arguments[0].click()", button)
+    side = page.find_elements(By.CSS_SELECTOR, "#compare thead th")
+    assert [cell.text for cell in side] == ["workload", *ids(results)[:2]]
+    differs = {line.text.split()[0] for line in page.find_elements(By.CSS_SELECTOR, "#compare .differs")}
+    assert "ep" in differs
+    assert "GPUs" not in differs
+    assert "with=" in page.current_url
+
+
+def test_a_page_of_many_workloads_leaves_drawings_out(
+    results: Results, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = results.report.stat().st_size
+    monkeypatch.setattr("moesweep.report.page.MOST_DRAWN", 3)
+    text = _render(Evidence(results))
+    assert "leaves out their maps, timelines and seconds" in text
+    assert "<h3>Timeline</h3>" not in text
+    assert len(text.encode()) < before
+
+
+def test_commands_of_a_section_name_its_workload(results: Results) -> None:
+    text = results.report.read_text(encoding="utf-8")
+    for id_ in ids(results):
+        assert f"<code>moesweep explain {id_} iteration_seconds</code>" in text
 
 
 def test_a_link_opens_the_section_of_its_workload_and_moves_the_focus(

@@ -211,7 +211,7 @@ def test_the_template_is_a_list(project: Project, capsys: pytest.CaptureFixture[
     assert text == template(project.root)
     (project.root / "runs.csv").write_text(text)
     assert main(["predict", "runs.csv", "--out", "out.csv"]) == 0
-    assert capsys.readouterr().err == ""
+    assert capsys.readouterr().err == "out.csv: every run with its cost columns\n"
     out = pl.read_csv(project.root / "out.csv")
     assert set(READ) <= set(out.columns)
     assert out["iteration_seconds"][0] > 0

@@ -152,7 +152,7 @@ def test_the_comparison_of_ep_by_hand(small: Results) -> None:
 
 
 def test_claims_get_the_verdict_of_the_comparisons(small: Results) -> None:
-    verdicts = dict(table(small, "seed_claims").select("quantity", "verdict").rows())
+    verdicts = dict(table(small, "ep_claims").select("quantity", "verdict").rows())
     assert verdicts["experts_per_ep_rank"] == "supported"
     assert verdicts["all_to_all_comm_bytes"] == "no effect"
     assert verdicts["all_to_all_wire_bytes"] == "supported"
@@ -248,7 +248,7 @@ def test_experts_that_are_not_spread_exchange_nothing(root: Path, in_root: None,
     sent = matched["all_to_all_wire_bytes"]
     assert sent[0] == 0
     assert matched["all_to_all_wire_bytes_ratio"].null_count() == 4
-    claim = row(results, "seed_claims", quantity="all_to_all_wire_bytes")
+    claim = row(results, "ep_claims", quantity="all_to_all_wire_bytes")
     assert claim["comparisons"] == 1
     assert claim["highest_ratio"] == sent[3] / sent[1] == pytest.approx((7 / 8) / (1 / 2))
     assert "  1       1         0        0" in results.summary.read_text()

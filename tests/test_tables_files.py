@@ -13,7 +13,7 @@ from moesweep.edge.problems import BadInput
 from moesweep.store.layout import Results
 from moesweep.store.tablefile import TABLES as DECLARED
 from moesweep.store.tablefile import dictionary, dtypes, write_table
-from moesweep.tables.files import write_tables
+from moesweep.tables.files import _harmless, write_tables
 from moesweep.tables.markdown import MOST_ROWS, markdown
 from moesweep.tables.numbers import quantity
 from moesweep.tables.registry import TABLES
@@ -58,12 +58,20 @@ def test_the_summary_of_a_dense_sweep_says_what_it_cannot_say(dense_only: Result
 def test_a_sweep_without_twins_or_comparisons_says_so(root: Path, in_root: None, tmp_path: Path) -> None:
     results = make(root, tmp_path, ODD)
     lines = results.summary.read_text(encoding="utf-8").splitlines()
-    assert table(results, "seed_claims")["verdict"].unique().to_list() == ["untested"]
+    assert table(results, "ep_claims")["verdict"].unique().to_list() == ["untested"]
     assert "    world_size = ETP × PP × EP × DP" in lines
     assert "  → DP = 16 / (1 × 1 × 4) = 4" in lines
     assert "• The sweep has no dense equivalents." in lines
     assert "in 0 of the" in " ".join(lines)
     assert [line for line in lines if len(line) > 80] == []
+
+
+def test_no_word_of_a_csv_file_is_a_formula() -> None:
+    words = ["=1+1", "+1", "-1", "@x", "\tx", "plain", None, "a=b"]
+    frame = pl.DataFrame({"message": words, "count": [-1] * len(words)})
+    assert _harmless(frame).rows() == [
+        (word if word in ("plain", None, "a=b") else f"'{word}", -1) for word in words
+    ]
 
 
 def test_the_summary_has_the_seeds_sections_within_its_width(small: Results) -> None:

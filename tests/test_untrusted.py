@@ -39,7 +39,7 @@ def prepared(folder: Path) -> Path:
     project = folder / "project"
     for part in ("config", "results"):
         shutil.copytree(whole / part, project / part)
-    archived(whole, project / "archive")
+    archived(whole, folder / "bag").rename(project / "archive")
     runs = (CHECKOUT / "tests/data/measured_runs.csv").read_text(encoding="utf-8").splitlines()
     (project / "runs.csv").write_text("\n".join(runs[:30]) + "\n", encoding="utf-8")
     shutil.copy(project / CONFIG[3], project / "config/clusters/mine.yaml")

@@ -53,6 +53,31 @@ def test_an_archive_and_its_results_verify(
         assert line.endswith("all as recorded")
 
 
+def test_a_bag_is_verified_beside_its_payload_too(
+    pristine: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bag = shutil.copytree(pristine.parent, tmp_path / "bag")
+    assert verified(bag, capsys)[0] == 0
+    beside = sorted(file for file in bag.iterdir() if file.is_file())
+    assert len(beside) == 4
+    for file in beside:
+        whole = file.read_bytes()
+        file.write_bytes(whole[:-2] + b"!\n")
+        code, (line,) = verified(bag, capsys)
+        assert code == 1
+        assert line.startswith(f"{file.name}: changed")
+        file.unlink()
+        assert verified(bag, capsys) == (1, [f"{file.name}: missing: is missing"])
+        file.write_bytes(whole)
+    (bag / "notes.txt").write_text("mine")
+    assert verified(bag, capsys) == (1, ["notes.txt: extra: is not in the bag"])
+    (bag / "notes.txt").unlink()
+    (bag / "data/costs.parquet").unlink()
+    assert verified(bag, capsys) == (1, ["data/costs.parquet: missing: is missing"])
+    shutil.rmtree(bag / "data")
+    assert verified(bag, capsys)[1][0].startswith("data: missing")
+
+
 @pytest.mark.slow
 def test_every_flipped_byte_is_found_and_named(archive: Path) -> None:
     assert flips(archive, FLIPS) == (FLIPS, FLIPS)

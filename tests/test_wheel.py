@@ -1,5 +1,6 @@
 """The wheel alone is enough: catalogue, schemas, profiles and rules come with it."""
 
+import re
 import subprocess
 import sys
 import zipfile
@@ -47,3 +48,21 @@ def test_a_study_of_its_own(installed: Path, tmp_path: Path) -> None:
     assert costs["moesweep.cluster"] == "a100-80gb-pcie"
     again = study.call("moesweep", "run", *told, "--", "--dry-run")
     assert "Nothing to be done" in again.stdout
+
+
+def test_a_stranger_s_first_study(installed: Path, tmp_path: Path) -> None:
+    """Nothing is typed but what the study's own README says."""
+    outside = Project(tmp_path, library=installed)
+    assert outside.call("moesweep", "init", "study").returncode == 0
+    again = outside.call("moesweep", "init", "study")
+    assert (again.returncode, again.stdout) == (2, "")
+    study = Project(tmp_path / "study", library=installed)
+    readme = (study.root / "README.md").read_text()
+    typed = re.findall(r"^    (moesweep [^#\n]+?) *(?:#.*)?$", readme, re.MULTILINE)
+    assert [line.split()[1] for line in typed] == ["run", "best", "whatif", "explain"]
+    said = [study.call("bash", "-c", line) for line in typed]
+    assert [done.returncode for done in said] == [0, 0, 0, 0], [done.stderr for done in said]
+    assert "All else equal, the highest ep takes" in said[0].stdout
+    assert (study.root / "results/report.html").exists()
+    assert "tokens/s/GPU" in said[1].stdout
+    assert "pipeline_seconds" in said[3].stdout

@@ -71,6 +71,14 @@ def test_make_says_the_same(finished: Project, project: Project) -> None:
     make = [*project.make_with("default"), "SWEEP=mine.yaml", "RESULTS=out/y", f"CLUSTER={OTHER}"]
     done = project.call(*make, "ARGS=--cores 2")
     assert done.returncode == 0, done.stderr
+    # A line a stage, and at the end where to look; Snakemake's own lines are in its log.
+    assert re.search(r"^trace +█+  (\d)/\1  \d+:\d\d$", done.stderr, re.MULTILINE)
+    assert "rule trace" not in done.stderr
+    assert [line.split()[0] for line in done.stdout.splitlines() if line.strip() and line[0] != " "] == [
+        *("made", "fits", "answer", "page", "read")
+    ]
+    assert "made    5 workloads" in done.stdout
+    assert "out/y/summary.txt" in done.stdout
     assert cluster_of(project.root / "out/y") == OTHER
     assert "ws32-tp1" in " ".join(pl.read_parquet(project.root / "out/y/costs.parquet")["workload"])
     assert project.files() == finished.files()

@@ -14,7 +14,7 @@ from moesweep.edge.problems import one_line
 from moesweep.explain import command as explain
 from moesweep.export import command as export
 from moesweep.report import command as report
-from moesweep.run import clean, runner
+from moesweep.run import clean, init, runner
 from moesweep.run import commands as stages
 from moesweep.screen import command as screen
 from moesweep.traffic import command as traffic
@@ -36,7 +36,7 @@ def parsed(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     top.add_argument("--version", action="version", version=f"moesweep {version('moesweep')}")
     commands = top.add_subparsers(required=True, metavar="COMMAND")
-    rooms = (stages, calibration, measure, collectives, export, archive, clean, runner, traffic)
+    rooms = (init, stages, calibration, measure, collectives, export, archive, clean, runner, traffic)
     for module in (*rooms, explain, diff, report, screen):
         module.add_commands(commands)
     arguments, rest = top.parse_known_args(argv)

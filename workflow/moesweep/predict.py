@@ -10,33 +10,47 @@ from moesweep.edge.problems import BadInput, Problem, collect
 from moesweep.evaluate.costs import constants_frame, costed
 from moesweep.store.tablefile import dtypes, whole
 from moesweep.study import run_columns
-from moesweep.study.catalog import in_project, load_cluster
+from moesweep.study.catalog import catalogued, in_project, load_cluster
 from moesweep.study.configured import Configuration
 from moesweep.study.runs import Runs, read_runs
 
 
 def cluster_names(root: Path) -> list[str]:
-    """Return the names of the catalogue's clusters; raise BadInput where there is no catalogue."""
+    """Return the names of the catalogue's clusters; raise BadInput below a project's root."""
     in_project(root)
-    return sorted(path.stem for path in (root / "config/clusters").glob("*.yaml"))
+    return catalogued(root, "cluster")
 
 
 def predict(path: Path, written: str, root: Path, keep_going: bool) -> int:
     """Write the runs of a CSV file with their predicted cost columns; return how many could not be modelled.
 
-    A measured `iteration_seconds` passes through as `measured_iteration_seconds` and is never read.
     Raises BadInput with every fault, unless `keep_going`: then faulty runs are written with their
     faults in the column `problem` and no costs. `written` is the file to write as the user names it.
     """
-    known = cluster_names(root)
     problems: list[Problem] = []
     out = collect(problems, output_file, written, [path])
-    runs = collect(problems, read_runs, path, known, root, _configured_cluster(root))
-    if out is None or runs is None:
+    found = collect(problems, predicted, path, root, keep_going)
+    if out is None or found is None:
         raise BadInput(problems)
+    table, runs = found
+    faults = _faults(runs)
+    with folders_only_if_written(out), whole(out) as partial:
+        table.write_csv(partial)
+    print(*(problem.line() for problem in faults), sep="\n", file=sys.stderr, end="\n" if faults else "")
+    if runs.unread:
+        print(f"{path}: columns that pass through unread: {', '.join(runs.unread)}")
+    return len(runs.problems)
+
+
+def predicted(path: Path, root: Path, keep_going: bool = False) -> tuple[pl.DataFrame, Runs]:
+    """Return the runs of a CSV file with their predicted cost columns, what is given as text; and the runs.
+
+    A measured `iteration_seconds` passes through as `measured_iteration_seconds` and is never read.
+    Raises BadInput as `predict` does.
+    """
+    runs = read_runs(path, cluster_names(root), root, _configured_cluster(root))
     names = [name for name in dtypes("costs") if name != "workload"]
-    faults = [problem for row in sorted(runs.problems) for problem in runs.problems[row]]
-    clashes = _clashes(runs.given.columns, names, str(path))
+    faults, clashes = _faults(runs), _clashes(runs.given.columns, names, str(path))
     if clashes or (faults and not keep_going):
         raise BadInput([*clashes, *faults])
     used = runs.workloads["cluster"].unique().sort().to_list()
@@ -46,13 +60,11 @@ def predict(path: Path, written: str, root: Path, keep_going: bool) -> int:
         if used
         else None
     )
-    table = _joined(runs, costs, names)
-    with folders_only_if_written(out), whole(out) as partial:
-        table.write_csv(partial)
-    print(*(problem.line() for problem in faults), sep="\n", file=sys.stderr, end="\n" if faults else "")
-    if runs.unread:
-        print(f"{path}: columns that pass through unread: {', '.join(runs.unread)}")
-    return len(runs.problems)
+    return _joined(runs, costs, names), runs
+
+
+def _faults(runs: Runs) -> list[Problem]:
+    return [problem for row in sorted(runs.problems) for problem in runs.problems[row]]
 
 
 def template(root: Path) -> str:

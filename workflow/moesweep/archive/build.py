@@ -1,4 +1,4 @@
-"""An archive: the results copied with their manifest, a card, metadata and the configuration beside them.
+"""An archive: a bag of the results with their manifest, a card, metadata and the configuration beside them.
 
 It is built under a temporary name beside its place and renamed when whole, so it is there in full or not
 at all.
@@ -12,9 +12,10 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from moesweep.archive.bag import PAYLOAD, tags
 from moesweep.archive.card import card
 from moesweep.archive.content import checksum
-from moesweep.archive.croissant import croissant
+from moesweep.archive.croissant import croissant, name
 from moesweep.archive.manifest import NAME, Entry, Manifest, entries, read_manifest
 from moesweep.edge.paths import SHIPPED, inside
 from moesweep.edge.problems import BadInput, Problem, collect
@@ -24,8 +25,6 @@ from moesweep.study.configured import DEFAULT_FILE, Configuration
 
 CITATION, LICENSE = "CITATION.cff", "LICENSE"
 CARD, METADATA = "README.md", "croissant.json"
-SUMS = "SHA256SUMS"
-"""What `sha256sum -c` reads: every file but itself and the manifest, which starts with its own checksum."""
 
 
 def archive(results: Path, out: Path) -> Manifest:
@@ -41,24 +40,23 @@ def archive(results: Path, out: Path) -> Manifest:
     _refuse_own_names(results, made)
     citation: dict[str, Any] = read_yaml(SHIPPED / CITATION, CITATION)
     with _whole_folder(out) as partial:
-        _copy(results, partial, made.files)
+        payload = partial / PAYLOAD
+        payload.mkdir()
+        _copy(results, payload, made.files)
         for path, text in _configuration(made.origin["config"]).items():
-            _write(partial / path, text)
-        for name in (CITATION, LICENSE):
-            shutil.copyfile(SHIPPED / name, partial / name)
-        _write(partial / CARD, card(made, citation))
+            _write(payload / path, text)
+        for part in (CITATION, LICENSE):
+            shutil.copyfile(SHIPPED / part, payload / part)
+        _write(payload / CARD, card(made, citation))
         metadata = json.dumps(croissant(made, citation), ensure_ascii=False, indent=1)
-        _write(partial / METADATA, metadata + "\n")
+        _write(payload / METADATA, metadata + "\n")
         added = [CARD, METADATA, CITATION, LICENSE, *_configuration(made.origin["config"])]
-        files = _by_path([*made.files, *entries(partial, added)])
-        _write(partial / SUMS, "".join(f"{entry.sha256}  {entry.path}\n" for entry in files))
-        whole = Manifest(made.origin, _by_path([*files, *entries(partial, [SUMS])]))
-        (partial / NAME).write_bytes(whole.encoded())
+        files = sorted([*made.files, *entries(payload, added)], key=lambda entry: entry.path)
+        whole = Manifest(made.origin, files)
+        (payload / NAME).write_bytes(whole.encoded())
+        for tag, content in tags(whole, name(whole)).items():
+            (partial / tag).write_bytes(content)
     return whole
-
-
-def _by_path(files: list[Entry]) -> list[Entry]:
-    return sorted(files, key=lambda entry: entry.path)
 
 
 def _refuse_full(out: Path) -> None:
@@ -102,7 +100,7 @@ def _refuse_other_tables(results: Path, made: Manifest) -> None:
 
 def _refuse_own_names(results: Path, made: Manifest) -> None:
     """Raise BadInput for results and configuration that have the name of another file of the archive."""
-    own = {CARD, METADATA, NAME, CITATION, LICENSE, SUMS}
+    own = {CARD, METADATA, NAME, CITATION, LICENSE}
     message = "an archive has a file of its own by this name"
     problems = [
         Problem(str(results / entry.path), "", "name", "", message)

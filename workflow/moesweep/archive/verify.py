@@ -5,7 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from moesweep import __version__
+from moesweep.archive.bag import PAYLOAD, differences, is_bag, tags
 from moesweep.archive.content import checksum, walk
+from moesweep.archive.croissant import name
 from moesweep.archive.manifest import NAME, Entry, Manifest, described, read_manifest
 from moesweep.edge.problems import BadInput, Problem, shown
 from moesweep.store.tablefile import TABLES, dictionary
@@ -27,13 +29,15 @@ class Verdict:
 
 
 def verify(root: Path) -> Verdict:
-    """Compare every byte below root with root/manifest.json.
+    """Compare every byte below root with its manifest: root/manifest.json, of a bag data/manifest.json.
 
     Raises BadInput if root is no folder, or if its manifest or a table is of a version that only a later
     release knows. A missing or changed manifest is a finding: without it nothing else can be judged.
     """
     if not root.is_dir():
         raise BadInput([Problem(str(root), "", "folder", "", "is not a folder", "name an archive")])
+    if is_bag(root):
+        return _of_bag(root)
     try:
         manifest = read_manifest(root)
     except BadInput as error:
@@ -44,6 +48,19 @@ def verify(root: Path) -> Verdict:
     return Verdict(
         len(manifest.files), sum(entry.bytes for entry in manifest.files), list(_differences(root, manifest))
     )
+
+
+def _of_bag(root: Path) -> Verdict:
+    """Verify a bag's payload, then what lies beside it, which follows from the payload's manifest."""
+    payload = root / PAYLOAD
+    if payload.is_symlink() or not payload.is_dir():
+        return Verdict(0, 0, [_found(root, PAYLOAD, "missing", "a bag has its payload in this folder")])
+    verdict = verify(payload)
+    if not verdict.files:
+        return verdict
+    manifest = read_manifest(payload)
+    beside = differences(root, tags(manifest, name(manifest)))
+    return Verdict(verdict.files, verdict.bytes, [*verdict.problems, *beside])
 
 
 def _differences(root: Path, manifest: Manifest) -> Iterator[Problem]:

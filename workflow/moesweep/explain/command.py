@@ -40,21 +40,14 @@ def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 def explain(arguments: argparse.Namespace) -> int:
     """Print the explanation of one metric of one workload."""
-    from moesweep.evaluate.programs import programs_of
-    from moesweep.explain.ledger import Ledger
-    from moesweep.explain.metrics import metric
-    from moesweep.explain.origins import origins
     from moesweep.explain.text_tree import TextTree, as_json
 
     _check(arguments)
     configuration = asked(arguments)
-    root, results, cluster = configuration.root, configuration.results(), configuration.cluster()
-    workload = _workload(configuration, results, arguments.workload)
-    from_sweep = origins(root, configuration.load()["sweep"], workload.row(0, named=True))
-    ledger = Ledger(workload, cluster, from_sweep, programs_of(workload, root))
-    node = metric(ledger, arguments.metric)
+    results = configuration.results()
+    workload, node = explained(configuration, arguments.workload, arguments.metric)
     # Before anything is printed: costs that cannot be read are refused.
-    made = _made(results, workload["workload"].item(), node)
+    made = _made(results, workload, node)
     if arguments.format == "json":
         print(json.dumps(as_json(node, arguments.depth), indent=1, ensure_ascii=False))
     else:
@@ -62,6 +55,20 @@ def explain(arguments: argparse.Namespace) -> int:
         print(*map(one_line, TextTree(width, arguments.depth, arguments.top).lines(node)), sep="\n")
     _compare(results, made, node)
     return 0
+
+
+def explained(configuration: Configuration, word: str, name: str) -> "tuple[str, Node]":
+    """Return a workload's id, and one metric of it as a tree; raise BadInput if either is not there."""
+    from moesweep.evaluate.programs import programs_of
+    from moesweep.explain.ledger import Ledger
+    from moesweep.explain.metrics import metric
+    from moesweep.explain.origins import origins
+
+    root, cluster = configuration.root, configuration.cluster()
+    workload = _workload(configuration, configuration.results(), word)
+    from_sweep = origins(root, configuration.load()["sweep"], workload.row(0, named=True))
+    ledger = Ledger(workload, cluster, from_sweep, programs_of(workload, root))
+    return workload["workload"].item(), metric(ledger, name)
 
 
 def _check(arguments: argparse.Namespace) -> None:

@@ -6,10 +6,69 @@ from moesweep.report.evidence import Evidence
 from moesweep.report.words import count
 from moesweep.shapes.parallelism import placement
 
+_NAMED = 6
+"""Models that a title names."""
+
 
 def sentences(evidence: Evidence) -> list[str]:
     """Return what a MoE costs beside its twin, what a higher ep does, and what fits and is validated."""
     return [_against_dense(evidence), _ep(evidence), _memory_and_trust(evidence)]
+
+
+def about(evidence: Evidence) -> str:
+    """Return what the results are of: how many workloads, which models, how many GPUs of which cluster."""
+    rows = evidence.workloads
+    models = rows["model"].unique(maintain_order=True).to_list()
+    more = f" and {len(models) - _NAMED} more models" if len(models) > _NAMED else ""
+    sizes = rows["world_size"].unique().sort().to_list()
+    gpus = f"{sizes[0]:,} to {sizes[-1]:,}" if len(sizes) > 1 else f"{sizes[0]:,}"
+    named = ", ".join(models[:_NAMED]) + more
+    return f"{count(rows.height, 'workload')} of {named} on {gpus} GPUs of {evidence.cluster.name}"
+
+
+def within_band(evidence: Evidence) -> str:
+    """Return in how many comparisons the degrees of ep differ by less than the band of one prediction.
+
+    A comparison is within it where its slowest iteration is at most as much slower than its fastest one as
+    the band's end is from the prediction; empty without comparisons.
+    """
+    if evidence.ep_scaling.is_empty():
+        return ""
+    band = evidence.workloads.select("workload", "iteration_seconds_high")
+    spread = (
+        evidence.ep_scaling.join(band, on="workload", maintain_order="left")
+        .group_by("comparison")
+        .agg(
+            difference=pl.col("iteration_seconds").max() / pl.col("iteration_seconds").min(),
+            band=(pl.col("iteration_seconds_high") / pl.col("iteration_seconds")).min(),
+        )
+    )
+    within, all_ = spread.filter(pl.col("difference") <= pl.col("band")).height, spread.height
+    if not within:
+        return f"In none of the {count(all_, 'comparison')} do the degrees differ by less than the band."
+    return (
+        f"In {within} of {count(all_, 'comparison')} the degrees differ by less than the band of one "
+        "prediction: there the model does not tell which ep is fastest."
+    )
+
+
+def in_one_sentence(evidence: Evidence) -> str:
+    """Return the answer in short: what a higher ep does, else MoE against dense, else the fastest."""
+    if not evidence.ep_scaling.is_empty():
+        return _ep(evidence)
+    if not evidence.pairs.is_empty():
+        return _against_dense(evidence)
+    fastest = evidence.workloads.sort("tokens_per_second_per_gpu", maintain_order=True).row(-1, named=True)
+    tokens = f"{fastest['tokens_per_second_per_gpu']:,.0f}"
+    return f"Most tokens per second and GPU, {tokens}, has {fastest['workload']}."
+
+
+def fitting(evidence: Evidence) -> str:
+    """Return how many workloads of each kind fit a GPU."""
+    kinds = evidence.workloads.group_by("kind", maintain_order=True).agg(pl.col("fits").sum(), n=pl.len())
+    names = {"moe": "MoE", "dense": "dense"}
+    fit = " and ".join(f"{fits} of {n} {names[str(kind)]} workloads" for kind, fits, n in kinds.iter_rows())
+    return f"{fit} fit the {evidence.cluster.value('hbm_bytes') / 2**30:g} GiB of a GPU"
 
 
 def _median(values: pl.Series) -> str:
@@ -46,10 +105,6 @@ def _ep(evidence: Evidence) -> str:
 
 
 def _memory_and_trust(evidence: Evidence) -> str:
-    kinds = evidence.workloads.group_by("kind", maintain_order=True).agg(pl.col("fits").sum(), n=pl.len())
-    names = {"moe": "MoE", "dense": "dense"}
-    fit = " and ".join(f"{fits} of {n} {names[str(kind)]} workloads" for kind, fits, n in kinds.iter_rows())
-    gib = evidence.cluster.value("hbm_bytes") / 2**30
     across, moe = experts_across_nodes(evidence)
     trust = (
         f"; seconds are predictions, and for the {across} of {count(moe, 'MoE workload')} whose experts lie "
@@ -57,7 +112,7 @@ def _memory_and_trust(evidence: Evidence) -> str:
         if across
         else "; seconds are predictions, not measurements."
     )
-    return f"{fit} fit the {gib:g} GiB of a GPU{trust}"
+    return f"{fitting(evidence)}{trust}"
 
 
 def experts_across_nodes(evidence: Evidence) -> tuple[int, int]:

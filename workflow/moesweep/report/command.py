@@ -2,6 +2,7 @@
 
 import argparse
 
+from moesweep.edge.said import say
 from moesweep.study.configured import add_options, asked
 
 
@@ -29,5 +30,7 @@ def report(arguments: argparse.Namespace) -> int:
     """Write the page."""
     from moesweep.report.page import write_report
 
-    write_report(asked(arguments).written())
+    results = asked(arguments).written()
+    write_report(results)
+    say(f"{results.report}: open it in a browser")
     return 0

@@ -10,7 +10,14 @@ from moesweep.store.layout import Results
 JOINS = "stroke-linejoin: round; stroke-linecap: butt"
 """How the lines of figures end, which their own style says of all elements of what they stand in."""
 
+PIXELS_A_POINT = 1.7
+"""How large a figure is at most: its text as large as the page's notes."""
+
+LEAST = 640
+"""Pixels below which a figure scrolls sideways instead of shrinking."""
+
 _REFERENCE = re.compile(r"(?<=url\(#)[^)]+")
+_POINTS = re.compile(r"([0-9]+(?:\.[0-9]+)?)pt")
 
 
 def inline_figure(results: Results, name: str, title: str) -> str:
@@ -20,9 +27,11 @@ def inline_figure(results: Results, name: str, title: str) -> str:
     """
     drawing = read_drawing(results.figure(name, "svg"))
     _own_ids(drawing, name)
-    for length in ("width", "height"):
-        drawing.attrib.pop(length, None)
-    drawing.attrib |= {"style": JOINS, "role": "img", "aria-label": title}
+    length = _POINTS.fullmatch(drawing.attrib.pop("width", ""))
+    drawing.attrib.pop("height", None)
+    widest = round(float(length[1]) * PIXELS_A_POINT) if length else LEAST
+    size = f"max-width:{widest}px;min-width:{min(widest, LEAST)}px"
+    drawing.attrib |= {"style": f"{JOINS}; {size}", "role": "img", "aria-label": title}
     return ElementTree.tostring(drawing, encoding="unicode").replace(INK, "currentColor")
 
 

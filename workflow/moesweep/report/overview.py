@@ -14,8 +14,9 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class Column:
-    """A column: title, what the title leaves out, a cell's text and sort key from a workload's row."""
+    """A column: its name in filters, title, what that leaves out, a cell's text and what it sorts by."""
 
+    name: str
     title: str
     meaning: str
     text: Callable[[Row], str]
@@ -23,45 +24,68 @@ class Column:
     is_number: bool = True
 
 
-def _number(title: str, meaning: str, name: str, factor: float = 1.0) -> Column:
-    return Column(title, meaning, lambda row: rounded(row[name] / factor, 3), lambda row: row[name] / factor)
+def _number(short: str, title: str, meaning: str, name: str, factor: float = 1.0) -> Column:
+    return Column(
+        short, title, meaning, lambda row: rounded(row[name] / factor, 3), lambda row: row[name] / factor
+    )
 
 
 def _whole(name: str, title: str, meaning: str) -> Column:
-    return Column(title, meaning, lambda row: str(row[name]), lambda row: row[name])
+    return Column(title.lower(), title, meaning, lambda row: str(row[name]), lambda row: row[name])
+
+
+def _word(name: str, meaning: str) -> Column:
+    return Column(name, name, meaning, lambda row: str(row[name]), lambda row: str(row[name]), False)
+
+
+def _yes_or_no(name: str, meaning: str) -> Column:
+    def said(row: Row) -> str:
+        return "yes" if row[name] else "no"
+
+    return Column(name, name, meaning, said, said, False)
 
 
 def _exposed(row: Row) -> float:
     return float(row["exposed_comm_seconds"] / row["iteration_seconds"])
 
 
+def _band(row: Row) -> float:
+    low, high = row["iteration_seconds_low"], row["iteration_seconds_high"]
+    return float((high - low) / 2 / row["iteration_seconds"])
+
+
 COLUMNS = (
-    Column("kind", "MoE, or a dense twin", lambda row: row["kind"], lambda row: row["kind"], False),
-    _number("iteration, s", "seconds of a training iteration", "iteration_seconds"),
-    _number("tokens/s/GPU", "tokens per second and GPU", "tokens_per_second_per_gpu"),
-    _number("MFU, %", "model flops utilisation", "mfu", 0.01),
+    _word("kind", "MoE, or a dense twin"),
+    _number("seconds", "iteration, s", "seconds of a training iteration", "iteration_seconds"),
     Column(
+        "band",
+        "band, ±%",
+        "half the band of the seconds, in which about 80% of measured runs of this kind lie",
+        lambda row: percent(_band(row)).removesuffix("%"),
+        lambda row: 100 * _band(row),
+    ),
+    _number("tokens", "tokens/s/GPU", "tokens per second and GPU", "tokens_per_second_per_gpu"),
+    _number("mfu", "MFU, %", "model flops utilisation", "mfu", 0.01),
+    Column(
+        "exposed",
         "exposed, %",
         "communication that compute does not hide, of the iteration",
         lambda row: percent(_exposed(row)).removesuffix("%"),
-        _exposed,
+        lambda row: 100 * _exposed(row),
     ),
-    _number("peak, GiB", "device memory of the worst rank", "peak_memory_bytes", 2.0**30),
-    Column(
-        "fits",
-        "whether that fits the GPU",
-        lambda row: "yes" if row["fits"] else "no",
-        lambda row: "yes" if row["fits"] else "no",
-        False,
-    ),
-    _number("USD/10⁹ tokens", "price of training on a billion tokens", "usd_per_billion_tokens"),
+    _number("gib", "peak, GiB", "device memory of the worst rank", "peak_memory_bytes", 2.0**30),
+    _yes_or_no("fits", "whether that fits the GPU"),
+    _yes_or_no("refused", "whether Megatron would refuse the layout"),
+    _number("usd", "USD/10⁹ tokens", "price of training on a billion tokens", "usd_per_billion_tokens"),
     _whole("warnings", "warnings", "what validation remarks"),
+    _word("model", "the model trained"),
     _whole("world_size", "GPUs", "world size"),
     _whole("tp", "tp", "tensor parallelism"),
     _whole("pp", "pp", "pipeline parallelism"),
+    _whole("virtual_pipeline", "vp", "chunks of a stage: virtual pipeline"),
     _whole("ep", "ep", "expert parallelism"),
     _whole("dp", "dp", "data parallelism of dense parameters"),
-    _whole("edp", "edp", "data parallelism of experts, the seed's DP"),
+    _whole("edp", "edp", "copies of each expert"),
 )
 
 
@@ -69,7 +93,7 @@ def overview(evidence: Evidence) -> list[Row]:
     """Return every workload's row: `id`, `model`, `kind`, `fits` to filter by, and its `cells`."""
     warned = evidence.validation.group_by("workload").agg(warnings=pl.len())
     rows = evidence.workloads.join(warned, on="workload", how="left", maintain_order="left").with_columns(
-        pl.col("warnings").fill_null(0)
+        pl.col("warnings").fill_null(0), refused=pl.col("workload").is_in(evidence.refused)
     )
     return [
         {

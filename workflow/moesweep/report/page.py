@@ -11,11 +11,12 @@ from markupsafe import Markup
 
 from moesweep import __version__
 from moesweep.report import words
-from moesweep.report.answer import experts_across_nodes, sentences
+from moesweep.report.answer import about, experts_across_nodes, sentences, within_band
 from moesweep.report.evidence import Evidence
 from moesweep.report.figures.ink import MEMORY, PARTS, PASSES
 from moesweep.report.inline import inline_figure
 from moesweep.report.overview import COLUMNS, overview
+from moesweep.report.scatter import scatter
 from moesweep.report.sections import sections
 from moesweep.store.layout import Results
 from moesweep.store.tablefile import whole
@@ -33,6 +34,9 @@ FIGURES = {
     "roofline": "How close ops come to what limits them",
 }
 """The page's figures with their titles; the first one is the key figure."""
+
+MOST_DRAWN = 400
+"""Workloads of a page that shows the maps and the timeline of each: of more they would fill 10 MB."""
 
 
 def write_report(results: Results) -> None:
@@ -72,17 +76,21 @@ def _context(evidence: Evidence) -> dict[str, Any]:
         "style": own["report.css"],
         "script": own["report.js"],
         "script_digest": Markup(b64encode(sha256(own["report.js"].encode()).digest()).decode()),
+        "about": about(evidence),
         "sentences": sentences(evidence),
+        "within_band": within_band(evidence),
+        "scatter": scatter(evidence),
         "figures": [_figure(evidence, name, title) for name, title in FIGURES.items()],
         "columns": COLUMNS,
         "overview": overview(evidence),
         "models": evidence.workloads["model"].unique(maintain_order=True).to_list(),
-        "claims": evidence.table("seed_claims").to_dicts(),
+        "claims": evidence.table("ep_claims").to_dicts(),
         "across": across,
         "moe": moe,
         "warnings": _warnings(evidence),
         "tags": _tags(evidence),
         "sections": sections(evidence),
+        "drawn": evidence.workloads.height <= MOST_DRAWN,
         "colours": {"part": PARTS, "memory": MEMORY, "pass": PASSES},
     }
 

@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from moesweep.edge.said import say
 from moesweep.export.command import add_unroll_options, unroll
 from moesweep.study.configured import add_options, asked
 from moesweep.study.naming import named
@@ -52,18 +53,18 @@ def enumerate_(arguments: argparse.Namespace) -> int:
     for entry, reason, points in plan.skipped.iter_rows():
         print(f"{plan.config['sweep']}: {entry}: {reason}: {points} points left out", file=sys.stderr)
     forget_others(plan)
+    say(f"{results.workloads}: {plan.workloads.height} workloads")
     return 0
 
 
 def validate_(arguments: argparse.Namespace) -> int:
-    """Write what validation found; warnings are counted on stderr."""
+    """Write what validation found, and say how much it is."""
     from moesweep.store.tablefile import write_table
 
     plan = _plan(arguments)
     results = plan.configuration.written()
     write_table(plan.findings, results.validation, "validation")
-    if plan.findings.height:
-        print(f"{plan.findings.height} warnings: see {results.summary}", file=sys.stderr)
+    say(f"{results.validation}: {plan.findings.height} warnings")
     return 0
 
 
@@ -97,6 +98,7 @@ def trace(arguments: argparse.Namespace) -> int:
     write_traces(workloads, results)
     for chunk, ids in jobs.items():
         write_index_of(results, chunk, ids)
+    say(f"{results.root / 'traces'}: {workloads.height} workloads traced")
     return 0
 
 
@@ -111,7 +113,9 @@ def cost(arguments: argparse.Namespace) -> int:
     """Cost every workload of the catalogue on the configured cluster."""
     from moesweep.evaluate.files import write_costs
 
-    write_costs(asked(arguments).written(), asked(arguments).cluster())
+    results, cluster = asked(arguments).written(), asked(arguments).cluster()
+    write_costs(results, cluster)
+    say(f"{results.costs}: every workload costed on {cluster.name}")
     return 0
 
 
@@ -119,7 +123,9 @@ def tables(arguments: argparse.Namespace) -> int:
     """Write the tables and the summary."""
     from moesweep.tables.files import write_tables
 
-    write_tables(asked(arguments).written())
+    results = asked(arguments).written()
+    write_tables(results)
+    say(f"{results.summary}: the answers; as Parquet, CSV and Markdown: {results.root / 'tables'}")
     return 0
 
 
@@ -133,6 +139,7 @@ def manifest(arguments: argparse.Namespace) -> int:
     made_from = origin(Path.cwd(), plan.config, plan.cluster, plan.models, plan.config_files, plan.sources)
     paths = [Path(file).relative_to(results.root).as_posix() for file in plan.recorded]
     write_manifest(results, paths, made_from)
+    say(f"{results.manifest}: {len(paths)} files, with checksums")
     return 0
 
 
@@ -140,7 +147,9 @@ def predict(arguments: argparse.Namespace) -> int:
     """Predict a list of runs; exit 1 if some could not be modelled and --keep-going wrote the others."""
     from moesweep.predict import predict
 
-    return 1 if predict(arguments.runs, arguments.out, Path.cwd(), arguments.keep_going) else 0
+    faulty = predict(arguments.runs, arguments.out, Path.cwd(), arguments.keep_going)
+    say(f"{arguments.out}: every run with its cost columns{f'; {faulty} without' if faulty else ''}")
+    return 1 if faulty else 0
 
 
 def _add_predict(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:

@@ -10,6 +10,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -19,7 +20,9 @@ from typing import Any
 
 from moesweep.edge.paths import SHIPPED
 from moesweep.edge.problems import BadInput, Problem, did_you_mean, shown
+from moesweep.edge.said import QUIET
 from moesweep.edge.yaml_reader import read_yaml
+from moesweep.run.closing import closing
 from moesweep.run.failures import said
 from moesweep.run.family import end, started_by
 from moesweep.run.lock import STARTED, Refused, locked, only_run, recover
@@ -32,6 +35,8 @@ GRACE_SECONDS = 2.0
 
 LAST_SECONDS = 5.0
 """How long what it is passed on to may take to end: then it is killed, with all that it started."""
+_OWN_LINES = ("--quiet", "-q", "--verbose", "--logger", "--printshellcmds", "-p")
+"""What Snakemake is told to say by: who uses one of them means its own lines, not ours."""
 
 _LOOKS_ONLY = {"-n", "--dry-run", "--dryrun", "--unlock"}
 
@@ -58,13 +63,27 @@ def run(arguments: argparse.Namespace) -> int:
     if _LOOKS_ONLY & set(told.arguments):
         os.execv(command[0], command)
     results = told.configuration.results()
+    if shown := _shows_progress(told.arguments):
+        command[3:3] = ["--logger", "moesweep"]
+        os.environ[QUIET] = "1"
+    started = time.monotonic()
     try:
         with only_run(results) as (lock, killed):
             recover(results, killed)
-            return _with_failures_left_out(command, told.configuration, lock)
+            code = _with_failures_left_out(command, told.configuration, lock)
     except Refused as reason:
         print(f"moesweep: {reason}", file=sys.stderr)
         return 1
+    if code == 0 and shown:
+        print(*closing(results, time.monotonic() - started), sep="\n")
+    return code
+
+
+def _shows_progress(arguments: Sequence[str]) -> bool:
+    """Say whether a line a stage is shown: not with VERBOSE=1, nor where Snakemake is told what to say."""
+    if os.environ.get("VERBOSE", "") not in ("", "0"):
+        return False
+    return not any(word.partition("=")[0] in _OWN_LINES for word in arguments)
 
 
 @dataclass(frozen=True)
@@ -228,6 +247,9 @@ def snakemake(argv: Sequence[str]) -> int:
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     from snakemake.cli import main  # type: ignore[import-untyped]
 
+    from moesweep.run.progress import register
+
+    register()
     try:
         try:
             main(list(argv))

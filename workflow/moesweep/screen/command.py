@@ -75,7 +75,7 @@ def screen(arguments: argparse.Namespace) -> int:
         from moesweep.screen.chosen import write_sweep
 
         write_sweep(space, points, sweep)
-        print(f"{sweep}: {points.height} workloads; trace them with make sweep SWEEP={sweep}")
+        print(f"{sweep}: {points.height} workloads; trace them with moesweep run --set sweep={sweep}")
     return 0
 
 
@@ -171,10 +171,12 @@ def best(arguments: argparse.Namespace) -> int:
     if found.best.is_empty():
         return 1
     if sweep is None:
-        print("to trace them: add --sweep best.yaml, then make sweep SWEEP=best.yaml RESULTS=out/best")
+        print(
+            "to trace them: add --sweep best.yaml, then moesweep run --set sweep=best.yaml --results out/best"
+        )
     else:
         from moesweep.screen.chosen import write_sweep
 
         write_sweep(space, found.best, sweep)
-        print(f"{sweep}: trace them with make sweep SWEEP={sweep} RESULTS=out/{sweep.stem}")
+        print(f"{sweep}: trace them with moesweep run --set sweep={sweep} --results out/{sweep.stem}")
     return 0

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from time import monotonic
@@ -11,7 +12,7 @@ import polars as pl
 from moesweep.edge.problems import BadInput, Problem, collect
 from moesweep.screen.choice import Choice
 from moesweep.screen.kept import Kept, digest
-from moesweep.screen.points import costed_points
+from moesweep.screen.points import COLUMNS, costed_points
 from moesweep.store.provenance import code_checksum
 from moesweep.study.blocks import CLUSTER
 from moesweep.study.catalog import Cluster, load_cluster
@@ -20,6 +21,12 @@ from moesweep.study.space import Part, Space, nothing_left
 
 AT_ONCE = 1 << 20
 """Most points of a part: the more, the more of them share what is evaluated; this many take about 2 GB."""
+
+LAYOUT = (
+    *("model", "world_size", "tp", "pp", "ep", "etp", "dp", "edp", "virtual_pipeline"),
+    *("global_batch_size", "micro_batch_size", "seq_length", "recompute"),
+)
+"""What tells the points of a screen apart, as people look at them; the workload's id says the rest."""
 
 LEAST_AT_ONCE = 10_000
 """Points of a part where a space is shared out to many shards."""
@@ -107,6 +114,23 @@ def screen(
             raise BadInput([nothing_left(space, left_out)])
         joined = None if missing else kept.join(numbers, choice)
     return Screened(space.size, legal, left_out, len(missing), joined)
+
+
+def screened(space: Space, clusters: Mapping[str, Cluster], choice: Choice) -> pl.DataFrame:
+    """Return the points of a space that are kept, in memory: LAYOUT, then the columns of a screen.
+
+    Raises BadInput where no point is legal.
+    """
+    kept, left_out = [], Counter[str]()
+    for part in space.parts(AT_ONCE):
+        batch = space.batch(part)
+        left_out.update(batch.left_out)
+        if batch.workloads.height:
+            points = costed_points(space, part, batch, clusters)
+            kept.append(choice.of(points.hstack(batch.workloads.select(LAYOUT))))
+    if not kept:
+        raise BadInput([nothing_left(space, left_out)])
+    return choice.of(pl.concat(kept)).select(*LAYOUT, *COLUMNS)
 
 
 class Progress:

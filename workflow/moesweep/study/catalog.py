@@ -119,12 +119,17 @@ def _read(root: Path, file: str, schema: str) -> tuple[Any, list[Problem]]:
     return data, check(data, schema, file)
 
 
+def catalogued(root: Path, kind: str) -> list[str]:
+    """Return the names of a kind's entries, in order: a study's own, and those that come with the code."""
+    folders = (root / f"config/{kind}s", SHIPPED / f"config/{kind}s")
+    return sorted({path.stem for folder in folders for path in folder.glob("*.yaml")})
+
+
 def read_named(
     root: Path, kind: str, name: str, mention: tuple[str, str] | None = None
 ) -> tuple[Any, list[Problem]]:
     """The entry config/<kind>s/<name>.yaml. A name is only ever compared with the names there are."""
-    folders = (root / f"config/{kind}s", SHIPPED / f"config/{kind}s")
-    known = sorted({path.stem for folder in folders for path in folder.glob("*.yaml")})
+    known = catalogued(root, kind)
     file = f"config/{kind}s/{name}.yaml"
     if name not in known:
         message = f"there is no {kind} {shown(name)} in config/{kind}s"

@@ -15,7 +15,7 @@ from typing import Any
 
 import polars as pl
 
-from moesweep.edge.paths import inside
+from moesweep.edge.paths import inside, provided
 from moesweep.edge.problems import BadInput, Problem, collect, shown
 from moesweep.edge.schema import check, first_key, load_schema
 from moesweep.edge.yaml_reader import read_yaml, read_yaml_text
@@ -69,7 +69,7 @@ class Configuration:
         """
         in_project(self.root)
         try:
-            data = {} if self.file == NO_FILE else read_yaml(inside(self.root, self.file), self.file)
+            data = {} if self.file == NO_FILE else read_yaml(self._path(), self.file)
         except BadInput as bad:
             return {}, [self._advised(problem) for problem in bad.problems]
         if isinstance(data, dict):
@@ -126,6 +126,11 @@ class Configuration:
         if "cluster" not in data:
             return None
         return collect(problems, load_cluster, self.root, data["cluster"], self.place("cluster"))
+
+    def _path(self) -> Path:
+        """The file to read: outside of a study the configuration that comes with the code."""
+        find = provided if self.file == DEFAULT_FILE else inside
+        return find(self.root, self.file)
 
     def _advised(self, problem: Problem) -> Problem:
         if problem.rule != "missing_file":

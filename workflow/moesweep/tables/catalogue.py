@@ -4,10 +4,10 @@ import polars as pl
 
 from moesweep.tables.results import Inputs
 
-SEED_EXAMPLES = pl.DataFrame(
+STUDY_EXAMPLES = pl.DataFrame(
     {"world_size": [1024, 512, 1024], "tp": [16, 8, 4], "pp": [2, 8, 8], "ep": [16, 8, 4]}
 )
-"""The layouts that the seed's document explains."""
+"""The layouts that the shipped study explains."""
 
 REFUSED = ("heads_by_tp", "groups_by_tp", "layers_by_pp")
 """Rules of validation that Megatron enforces with an assertion."""
@@ -33,7 +33,7 @@ def ep_breakdown(inputs: Inputs) -> pl.DataFrame:
 
 
 def distribution_examples(inputs: Inputs) -> pl.DataFrame:
-    """Return three layouts that show how experts are spread: the seed's where they occur, then others.
+    """Return three layouts that show how experts are spread: the shipped study's, if they occur, then others.
 
     The others are the layouts of the most GPUs, each of an ep not yet shown.
     """
@@ -44,7 +44,7 @@ def distribution_examples(inputs: Inputs) -> pl.DataFrame:
         .group_by(*layout, *sizes, maintain_order=True)
         .agg(pl.col("workload").first(), workloads=pl.len().cast(pl.Int64))
     )
-    seeds = SEED_EXAMPLES.join(layouts, on=layout, maintain_order="left")
+    seeds = STUDY_EXAMPLES.join(layouts, on=layout, maintain_order="left")
     others = (
         layouts.sort("world_size", descending=True, maintain_order=True)
         .unique("ep", keep="first", maintain_order=True)
@@ -52,7 +52,7 @@ def distribution_examples(inputs: Inputs) -> pl.DataFrame:
     )
     return (
         pl.concat([seeds, others.select(seeds.columns)])
-        .head(SEED_EXAMPLES.height)
+        .head(STUDY_EXAMPLES.height)
         .with_row_index("example", offset=1)
         .with_columns(_experts_per_rank)
     )

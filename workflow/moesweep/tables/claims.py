@@ -1,4 +1,4 @@
-"""The seed's claims about expert parallelism, each with the evidence of the matched comparisons."""
+"""Claims about expert parallelism, each with the evidence of the matched comparisons."""
 
 import polars as pl
 
@@ -24,13 +24,13 @@ CLAIMS = (
     (MEMORY, False, "activations_bytes", "falls"),
     (MEMORY, False, "peak_memory_bytes", "falls"),
 )
-"""Claim, whether the seed makes it, a quantity it is about, where that goes with rising ep if it holds."""
+"""Claim, whether the study's source makes it, a quantity, where that goes with rising ep if it holds."""
 
 SAME = 0.001
 """Ratios closer to 1 than this count as unchanged."""
 
 
-def seed_claims(inputs: Inputs) -> pl.DataFrame:
+def ep_claims(inputs: Inputs) -> pl.DataFrame:
     """Return each claim with the ratios of its quantity, highest ep of a comparison over its lowest.
 
     The lowest that has any: without expert parallelism nothing is exchanged, so of ep 1, 2 and 4 the exchange
@@ -42,9 +42,9 @@ def seed_claims(inputs: Inputs) -> pl.DataFrame:
     ratios = ep_scaling(inputs).group_by("comparison", maintain_order=True).agg(map(_ends_ratio, quantities))
     return pl.DataFrame(
         [
-            {"claim": claim, "by_seed": by_seed, "quantity": quantity, "expected": expected}
+            {"claim": claim, "by_source": by_source, "quantity": quantity, "expected": expected}
             | _evidence(ratios[quantity].drop_nulls(), expected)
-            for claim, by_seed, quantity, expected in CLAIMS
+            for claim, by_source, quantity, expected in CLAIMS
         ],
         infer_schema_length=None,
     )

@@ -22,12 +22,18 @@ def write_tables(results: Results) -> None:
     for name, frame in tables.items():
         write_table(frame, results.table(name, "parquet"), name, facts)
         with whole(results.table(name, "csv")) as partial:
-            frame.write_csv(partial)
+            _harmless(frame).write_csv(partial)
         _write_text(results, name, frame)
     with whole(results.summary) as partial:
         partial.write_text(summary(inputs, tables), encoding="utf-8")
     with whole(results.dictionary) as partial:
         partial.write_text(_dictionaries(), encoding="utf-8")
+
+
+def _harmless(frame: pl.DataFrame) -> pl.DataFrame:
+    """Return a table whose words no spreadsheet takes for a formula: one that looks like it gets a quote."""
+    words = [name for name, dtype in frame.schema.items() if dtype == pl.String]
+    return frame.with_columns(pl.col(name).str.replace(r"^[=+@\t\r-]", "'${0}") for name in words)
 
 
 def _write_text(results: Results, name: str, frame: pl.DataFrame) -> None:

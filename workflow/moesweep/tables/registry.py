@@ -11,7 +11,7 @@ from moesweep.tables.catalogue import (
     warnings,
     workloads,
 )
-from moesweep.tables.claims import seed_claims
+from moesweep.tables.claims import ep_claims
 from moesweep.tables.communication import communication, communication_by_group
 from moesweep.tables.comparison import ep_scaling, moe_against_dense
 from moesweep.tables.expense import cost_summary, memory
@@ -36,7 +36,7 @@ TABLES: dict[str, Callable[[Inputs], pl.DataFrame]] = {
     "skew_sensitivity": skew_sensitivity,
     "feasible_ep": feasible_ep,
     "recompute_options": recompute_options,
-    "seed_claims": seed_claims,
+    "ep_claims": ep_claims,
     "warnings": warnings,
     "megatron_refusals": megatron_refusals,
 }

@@ -13,7 +13,7 @@ from moesweep.study.catalog import Cluster, load_cluster
 from moesweep.study.routing import given
 
 LAYOUT = ("model", "world_size", "tp", "pp", "ep", "dp", "edp")
-"""Columns that say how a workload is spread over GPUs; dp is Megatron's, edp the seed's DP."""
+"""Columns that say how a workload is spread over GPUs; dp is Megatron's, edp the copies of each expert."""
 
 BATCH = ("global_batch_size", "micro_batch_size", "seq_length", "num_microbatches")
 

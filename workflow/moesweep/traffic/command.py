@@ -5,6 +5,7 @@ from pathlib import Path
 
 from moesweep.edge.outputs import folders_only_if_written, output_file
 from moesweep.edge.problems import BadInput, Problem, collect, did_you_mean
+from moesweep.edge.said import say
 from moesweep.store.layout import Results
 from moesweep.study.configured import add_options, asked
 from moesweep.study.naming import the_one
@@ -39,10 +40,12 @@ def traffic(arguments: argparse.Namespace) -> int:
     gpus_per_node = int(configuration.cluster().value("gpus_per_node"))
     if asked_for is None:
         write_traffic(configuration.written(), gpus_per_node)
+        say(f"{results.links}: bytes on links; between nodes: {results.root / 'traffic/node'}")
     else:
         workload, out = asked_for
         with folders_only_if_written(out):
             write_matrix(results, workload, arguments.level, gpus_per_node, out)
+        say(f"{out}: {workload}, {arguments.level} level")
     return 0
 
 

@@ -1,4 +1,4 @@
-"""The study's summary as text: the seed's document regenerated from the tables, and what it did not know."""
+"""The study's summary as text: how experts are spread, what is sent, what it costs."""
 
 from moesweep.tables.results import Inputs
 from moesweep.tables.summary.experts import ep_breakdown, expert_distribution, global_parameters

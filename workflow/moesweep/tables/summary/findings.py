@@ -1,4 +1,4 @@
-"""What the seed's document did not have: MoE against dense, seconds, memory, refusals, what is validated."""
+"""MoE against dense, seconds, memory, refusals, what is validated."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""What the seed concluded, each with the evidence of the matched comparisons."""
+"""What is said of expert parallelism, each claim with the evidence of the matched comparisons."""
 
 from typing import Any
 
@@ -14,7 +14,6 @@ from moesweep.tables.summary.wording import (
     count,
     paragraph,
     refused,
-    spread,
     times,
 )
 
@@ -34,18 +33,18 @@ _WORDS = {
 
 
 def key_insights(inputs: Inputs, tables: Tables) -> list[str]:
-    """Return the seed's claims and what the tables say of each."""
+    """Return the claims and what the tables say of each."""
     breakdown, scaling = tables["ep_breakdown"], tables["ep_scaling"]
     if breakdown.is_empty():
         return [NO_MOE]
-    evidence = dict(tables["seed_claims"].group_by("claim", maintain_order=True))
+    evidence = dict(tables["ep_claims"].group_by("claim", maintain_order=True))
     reasons = _reasons(scaling) if scaling.height else {}
     balanced = (inputs.workloads["routing"] == "balanced").all()
     said = [*_extremes(breakdown), *_claim(GRAIN, evidence, []), "", "• EP affects communication overhead:"]
     for claim in (TRAFFIC, WORK):
         said += [f"  - {claim}", *_claim(claim, evidence, reasons.get(claim, []) if balanced else [])]
     if scaling.height:
-        said += ["", "• Beside the seed's claims:"]
+        said += ["", "• And:"]
         for claim in (TIME, MEMORY):
             said += [f"  - {claim}", *_claim(claim, evidence, reasons[claim])]
     return [*_basis(scaling), "", *said, "", *_worked_example(tables), *_dense_equivalent(inputs, tables)]
@@ -54,13 +53,13 @@ def key_insights(inputs: Inputs, tables: Tables) -> list[str]:
 def _basis(scaling: pl.DataFrame) -> list[str]:
     if scaling.is_empty():
         return paragraph(
-            "The sweep has no two workloads that differ in ep alone: the seed's claims are untested here."
+            "The sweep has no two workloads that differ in ep alone: what ep does is untested here."
         )
     pairs = count(scaling["comparison"].n_unique(), "comparison")
     return paragraph(
         f"Evidence: {pairs} of workloads that differ in ep alone ({scaling.height} workloads, table "
         "ep_scaling). Each ratio is the highest ep of a comparison over its lowest, from the least to the "
-        "greatest of all comparisons; table seed_claims has them with the medians."
+        "greatest of all comparisons; table ep_claims has them with the medians."
     )
 
 
@@ -140,10 +139,10 @@ def _sorting(ends: pl.DataFrame) -> list[str]:
     spared = ends.filter((pl.col("experts_per_ep_rank") == 1) & (pl.col("compute") > 0))
     if spared.is_empty():
         return []
-    shares = (100 * spared["expert_sort"] / spared["compute"]).round()
+    shares = spared["expert_sort"] / spared["compute"]
     return [
         "What does fall is sorting rows by local expert, which a rank of one expert does not need: where the "
-        f"highest ep leaves one, that accounts for {spread(shares)}% of the fall in compute seconds."
+        f"highest ep leaves one, sorting falls by {times(shares)} of what all compute seconds fall by."
     ]
 
 
@@ -192,7 +191,7 @@ def _dense_equivalent(inputs: Inputs, tables: Tables) -> list[str]:
         "  - Uses standard MLP layers instead of MOE layers",
         *bullet(
             "Same TP, PP, DP configuration otherwise: Megatron's dp is the same in "
-            f"{same_dp} of {pairs.height} pairs, the seed's DP (edp) in {same_edp}"
+            f"{same_dp} of {pairs.height} pairs, the copies of each expert (edp) in {same_edp}"
         ),
         *bullet(
             f"{count(pairs['twin'].n_unique(), 'distinct equivalent')} for "

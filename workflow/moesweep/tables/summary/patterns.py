@@ -18,7 +18,7 @@ from moesweep.tables.summary.wording import (
     spread,
 )
 
-_SEED = (
+_PATTERNS = (
     (
         "ALLTOALL_EP: Token routing between EP ranks",
         ("ep",),
@@ -36,22 +36,21 @@ _SEED = (
         "ALLGATHER_DP_EP / REDUCESCATTER_DP_EP: expert parameters and gradients",
         ("edp",),
         (
-            'The seed says "for gradient norms"; what runs is the gathering of expert parameters and the '
-            "reduction of expert gradients, among the copies of each expert. The gradient norm is an "
-            "all_reduce of 4 bytes over all ranks",
+            "Expert parameters are gathered and expert gradients reduced among the copies of each expert. "
+            "The gradient norm is another thing: an all_reduce of 4 bytes over all ranks",
         ),
     ),
     (
-        "Not in the seed: the other groups",
+        "The other groups",
         ("tp", "dp", "pp", "tp_ep", "embedding", "world", "model", "expert_model"),
         ("Tensor parallelism outside experts, dense gradients and parameters, messages between stages",),
     ),
 )
-"""Title in the seed's words, our group kinds, what the seed says of it."""
+"""Title, in the words of AICB's workload files, group kinds, what they are for."""
 
 
 def communication_patterns(inputs: Inputs, tables: Tables) -> list[str]:
-    """Return each pattern of the seed with our ops, counts and bytes, and one worked example."""
+    """Return each pattern with its ops, counts and bytes, and one worked example."""
     moe = inputs.workloads.filter(moe_rows).select("workload")
     if moe.is_empty():
         return [NO_MOE]
@@ -60,7 +59,7 @@ def communication_patterns(inputs: Inputs, tables: Tables) -> list[str]:
         f"MoE layers introduce additional communication. Ranges are over the {moe.height} distinct MoE "
         "workloads; executions, bytes on links and seconds are those of the mean rank in one iteration."
     )
-    for number, (title, kinds, remarks) in enumerate(_SEED, start=1):
+    for number, (title, kinds, remarks) in enumerate(_PATTERNS, start=1):
         lines += ["", f"{number}. {title}"]
         lines += [line for remark in remarks for line in bullet(remark, indent=3)]
         for kind in kinds:
