@@ -16,7 +16,7 @@ from moesweep.study.configured import Configuration
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 
-ASKED = ("screen", "screen_shard", "traces")
+ASKED = ("png", "screen", "screen_shard", "traces")
 """Rules that run only where they are asked for."""
 
 MODEL = """\

@@ -159,7 +159,7 @@ def test_the_sweep_of_an_export_is_placed_at_its_option(
 ARGUMENTS = {
     "explain ID mfu --depth x": "moesweep explain: argument --depth: invalid int value: 'x'",
     "diff a b --format xml": "moesweep diff: argument --format: invalid choice: 'xml' (choose from ",
-    "clean": "moesweep clean: say what to clean: --stale, --damaged or both",
+    "clean": "moesweep clean: say what to clean: --stale, --damaged, --stage or several",
     "clear": "moesweep: argument COMMAND: invalid choice: 'clear' (choose from ",
     "": "moesweep: the following arguments are required: COMMAND",
     "predict": "moesweep predict: the following arguments are required: RUNS.csv, --out",

@@ -26,7 +26,7 @@ from moesweep.shapes.parallelism import ranks
 from moesweep.store.layout import Results
 from moesweep.study.catalog import load_cluster
 from moesweep.study.routing import Routing
-from moesweep.trace.files import ops
+from moesweep.trace.ops import ops
 from moesweep.trace.skewed_programs import rank_programs
 from naive_routing import Exchange, popularities, uneven_ops
 from skewed import CHANGES, costs_of, measured
@@ -91,8 +91,8 @@ def test_kernels_take_their_own_rows_seconds_and_exchanges_those_of_all(
 ) -> None:
     frame, cluster = workload(name, capacity), load_cluster(ROOT, CLUSTER)
     rows = ops(rank_programs(frame, ROOT), ranks(frame.row(0, named=True)))
-    described = with_constants(frame, cluster.values).rename(OF_THE_WORKLOAD)
-    costed = timed(rows.drop("tp", "pp", "ep", "etp", "dp", "edp", strict=False).collect(), described)
+    rows = rows.with_columns(pl.col("op").cast(pl.String), workload=pl.lit(frame["workload"].item()))
+    costed = timed(rows, with_constants(frame, cluster.values).rename(OF_THE_WORKLOAD))
     own = costed.select("rank", "op_index", own=(pl.col("seconds") * 1e9).round().cast(pl.Int64))
     found = (
         unrolled(skewed(name, capacity), None)

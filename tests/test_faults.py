@@ -13,7 +13,7 @@ import polars as pl
 import pytest
 
 from kills import KILLS, kill, killed
-from moesweep.store.tablefile import dtypes, write_table
+from moesweep.store.tablefile import COMPRESSION, dtypes, write_table
 from project import SWEEP, Project, make_project
 from rerun_table import copied, finished_project
 
@@ -184,14 +184,17 @@ def test_a_full_disk(new: Project, finished: Project) -> None:
         completes(new, finished)
 
 
-def test_a_disk_that_fills_at_any_byte_is_said_to_be_full(tmp_path: Path) -> None:
+def test_a_disk_that_fills_at_any_byte_is_said_to_be_full(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Where a page's header is what no longer fits, polars loses the system's error."""
+    monkeypatch.setitem(COMPRESSION, "data_page_size", 1000)
     path, lost = tmp_path / "full" / "ranks.parquet", 0
     for rows in range(3000, 9000, 400):
         frame = pl.DataFrame({name: pl.int_range(rows, eager=True).shuffle(1) for name in dtypes("ranks")})
         with mounted(path.parent, "-t", "tmpfs", "-o", "size=16k", "tmpfs"):
             with pytest.raises(OSError, match="No space left on device") as caught:
-                write_table(frame, path, "ranks", page_bytes=1000)
+                write_table(frame, path, "ranks")
             lost += "transport error" in str(caught.value.__cause__)
             assert not list(path.parent.iterdir())
     assert lost

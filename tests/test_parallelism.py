@@ -58,7 +58,6 @@ def test_one_rank_of_sixteen_by_hand() -> None:
     ids |= {"model": 1, "expert_model": 0}
     assert row == {
         "rank": 11,
-        "node": 1,
         **coordinates,
         **{f"{kind}_group": id_ for kind, id_ in ids.items()},
     }

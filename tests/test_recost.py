@@ -50,6 +50,7 @@ def with_fake_costs(
             "recompute": LEVELS,
             "iteration_seconds": [1.0, 2.0, 3.0],
             "peak_memory_bytes": [peaks[level] * GIB for level in LEVELS],
+            "usd_per_billion_tokens": [1.0] * len(LEVELS),
         },
         schema_overrides={"recompute": inputs.workloads.schema["recompute"]},
     )
@@ -66,9 +67,9 @@ def with_fake_costs(
 
 
 def test_what_the_sweep_has_costs_the_same_again(inputs: Inputs) -> None:
-    again = inputs.recosted(inputs.workloads)
+    again = inputs.recosted(inputs.workloads, "again")
     assert again["workload"].to_list() == inputs.costs["workload"].to_list()
-    for name in ("iteration_seconds", "ep_comm_seconds", "peak_memory_bytes", "usd_per_billion_tokens"):
+    for name in ("iteration_seconds", "ep_comm_seconds", "peak_memory_bytes", "gpu_hours_per_billion_tokens"):
         assert again[name].to_list() == pytest.approx(inputs.costs[name].to_list(), rel=1e-12)
 
 

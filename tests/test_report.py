@@ -333,7 +333,7 @@ def test_every_registered_figure_is_on_the_page(results: Results) -> None:
 
 def test_small_maps_hold_every_pair_of_nodes(results: Results) -> None:
     evidence = Evidence(results)
-    for row in heat_maps(evidence).iter_rows(named=True):
+    for row in heat_maps(evidence, evidence.workloads["workload"]).iter_rows(named=True):
         squares = set()
         for path in row["path"]:
             for x, y, width in re.findall(r"M(\d+) (\d+)h(\d+)v1h-\3z", path):
@@ -345,7 +345,7 @@ def test_small_maps_hold_every_pair_of_nodes(results: Results) -> None:
 
 
 def test_a_pipeline_ends_with_its_closing_work(results: Results) -> None:
-    for ends in pipeline_maps(Evidence(results)).values():
+    for ends in pipeline_maps(Evidence(results), Evidence(results).workloads["workload"]).values():
         assert ends[0].low_seconds == 0
         assert "forward" in ends[0].paths
         assert "closing" in ends[-1].paths

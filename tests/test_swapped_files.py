@@ -20,7 +20,7 @@ PARTS = {
     "traces/groups": ("traffic",),
     "traces/ranks": ("traffic",),
     "traces/schedules": ("figures",),
-    "costs/ops": ("tables", "figures", "export"),
+    "costs/ops": ("export",),
     "traffic/node": ("figures",),
 }
 GIVEN_PARTS = {"traces/routing": ("cost", "traffic"), "traces/ops": ("traffic", "tables")}
@@ -76,6 +76,20 @@ def test_another_workloads_file_is_refused(
     results, own = swapped(balanced, tmp_path, part)
     assert run(command, results, tmp_path) == 2
     assert f"{own}: workload: is of another workload: " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["tables", "figures", "report"])
+def test_ops_of_another_sweep_are_refused(
+    balanced: Results, tmp_path: Path, command: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    results = Results(tmp_path / "results")
+    shutil.copytree(balanced.root, results.root)
+    ops = read_table(results.distinct_ops, "distinct_ops")
+    _, last = featured_first(results)
+    write_table(ops.filter(pl.col("workload") != last), results.distinct_ops, "distinct_ops")
+    assert run(command, results, tmp_path) == 2
+    said = f"{results.distinct_ops}: workload: has no costs of a workload of workloads.parquet: {last}"
+    assert said in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("part", "command"), GIVEN_CASES)

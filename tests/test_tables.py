@@ -29,7 +29,8 @@ def small(root: Path, in_root: None, tmp_path_factory: pytest.TempPathFactory) -
 def study(root: Path) -> Inputs:
     workloads = enumerate_sweep(root, "config/sweeps/moe-a100-123.yaml")
     empty = pl.DataFrame()
-    return Inputs(workloads, empty, empty, empty, empty, load_cluster(root, CLUSTER))
+    cluster = load_cluster(root, CLUSTER)
+    return Inputs(Results(root / "none"), workloads, empty, empty, empty, empty, cluster)
 
 
 def test_the_study_breaks_down_into_the_seeds_numbers(study: Inputs) -> None:

@@ -114,6 +114,13 @@ def test_resources_of_the_one_trace_rule(project: Project) -> None:
     assert len(re.findall(r"threads: 2\n +resources: .*mem_mb=123", said)) == 5
 
 
+def test_a_figure_as_png_is_made_for_whoever_asks_for_the_file(project: Project) -> None:
+    wanted = "results/figures/memory.png"
+    assert ran(project, target=wanted) == ["figures", "png"]
+    assert (project.root / wanted).read_bytes().startswith(b"\x89PNG")
+    assert would_run(project, target=wanted) == []
+
+
 @pytest.mark.parametrize("part", ["traces/groups", "costs/ops", "traffic/node"])
 def test_a_lost_part_is_made_again(finished: Project, project: Project, part: str) -> None:
     next((project.root / "results" / part).rglob("*.parquet")).unlink()
@@ -134,7 +141,7 @@ def test_graphs_have_a_node_a_rule(project: Project) -> None:
 
 def test_rules_say_what_they_do(project: Project) -> None:
     listed = project.run("--list-rules").stdout.splitlines()
-    assert [line.split(" ")[0] for line in listed] == sorted(["all", "traces", *project.stages()])
+    assert [line.split(" ")[0] for line in listed] == sorted(["all", "png", "traces", *project.stages()])
     assert all(re.fullmatch(r"\w+ \(.+\.\)", line) for line in listed)
 
 

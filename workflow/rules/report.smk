@@ -9,13 +9,12 @@ rule figures:
     output:
         [
             report(
-                str(PLAN.results.figure(name, suffix)),
+                str(PLAN.results.figure(name, "svg")),
                 caption=f"../report/figures/{name}.rst",
                 category="Figures",
-                labels={"figure": name.replace("_", " "), "format": suffix},
+                labels={"figure": name.replace("_", " ")},
             )
             for name in PLAN.figures
-            for suffix in ("svg", "png")
         ],
     threads: 2
     params:
@@ -24,6 +23,22 @@ rule figures:
         options=lambda wildcards, output: PLAN.options,
     shell:
         "moesweep figures {params.options}"
+
+
+rule png:
+    """A figure as PNG, for whoever asks for the file."""
+    input:
+        str(PLAN.results.figure("{figure}", "svg")),
+    output:
+        str(PLAN.results.figure("{figure}", "png")),
+    wildcard_constraints:
+        figure="|".join(PLAN.figures),
+    threads: 1
+    params:
+        code=PLAN.code("figures"),
+        options=lambda wildcards, output: PLAN.options,
+    shell:
+        "moesweep figures {params.options} --png {wildcards.figure}"
 
 
 rule report:

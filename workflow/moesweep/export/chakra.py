@@ -22,9 +22,10 @@ from moesweep.export.request import Request, chosen_ranks
 from moesweep.export.skewed_costs import alike
 from moesweep.export.source import Traced
 from moesweep.export.timeline import nanoseconds, step_programs, steps
-from moesweep.export.wire import ID_BASE, ID_LIMIT, TAGS, Bytes, bytes_field, varint
+from moesweep.export.wire import ID_BASE, ID_LIMIT, TAGS, Bytes, bytes_field
 from moesweep.shapes.communication import GROUP_KINDS
 from moesweep.shapes.parallelism import groups, ranks
+from moesweep.store.thrift import varint
 
 GROUPS_FILE = "comm_groups.json"
 SCHEMA_VERSION = b"0.0.4"

@@ -22,9 +22,9 @@ from moesweep.export.wire import (
     bytes_field,
     fixed_varints,
     number_field,
-    varint,
 )
 from moesweep.shapes.communication import GROUP_KINDS, HIDES_BEHIND
+from moesweep.store.thrift import varint
 
 NODE, ATTRIBUTE = FIELD_NUMBERS["Node"], FIELD_NUMBERS["AttributeProto"]
 

@@ -11,7 +11,7 @@ import polars as pl
 
 from moesweep.cost.model import OF_THE_WORKLOAD, with_constants
 from moesweep.cost.ops import timed
-from moesweep.store.tablefile import dtypes
+from moesweep.store.tablefile import as_read
 from moesweep.study.catalog import Cluster
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ def own_costs(
             pl.when(exchanged).then(f"common_{name}").otherwise(name).alias(name) for name in _TIMES
         )
     )
-    return costed.select("ep_rank", *(pl.col(name).cast(dtype) for name, dtype in dtypes("cost_ops").items()))
+    return costed.select("ep_rank").hstack(as_read(costed, "cost_ops"))
 
 
 def alike(traced: "Traced", members: pl.DataFrame) -> Iterable[tuple["Traced", pl.DataFrame]]:

@@ -12,7 +12,7 @@ from moesweep.cost.model import OF_THE_WORKLOAD, cost, with_constants
 from moesweep.cost.stages import PASS_KEY, passes
 from moesweep.export.skewed_costs import own_costs
 from moesweep.store.layout import Results
-from moesweep.store.tablefile import conform, facts_of, read_table
+from moesweep.store.tablefile import as_read, facts_of, read_table
 from moesweep.study.catalog import Cluster
 from moesweep.study.routing import given
 from moesweep.study.workload import description
@@ -109,7 +109,7 @@ def _costed(unfolded: pl.DataFrame, workloads: pl.DataFrame, cluster: Cluster) -
     layers = layers_of(unfolded, workloads)
     costs = cost(fold(unfolded), with_constants(workloads, cluster.values), layers=layers)
     by_workload = unfold(unfolded, costs.ops).partition_by("workload", as_dict=True, maintain_order=True)
-    return {str(id_): conform(frame.lazy(), "cost_ops").collect() for (id_,), frame in by_workload.items()}
+    return {str(id_): as_read(frame, "cost_ops") for (id_,), frame in by_workload.items()}
 
 
 def _with_waits(id_: str, program: pl.DataFrame, described: pl.DataFrame) -> pl.DataFrame:

@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from moesweep.store.thrift import varint
+
 ID_BASE, ID_BYTES, ID_LIMIT = 1 << 21, 4, 1 << 28
 TAG_BASE, TAG_BYTES, TAGS = 1 << 14, 3, 1 << 20
 
@@ -16,16 +18,6 @@ _VARINT, _BYTES = 0, 2
 
 Bytes = np.ndarray[Any, np.dtype[np.uint8]]
 Numbers = np.ndarray[Any, np.dtype[np.int64]]
-
-
-def varint(number: int) -> bytes:
-    """Return a number of 0 or more, seven bits a byte, lowest first."""
-    encoded = bytearray()
-    while number > 127:
-        encoded.append(number & 127 | 128)
-        number >>= 7
-    encoded.append(number)
-    return bytes(encoded)
 
 
 def number_field(field: int, number: int) -> bytes:

@@ -9,20 +9,26 @@ from moesweep.study.configured import add_options, asked
 def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Add the parsers."""
     described = {
-        "figures": (figures, "draw the figures: results/figures as SVG and PNG"),
+        "figures": (figures, "draw the figures: results/figures as SVG"),
         "report": (report, "write the page that shows it all: results/report.html"),
     }
     for name, (run, help_) in described.items():
         command = commands.add_parser(name, help=help_, description=help_)
         add_options(command)
+        if name == "figures":
+            command.add_argument("--png", nargs="+", metavar="NAME", help="only these figures, as PNG")
         command.set_defaults(run=run)
 
 
 def figures(arguments: argparse.Namespace) -> int:
     """Draw the figures."""
-    from moesweep.report.figures.files import write_figures
+    from moesweep.report.figures.files import write_figures, write_pngs
 
-    write_figures(asked(arguments).written())
+    results = asked(arguments).written()
+    if arguments.png is None:
+        write_figures(results)
+    else:
+        write_pngs(results, arguments.png)
     return 0
 
 

@@ -10,7 +10,7 @@ from moesweep.edge.problems import BadInput, Problem
 from moesweep.shapes.communication import COMM_KINDS
 from moesweep.shapes.expressions import total
 from moesweep.store.layout import Results
-from moesweep.store.tablefile import facts_of, read_costed, read_table
+from moesweep.store.tablefile import facts_of, read_costed, read_of_all, read_table
 from moesweep.study.catalog import Cluster, load_cluster
 
 _TOGETHER = {
@@ -96,11 +96,8 @@ class Evidence:
 
     @cached_property
     def ops(self) -> pl.DataFrame:
-        """The costed programs of all workloads, rows that differ only in their layer folded into one.
-
-        `layers` is how many; `workload` says whose they are.
-        """
-        return pl.concat(self._folded_ops(id_) for id_ in self.workloads["workload"])
+        """The costed programs of all workloads, rows that differ only in their layer as one: `layers`."""
+        return read_of_all(self.results.distinct_ops, "distinct_ops", self.workloads["workload"])
 
     @cached_property
     def featured(self) -> str:
@@ -135,12 +132,3 @@ class Evidence:
     def matrix(self, workload: str) -> pl.DataFrame:
         """Return a workload's traffic between nodes."""
         return read_table(self.results.traffic("node", workload), "traffic")
-
-    def _folded_ops(self, workload: str) -> pl.DataFrame:
-        ops = read_table(self.results.cost_ops(workload), "cost_ops")
-        return (
-            ops.drop("op_index", "layer")
-            .group_by(pl.all(), maintain_order=True)
-            .agg(layers=pl.len().cast(pl.Int64))
-            .with_columns(workload=pl.lit(workload))
-        )

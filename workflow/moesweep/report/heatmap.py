@@ -1,5 +1,7 @@
 """Small traffic maps as SVG paths: a square per pair of blocks of nodes, darker for more bytes."""
 
+from collections.abc import Sequence
+
 import polars as pl
 
 from moesweep.report.evidence import Evidence
@@ -12,13 +14,15 @@ LEVELS = 5
 _MAP = ("workload", "group_kind")
 
 
-def heat_maps(evidence: Evidence) -> pl.DataFrame:
-    """Return workload, group_kind, nodes_per_square, side and `paths`: one SVG path a shade, faintest first.
+def heat_maps(evidence: Evidence, ids: Sequence[str]) -> pl.DataFrame:
+    """Return the maps of some workloads: one SVG path a shade in `path`, the faintest first.
 
+    Columns workload, group_kind, nodes, nodes_per_square, shade, path, side.
     World's 4 bytes are left out. Squares of one shade that touch along a row are drawn as one.
     """
     nodes = (pl.col("world_size") + evidence.gpus_per_node - 1) // evidence.gpus_per_node
-    sizes = evidence.workloads.select("workload", nodes=nodes).with_columns(
+    chosen = evidence.workloads.filter(pl.col("workload").is_in(list(ids)))
+    sizes = chosen.select("workload", nodes=nodes).with_columns(
         nodes_per_square=(pl.col("nodes") + SIDE - 1) // SIDE
     )
     cells = pl.concat(

@@ -10,9 +10,11 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from moesweep import __version__
+from moesweep.edge.paths import SHIPPED
 from moesweep.report import words
 from moesweep.report.answer import about, experts_across_nodes, sentences, within_band
 from moesweep.report.evidence import Evidence
+from moesweep.report.figures.gallery import FIGURES
 from moesweep.report.figures.ink import MEMORY, PARTS, PASSES
 from moesweep.report.inline import inline_figure
 from moesweep.report.overview import COLUMNS, overview
@@ -22,18 +24,7 @@ from moesweep.store.layout import Results
 from moesweep.store.tablefile import whole
 
 TEMPLATES = Path(__file__).parent / "templates"
-CAPTIONS = Path(__file__).parents[2] / "report" / "figures"
-
-FIGURES = {
-    "ep_scaling": "What a higher ep does, all else equal",
-    "moe_against_dense": "MoE against dense",
-    "skew": "What uneven routing costs",
-    "memory": "What fills the memory",
-    "traffic": "Who talks to whom",
-    "pipeline": "How the stages take turns",
-    "roofline": "How close ops come to what limits them",
-}
-"""The page's figures with their titles; the first one is the key figure."""
+CAPTIONS = SHIPPED / "workflow/report/figures"
 
 MOST_DRAWN = 400
 """Workloads of a page that shows the maps and the timeline of each: of more they would fill 10 MB."""
@@ -80,7 +71,7 @@ def _context(evidence: Evidence) -> dict[str, Any]:
         "sentences": sentences(evidence),
         "within_band": within_band(evidence),
         "scatter": scatter(evidence),
-        "figures": [_figure(evidence, name, title) for name, title in FIGURES.items()],
+        "figures": [_figure(evidence, name, each.title) for name, each in FIGURES.items()],
         "columns": COLUMNS,
         "overview": overview(evidence),
         "models": evidence.workloads["model"].unique(maintain_order=True).to_list(),

@@ -4,6 +4,9 @@ import polars as pl
 
 from moesweep.shapes.steps import step_ends
 
+OF_AN_OP = ("stage", "phase", "collective", "seconds", "num_microbatches", "layers")
+"""The columns of an op that its pass's seconds are made from."""
+
 
 def pass_seconds(ops: pl.DataFrame, iteration_seconds: float, schedule: pl.DataFrame) -> pl.DataFrame:
     """Return the schedule with `start` and `end` of each step in seconds.

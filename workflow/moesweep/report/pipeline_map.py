@@ -1,5 +1,6 @@
 """The pipeline of every workload as SVG paths: both ends of the iteration, a line a stage."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,12 +24,13 @@ class End:
     paths: dict[str, str]
 
 
-def pipeline_maps(evidence: Evidence) -> dict[str, list[End]]:
-    """Return both ends of every workload's iteration by workload; one end where that is all of it."""
-    ops = evidence.ops.partition_by("workload", as_dict=True, maintain_order=True)
+def pipeline_maps(evidence: Evidence, ids: Sequence[str]) -> dict[str, list[End]]:
+    """Return both ends of some workloads' iterations by workload; one end where that is all of it."""
+    chosen = pl.col("workload").is_in(list(ids))
+    ops = evidence.ops.filter(chosen).partition_by("workload", as_dict=True, maintain_order=True)
     return {
         row["workload"]: _ends(ops[(row["workload"],)], row, evidence.schedule(row["workload"]))
-        for row in evidence.workloads.iter_rows(named=True)
+        for row in evidence.workloads.filter(chosen).iter_rows(named=True)
     }
 
 

@@ -4,10 +4,10 @@ from typing import Any
 
 import polars as pl
 
+from moesweep.report.drawings import drawings
 from moesweep.report.evidence import Evidence, parts_of_iteration
 from moesweep.report.figures.ink import MEMORY, PARTS
-from moesweep.report.heatmap import heat_maps
-from moesweep.report.pipeline_map import LINE, WIDTH, pipeline_maps
+from moesweep.report.pipeline_map import LINE, WIDTH
 from moesweep.shapes.communication import COMM_KINDS
 
 Row = dict[str, Any]
@@ -30,7 +30,7 @@ def sections(evidence: Evidence) -> list[Row]:
     """Return one context of the template's `workload` macro per workload, in catalogue order."""
     rows = evidence.workloads.with_columns(*parts_of_iteration())
     warnings = _by_workload(evidence.validation.select("workload", "severity", "rule", "message"))
-    traffic, maps, pipelines = _by_workload(_traffic(evidence)), _maps(evidence), pipeline_maps(evidence)
+    traffic, drawn = _by_workload(_traffic(evidence)), drawings(evidence)
     related = _related(rows)
     return [
         {
@@ -43,11 +43,10 @@ def sections(evidence: Evidence) -> list[Row]:
             "memory": [(name, row[f"{name}_bytes"]) for name in MEMORY],
             "warnings": warnings.get(row["workload"], []),
             "traffic": traffic.get(row["workload"], []),
-            "maps": maps.get(row["workload"], []),
-            "ends": pipelines[row["workload"]],
+            **drawn[row["workload"]],
             "related": related[row["workload"]],
             "height": row["pp"] * LINE,
-            "width": 2 * WIDTH // len(pipelines[row["workload"]]),
+            "width": 2 * WIDTH // len(drawn[row["workload"]]["ends"]),
         }
         for row in rows.iter_rows(named=True)
     ]
@@ -73,10 +72,6 @@ def _traffic(evidence: Evidence) -> pl.DataFrame:
         )
         .sort("group_kind", maintain_order=True)
     )
-
-
-def _maps(evidence: Evidence) -> dict[str, list[Row]]:
-    return _by_workload(heat_maps(evidence).sort("group_kind", maintain_order=True))
 
 
 def _related(rows: pl.DataFrame) -> dict[str, list[tuple[str, str]]]:

@@ -1,4 +1,4 @@
-"""`moesweep clean`: remove results that no longer belong to the sweep, and results that are damaged."""
+"""`moesweep clean`: remove results that no longer belong to the sweep, that are damaged, or of a stage."""
 
 import argparse
 import shutil
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from moesweep.store.checksums import damaged, note
 from moesweep.store.layout import Results
+from moesweep.store.memo import forget
 from moesweep.store.parts import unfit_parts
 from moesweep.store.provenance import ENTRY
 from moesweep.study.configured import Configuration, add_options, asked
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
 def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Add `clean`."""
-    help_ = "list and remove results that no longer belong to the sweep, or are damaged"
+    help_ = "list and remove results that no longer belong to the sweep, are damaged, or are to be made anew"
     command = commands.add_parser("clean", help=help_, description=help_)
     add_options(command)
     command.add_argument(
@@ -28,19 +29,25 @@ def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
         help="files of workloads, tables and outputs that the configured sweep no longer has",
     )
     command.add_argument("--damaged", action="store_true", help="files that differ from what was written")
+    command.add_argument(
+        "--stage", choices=sorted(ENTRY), help="all that a stage has made, and what it remembers of it"
+    )
     command.add_argument("--dry-run", action="store_true", help="only list them")
     command.set_defaults(run=clean, parser=command)
 
 
 def clean(arguments: argparse.Namespace) -> int:
     """List the files on stdout and remove them; no other file of the results is touched."""
-    if not (arguments.stale or arguments.damaged):
-        arguments.parser.error("say what to clean: --stale, --damaged or both")
+    if not (arguments.stale or arguments.damaged or arguments.stage):
+        arguments.parser.error("say what to clean: --stale, --damaged, --stage or several")
     results = asked(arguments).results()
     found = [
         *(stale(asked(arguments)) if arguments.stale else []),
         *(unusable(results) if arguments.damaged else {}),
+        *(made_by(asked(arguments), arguments.stage) if arguments.stage else []),
     ]
+    if arguments.stage and not arguments.dry_run:
+        forget(results, arguments.stage)
     for path in sorted(set(found)):
         print(path)
         if not arguments.dry_run:
@@ -68,11 +75,20 @@ def stale(configuration: Configuration) -> Iterator[Path]:
     yield from sorted({path for path in own if path not in wanted and not path.is_symlink()})
 
 
+def made_by(configuration: Configuration, stage: str) -> Iterator[Path]:
+    """Yield the files that a stage has made of the configured sweep; the next run makes them all again."""
+    from moesweep.run.plan import load_plan
+
+    plan = load_plan(configuration)
+    files = map(Path, [*plan.outputs(stage), *plan.parts(stage), *plan.on_demand(stage)])
+    yield from (path for path in files if path.exists() and not path.is_symlink())
+
+
 def unmade(plan: "Plan") -> Iterator[Path]:
     """Yield the outputs of stages that a configuration does not run; what is there, another one made."""
     for stage in ENTRY:
         if stage not in plan.stages:
-            yield from map(Path, plan.outputs(stage))
+            yield from map(Path, [*plan.outputs(stage), *plan.on_demand(stage)])
 
 
 def unusable(results: Results) -> dict[Path, str]:

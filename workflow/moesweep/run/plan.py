@@ -11,7 +11,8 @@ from typing import Any
 
 import polars as pl
 
-from moesweep.edge.paths import SHIPPED, folders_inside, provided
+from moesweep.edge.paths import folders_inside, provided
+from moesweep.report.figures.gallery import FIGURES
 from moesweep.run.failures import alone, left_out, without
 from moesweep.store.checksums import note
 from moesweep.store.layout import TRACE_TABLES, Results
@@ -91,10 +92,10 @@ class Plan:
             jobs["last"] = chunk
         return jobs
 
-    @cached_property
+    @property
     def figures(self) -> list[str]:
-        """Every figure, known by its caption: to import them all would import the plotting library."""
-        return sorted(file.stem for file in (SHIPPED / "workflow/report/figures").glob("*.rst"))
+        """Every figure."""
+        return list(FIGURES)
 
     @cached_property
     def described(self) -> dict[str, str]:
@@ -181,17 +182,21 @@ class Plan:
         """The files, some a workload, that a stage writes besides its declared outputs."""
         return [str(file) for file in self._parts.get(stage, ())]
 
+    def on_demand(self, stage: str) -> list[str]:
+        """The files of a stage that are made for whoever asks for them: figures as PNG."""
+        return [str(self.results.figure(name, "png")) for name in self.figures] if stage == "figures" else []
+
     @cached_property
     def _outputs(self) -> dict[str, list[str]]:
-        results, drawn, written = self.results, ("svg", "png"), ("parquet", "csv", "md")
+        results, written = self.results, ("parquet", "csv", "md")
         files = {
             "enumerate": [results.workloads],
             "validate": [results.validation],
             "trace": [results.trace_index(chunk) for chunk in self.trace_jobs],
-            "figures": [results.figure(name, suffix) for name in self.figures for suffix in drawn],
+            "figures": [results.figure(name, "svg") for name in self.figures],
             "report": [results.report],
             "traffic": [results.links, results.index("traffic")],
-            "cost": [results.costs, results.sensitivity, results.index("cost")],
+            "cost": [results.costs, results.sensitivity, results.distinct_ops, results.index("cost")],
             "tables": [
                 results.summary,
                 results.dictionary,

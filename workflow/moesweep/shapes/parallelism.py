@@ -60,10 +60,10 @@ def edp_size() -> pl.Expr:
     return pl.col("world_size") // (pl.col("etp") * pl.col("ep") * pl.col("pp"))
 
 
-def ranks(workload: Mapping[str, Any], gpus_per_node: int = GPUS_PER_NODE) -> pl.DataFrame:
-    """One row per rank: its coordinates on every axis, its node, and its group's id of every kind.
+def ranks(workload: Mapping[str, Any]) -> pl.DataFrame:
+    """One row per rank: its coordinates on every axis, and its group's id of every kind.
 
-    Columns rank, stage, {tp,dp,etp,ep,edp}_rank, node, {kind}_group for every kind of GROUP_KINDS, all i64.
+    Columns rank, stage, {tp,dp,etp,ep,edp}_rank, {kind}_group for every kind of GROUP_KINDS, all i64.
     Group ids count from 0 within a kind, in the order of the groups' smallest ranks; embedding_group is -1 on
     middle stages.
     """
@@ -74,7 +74,6 @@ def ranks(workload: Mapping[str, Any], gpus_per_node: int = GPUS_PER_NODE) -> pl
             _coordinate(order, axis, workload).alias(name)
             for name, (order, axis) in _COORDINATE_COLUMNS.items()
         ),
-        (pl.col("rank") // gpus_per_node).alias("node"),
         *(_group_id(kind, workload).alias(f"{kind}_group") for kind in GROUP_KINDS),
     )
 

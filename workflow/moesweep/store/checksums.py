@@ -14,8 +14,11 @@ from typing import NamedTuple
 
 from moesweep.edge.paths import inside
 
-RECORDS = Path(".snakemake/checksums")
-ELSEWHERE = Path(".snakemake/checksums_elsewhere")
+STATE = Path(".snakemake")
+"""Where Snakemake keeps what it knows of results, and so do we."""
+
+RECORDS = "checksums"
+ELSEWHERE = "_elsewhere"
 
 _kept: set[Path] = set()
 
@@ -32,12 +35,17 @@ def keep(results: Path) -> None:
     _kept.add(_absolute(results))
 
 
-def note(path: Path) -> Path:
-    """Return where the record of a path lies, or of a folder those of all below it."""
+def is_kept(results: Path) -> bool:
+    """Say whether records are kept of what this process writes below a folder."""
+    return any(_absolute(results).is_relative_to(kept) for kept in _kept)
+
+
+def note(path: Path, what: str = RECORDS) -> Path:
+    """Return where the record of a path lies, or of a folder those of all below it; `what` kind of record."""
     full, here = _absolute(path), Path.cwd()
     if full.is_relative_to(here):
-        return RECORDS / full.relative_to(here)
-    return ELSEWHERE / full.relative_to(full.anchor)
+        return STATE / what / full.relative_to(here)
+    return STATE / f"{what}{ELSEWHERE}" / full.relative_to(full.anchor)
 
 
 def record(path: Path, content: Path, made_from: str = "") -> None:
@@ -46,7 +54,7 @@ def record(path: Path, content: Path, made_from: str = "") -> None:
     The record comes first: a run killed between the two leaves a file that is made again, never one that
     nobody checks.
     """
-    if not any(_absolute(path).is_relative_to(results) for results in _kept):
+    if not is_kept(path):
         return
     file = inside(Path(), note(path))
     file.parent.mkdir(parents=True, exist_ok=True)

@@ -68,6 +68,11 @@ class Results:
         """The costed program of one workload."""
         return self.root / "costs" / "ops" / f"workload={workload}" / "ops.parquet"
 
+    @property
+    def distinct_ops(self) -> Path:
+        """The costed ops of all workloads, each once for all layers that run it alike."""
+        return self.root / "costs" / "distinct_ops.parquet"
+
     def traffic(self, level: str, workload: str) -> Path:
         """One workload's traffic matrix between ranks, nodes or rails."""
         return self.root / "traffic" / level / f"workload={workload}" / "traffic.parquet"

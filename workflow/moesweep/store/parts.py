@@ -21,6 +21,11 @@ def made_from(stage: str, *facts: str) -> str:
     return hashlib.sha256("\n".join([code_digest(stage), *facts]).encode()).hexdigest()[:32]
 
 
+def content_of(file: Path) -> str:
+    """Return the sha256 of a file that a part is made from, nothing where there is none."""
+    return sha256(file) if file.is_file() else ""
+
+
 def is_current(part: Path, digest: str) -> bool:
     """Say whether a part is there, is what was written, and was made from what the digest tells."""
     known = recorded(part)

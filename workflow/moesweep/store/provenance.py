@@ -32,7 +32,7 @@ DICTIONARIES = {
     "enumerate": ("workloads",),
     "validate": ("validation",),
     "trace": (*TRACE_TABLES, "given_routing"),
-    "cost": ("cost_ops", "costs", "sensitivity"),
+    "cost": ("cost_ops", "costs", "distinct_ops", "sensitivity"),
     "traffic": ("traffic", "links"),
 }
 """The column dictionaries that a stage writes by; all others, but those of COMMANDS, are of the tables."""
@@ -141,6 +141,7 @@ def sources() -> dict[str, Path]:
     stages = [stage for stage in ENTRY if stage != "manifest"]
     code = {file for stage in stages for file in code_files(stage)}
     declared = {f"schemas/tables/{name}.json" for stage in stages for name in dictionaries(stage)}
+    declared.add("schemas/words.json")
     return {f"workflow/moesweep/{file}": PACKAGE / file for file in sorted(code)} | {
         name: SHIPPED / name for name in sorted(declared)
     }
@@ -156,6 +157,7 @@ def code_digest(stage: str) -> str:
     files = [SHIPPED / f"schemas/tables/{name}.json" for name in dictionaries(stage)]
     for folder, pattern in WRITTEN.get(stage, ()):
         files += sorted(folder.glob(pattern))
+    files.append(SHIPPED / "schemas/words.json")
     digest = hashlib.sha256(code_checksum(stage).encode())
     for library in libraries:
         digest.update(f"{library} {version(library)}\n".encode())

@@ -1,6 +1,7 @@
 """Parquet tables with a declared dictionary, written whole or not at all.
 
-`schemas/tables/<table>.json` declares each table's columns: type, unit, meaning, allowed words.
+`schemas/tables/<table>.json` declares each table's columns: type, unit, meaning, allowed words; words that
+several tables share stand in `schemas/words.json`, once and in one order.
 Every file carries that dictionary, its schema version and the version of the code in its metadata.
 """
 
@@ -24,11 +25,16 @@ from moesweep.store.checksums import is_damaged, record
 from moesweep.store.values import check_rows, check_values
 
 TABLES = SHIPPED / "schemas" / "tables"
+WORDS = SHIPPED / "schemas" / "words.json"
 ROW_GROUP_ROWS = 1 << 19
+COMPRESSION: dict[str, Any] = {"compression": "zstd", "compression_level": 3}
 MAX_CELLS = 1 << 28
 """Most values of a table that is read as a whole: 2 GiB of numbers."""
 
 MAX_COLUMNS = 1000
+
+READ_AS_TEXT = ("op",)
+"""Words that readers take apart: recompute_fc1 repeats fc1."""
 
 FOLDER = "workload="
 """How the folder of a workload's file starts; its id follows."""
@@ -48,7 +54,17 @@ _TYPES: dict[str, Any] = {
 def dictionary(table: str) -> dict[str, Any]:
     """Return the declaration of a table: `table version description sorted_by columns`."""
     declared: dict[str, Any] = json.loads((TABLES / f"{table}.json").read_text(encoding="utf-8"))
+    for column in declared["columns"]:
+        if "words" in column:
+            column["values"] = words()[column.pop("words")]
     return declared
+
+
+@cache
+def words() -> dict[str, list[str]]:
+    """Return the words that several tables have in common, by what they are words for."""
+    shared: dict[str, list[str]] = json.loads(WORDS.read_text(encoding="utf-8"))
+    return shared
 
 
 @cache
@@ -60,6 +76,16 @@ def dtypes(table: str) -> dict[str, pl.DataType]:
     }
 
 
+def as_read(frame: pl.DataFrame, table: str) -> pl.DataFrame:
+    """Return the frame with exactly the table's columns, as `read_table` returns them."""
+    return frame.select(pl.col(name).cast(dtype) for name, dtype in read_types(table).items())
+
+
+def read_types(table: str) -> dict[str, pl.DataType]:
+    """Return the polars type that each column of a table has when it is read back, in order."""
+    return {name: pl.String() if name in READ_AS_TEXT else dtype for name, dtype in dtypes(table).items()}
+
+
 def conform(frame: pl.LazyFrame, table: str) -> pl.LazyFrame:
     """Return the frame with exactly the table's columns, in order and cast to their declared types."""
     return frame.select(pl.col(name).cast(dtype) for name, dtype in dtypes(table).items())
@@ -67,13 +93,17 @@ def conform(frame: pl.LazyFrame, table: str) -> pl.LazyFrame:
 
 def metadata(table: str, facts: Mapping[str, str] | None = None) -> dict[str, str]:
     """Return a file's key-value metadata: its table's dictionary, versions, and `facts` about this file."""
+    return _of_table(table) | {f"moesweep.{key}": value for key, value in (facts or {}).items()}
+
+
+@cache
+def _of_table(table: str) -> dict[str, str]:
     declared = dictionary(table)
     return {
         "moesweep.table": table,
         "moesweep.schema_version": str(declared["version"]),
         "moesweep.version": __version__,
         "moesweep.columns": json.dumps(declared["columns"], ensure_ascii=False),
-        **{f"moesweep.{key}": value for key, value in (facts or {}).items()},
     }
 
 
@@ -124,24 +154,20 @@ def write_table(
     path: Path,
     table: str,
     facts: Mapping[str, str] | None = None,
-    page_bytes: int | None = None,
     made_from: str = "",
 ) -> None:
     """Write a frame as the declared table: streamed, zstd 3, row groups of 2^19 rows, with statistics.
 
-    A page is compressed by itself; `page_bytes`, if given, is how long it may be. `made_from` is the digest
-    that a part's record tells. Raises BadInput if the frame holds what the table may not; a lazy frame is
-    made from what has been judged.
+    `made_from` is the digest that a part's record tells. Raises BadInput if the frame holds what the table
+    may not; a lazy frame is made from what has been judged.
     """
     if isinstance(frame, pl.DataFrame):
         check_rows(frame, dictionary(table), str(path))
     with whole(path, made_from) as partial:
         conform(frame.lazy(), table).sink_parquet(
             partial,
-            compression="zstd",
-            compression_level=3,
+            **COMPRESSION,
             row_group_size=ROW_GROUP_ROWS,
-            data_page_size=page_bytes,
             metadata=metadata(table, facts),
         )
 
@@ -157,9 +183,8 @@ def read_table(path: Path, table: str) -> pl.DataFrame:
         _check_version(path, table)
         check_workload(path)
         _check_size(path, table)
-        columns = dtypes(table)
-        frame = pl.read_parquet(path, columns=list(columns), hive_partitioning=False, glob=False)
-        frame = frame.select(pl.col(name).cast(dtype) for name, dtype in columns.items())
+        frame = pl.read_parquet(path, columns=list(read_types(table)), hive_partitioning=False, glob=False)
+        frame = as_read(frame, table)
     if "workload" in frame.columns:
         unsafe = frame.filter(~pl.col("workload").str.contains(SAFE_ID))["workload"]
         if unsafe.len():
@@ -197,19 +222,25 @@ def facts_of(path: Path) -> dict[str, str]:
 
 def read_costed(workloads_file: Path, costs_file: Path) -> tuple[pl.DataFrame, pl.DataFrame]:
     """Return the catalogue and its costs; raise BadInput unless both are of the same workloads."""
-    workloads, costs = read_table(workloads_file, "workloads"), read_table(costs_file, "costs")
-    listed, costed, where = workloads["workload"], costs["workload"], workloads_file.name
-    strange = costed.filter(~costed.is_in(listed.implode()))
-    absent = listed.filter(~listed.is_in(costed.implode()))
+    workloads = read_table(workloads_file, "workloads")
+    return workloads, read_of_all(costs_file, "costs", workloads["workload"])
+
+
+def read_of_all(path: Path, table: str, listed: pl.Series) -> pl.DataFrame:
+    """Return a table of all workloads; raise BadInput unless it is of those that the catalogue lists."""
+    frame = read_table(path, table)
+    own, where = frame["workload"].unique(maintain_order=True), "workloads.parquet"
+    strange = own.filter(~own.is_in(listed.implode()))
+    absent = listed.filter(~listed.is_in(own.implode()))
     odd = {"costs a workload that is not in": strange, "has no costs of a workload of": absent}
     problems = [
-        Problem(str(costs_file), "", "workload", ids[0], f"{words} {where}: {ids[0]}", "run make sweep")
+        Problem(str(path), "", "workload", ids[0], f"{words} {where}: {ids[0]}", "run make sweep")
         for words, ids in odd.items()
         if ids.len()
     ]
     if problems:
         raise BadInput(problems)
-    return workloads, costs
+    return frame
 
 
 def check_workload(path: Path) -> None:

@@ -30,7 +30,9 @@ def feasible_ep(inputs: Inputs) -> pl.DataFrame:
     degrees = _legal_degrees(layouts).with_columns(
         of="workload", workload=pl.format("{} {}", "workload", "ep")
     )
-    costs = inputs.recosted(degrees.with_columns(listed=pl.lit(0)).select(inputs.workloads.columns))
+    costs = inputs.recosted(
+        degrees.with_columns(listed=pl.lit(0)).select(inputs.workloads.columns), "feasible_ep"
+    )
     fits, seconds, ep = pl.col("fits"), pl.col("iteration_seconds"), pl.col("ep")
     largest = ep == ep.filter(fits).max()
     return (
@@ -87,7 +89,9 @@ def recompute_options(inputs: Inputs) -> pl.DataFrame:
         )
         for name in LEVELS
     )
-    costs = inputs.recosted(other.select(inputs.workloads.columns)).select("workload", *measures)
+    costs = inputs.recosted(other.select(inputs.workloads.columns), "recompute_options").select(
+        "workload", *measures
+    )
     found = other.join(costs, on="workload", maintain_order="left").with_columns(workload="of")
     both = pl.concat([known, found.select(known.columns)])
     for name in LEVELS:

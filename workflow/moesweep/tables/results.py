@@ -6,11 +6,23 @@ from pathlib import Path
 import polars as pl
 
 from moesweep.edge.problems import BadInput, Problem
+from moesweep.evaluate.files import constants_but_prices
 from moesweep.evaluate.recost import recosted
 from moesweep.store.layout import Results
-from moesweep.store.tablefile import collected, dtypes, facts_of, read_costed, read_table, scan_table
+from moesweep.store.memo import MADE_FROM, Memo, remade
+from moesweep.store.parts import made_from
+from moesweep.store.tablefile import (
+    collected,
+    facts_of,
+    read_costed,
+    read_of_all,
+    read_table,
+    read_types,
+    scan_table,
+)
 from moesweep.study.catalog import Cluster, load_cluster
 from moesweep.study.routing import given
+from moesweep.study.workload import description
 
 LAYOUT = ("model", "world_size", "tp", "pp", "ep", "dp", "edp")
 """Columns that say how a workload is spread over GPUs; dp is Megatron's, edp the copies of each expert."""
@@ -28,6 +40,7 @@ _QUANTITIES = ("flops", "comm_bytes", "wire_bytes", "num_microbatches")
 class Inputs:
     """The frames behind the tables.
 
+    results     the folder of the results
     workloads   results/workloads.parquet
     validation  results/validation.parquet
     costs       results/costs.parquet
@@ -37,6 +50,7 @@ class Inputs:
     sent        what the ranks of workloads with a given routing move in all, by op; None if there are none
     """
 
+    results: Results
     workloads: pl.DataFrame
     validation: pl.DataFrame
     costs: pl.DataFrame
@@ -45,19 +59,34 @@ class Inputs:
     cluster: Cluster
     sent: pl.DataFrame | None = None
 
-    def recosted(self, workloads: pl.DataFrame) -> pl.DataFrame:
-        """Return the cost columns and expert loads of workloads on the cluster, in the same order."""
-        return recosted(workloads, self.cluster)
+    def recosted(self, workloads: pl.DataFrame, table: str) -> pl.DataFrame:
+        """Return the cost columns but money, and expert loads, of workloads on the cluster, in their order.
+
+        What `table` had costed before is not costed again, unless it has moved.
+        """
+        constants = constants_but_prices(self.cluster)
+        digests = [
+            made_from("tables", description(row), constants) for row in workloads.iter_rows(named=True)
+        ]
+        wanted = workloads.with_columns(pl.Series(MADE_FROM, digests, dtype=pl.String))
+        (found,) = remade([Memo(self.results, "tables", table)], wanted, self._recosted)
+        return found
+
+    def _recosted(self, wanted: pl.DataFrame) -> list[pl.DataFrame]:
+        costs = recosted(wanted.drop(MADE_FROM), self.cluster).drop("usd_per_billion_tokens")
+        digests = wanted.select("workload", MADE_FROM)
+        return [digests.join(costs, on="workload", maintain_order="left")]
 
 
 def read_inputs(results: Results) -> Inputs:
     """Read what the stages before have written; raise BadInput if a file is missing or of another version."""
     workloads, costs = read_costed(results.workloads, results.costs)
     return Inputs(
+        results,
         workloads,
         read_table(results.validation, "validation"),
         costs,
-        pl.concat(_folded_ops(results, id_) for id_ in workloads["workload"]),
+        _distinct_ops(results, workloads["workload"]),
         read_table(results.links, "links"),
         load_cluster(Path.cwd(), _cluster_name(results)),
         _sent(results, workloads.filter(given)["workload"].to_list()),
@@ -72,13 +101,10 @@ def _cluster_name(results: Results) -> str:
     return name
 
 
-def _folded_ops(results: Results, workload: str) -> pl.DataFrame:
-    ops = read_table(results.cost_ops(workload), "cost_ops")
-    return (
-        ops.with_columns(workload=pl.lit(workload))
-        .group_by(*_SAME, "kind", *_QUANTITIES, maintain_order=True)
-        .agg(pl.col("seconds").first(), layers=pl.len().cast(pl.Int64))
-    )
+def _distinct_ops(results: Results, listed: pl.Series) -> pl.DataFrame:
+    ops = read_of_all(results.distinct_ops, "distinct_ops", listed)
+    same = ops.group_by(*_SAME, "kind", *_QUANTITIES, maintain_order=True)
+    return same.agg(pl.col("seconds").first(), pl.col("layers").sum())
 
 
 def _sent(results: Results, ids: list[str]) -> pl.DataFrame | None:
@@ -87,7 +113,7 @@ def _sent(results: Results, ids: list[str]) -> pl.DataFrame | None:
     Programs show the fullest rank of a stage; the traces of the ranks show them all.
     """
     once = pl.col("comm_bytes", "wire_bytes").cast(pl.Int128) * pl.col("num_microbatches")
-    key = [pl.col(name).cast(dtypes("cost_ops")[name]) for name in COMMUNICATION[1:]]
+    key = [pl.col(name).cast(read_types("cost_ops")[name]) for name in COMMUNICATION[1:]]
     frames = []
     for id_ in ids:
         path = results.trace("ops", id_)

@@ -26,7 +26,7 @@ def skew_sensitivity(inputs: Inputs) -> pl.DataFrame:
     """
     routed = _chosen(inputs).drop("routing").join(_routings(), how="cross", maintain_order="left_right")
     variants = routed.with_columns(of="workload", workload=pl.format("{} {}", "workload", "routing"))
-    costs = inputs.recosted(variants.select(inputs.workloads.columns))
+    costs = inputs.recosted(variants.select(inputs.workloads.columns), "skew_sensitivity")
     seconds = pl.col("iteration_seconds")
     return (
         variants.join(costs.select("workload", *_LOADS, *_MEASURES), on="workload", maintain_order="left")

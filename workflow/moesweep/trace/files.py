@@ -1,21 +1,21 @@
 """The trace of workloads as files: its normal form, and the per-rank ops made from it."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
-from moesweep.shapes.communication import GROUP_KINDS
-from moesweep.shapes.expressions import by_word
 from moesweep.shapes.parallelism import groups, ranks
 from moesweep.shapes.schedule import schedules
 from moesweep.store.layout import TRACE_TABLES, Results
 from moesweep.store.parts import is_current, made_from, write_index
+from moesweep.store.repeated import Repeated, write_repeated
 from moesweep.store.tablefile import write_table
 from moesweep.study.routing import given
 from moesweep.study.workload import description
 from moesweep.trace.balanced import routing
+from moesweep.trace.ops import repeats
 from moesweep.trace.programs import programs
 from moesweep.trace.skewed_copies import given_routing
 from moesweep.trace.skewed_programs import busiest, rank_programs
@@ -23,45 +23,10 @@ from moesweep.trace.skewed_programs import busiest, rank_programs
 GIVEN_ROUTING = "given_routing"
 """The declaration of a `routing` table whose counts are given: it has dropped copies, too."""
 
-REPEATING_PAGE_BYTES = 1 << 24
-"""Ranks that differ repeat after e·etp others: pages of the usual 1 MiB would be too short to see it."""
+REPEATED_ROWS = 1 << 15
+"""From so many rows a stage on, to encode once what its ranks have in common pays."""
 
-
-def ops(program: pl.DataFrame, rank_frame: pl.DataFrame) -> pl.LazyFrame:
-    """Return every op of every rank, rank-major: each rank with its program.
-
-    `program` has one program a stage, or with a column `ep_rank` one for every stage and ep rank.
-    `group_id` is the rank's communicator of the op's kind, 0 for ops without one.
-    """
-    ids = {kind: pl.col(f"{kind}_group") for kind in GROUP_KINDS}
-    group_id = by_word(pl.col("group_kind"), ids, pl.lit(0))
-    programmed = program.with_columns(pl.col("group_kind").cast(pl.Enum(GROUP_KINDS)))
-    # Ranks are numbered stage by stage, so stage after stage is rank after rank.
-    return pl.concat(
-        _crossed(
-            rank_frame.filter(pl.col("stage") == stage).drop("stage"),
-            programmed.filter(pl.col("stage") == stage),
-        ).with_columns(group_id=group_id)
-        for stage in program["stage"].unique().sort()
-    )
-
-
-def _crossed(members: pl.DataFrame, program: pl.DataFrame) -> pl.LazyFrame:
-    """Return each rank of a stage with each op of its program, rank after rank."""
-    if "ep_rank" not in program.columns:
-        return members.lazy().join(program.lazy(), how="cross", maintain_order="left_right")
-    # Ranks with the same ep rank that follow one another are crossed with one program: etp of them.
-    runs = members.with_columns(run=pl.col("ep_rank").rle_id()).partition_by("run", include_key=False)
-    own = {
-        ep: part.drop("ep_rank").lazy()
-        for (ep,), part in program.partition_by("ep_rank", as_dict=True).items()
-    }
-    return pl.concat(
-        run.lazy().join(own[run["ep_rank"][0]], how="cross", maintain_order="left_right") for run in runs
-    )
-
-
-Tables = Mapping[str, tuple[str, pl.DataFrame | pl.LazyFrame]]
+Tables = Mapping[str, tuple[str, pl.DataFrame]]
 """The frame of each table, after the name of the declaration that it follows."""
 
 
@@ -74,13 +39,23 @@ def write_traces(workloads: pl.DataFrame, results: Results, root: Path = Path())
     moved = [
         not all(is_current(file, digest) for file in files_of(results, id_)) for id_, digest in made.items()
     ]
-    for row, tables in _traced(workloads.filter(pl.Series(moved, dtype=pl.Boolean)), root):
+    for row, tables, each in _traced(workloads.filter(pl.Series(moved, dtype=pl.Boolean)), root):
         facts = {"workload": description(row)}
+        digest = made[row["workload"]]
         for table, (declaration, frame) in tables.items():
-            uneven = tables["routing"][0] == GIVEN_ROUTING
-            pages = REPEATING_PAGE_BYTES if table == "ops" and uneven else None
             path = results.trace(table, row["workload"])
-            write_table(frame, path, declaration, facts, pages, made[row["workload"]])
+            write_table(frame, path, declaration, facts, made_from=digest)
+        parts = list(repeats(each, tables["ranks"][1]))
+        _write_ops(parts, results.trace("ops", row["workload"]), facts, digest)
+
+
+def _write_ops(parts: Sequence[Repeated], path: Path, facts: Mapping[str, str], digest: str) -> None:
+    """Write the per-rank trace; where that pays, what ranks of a stage have in common is encoded once."""
+    if sum(part.members * part.rows.height for part in parts) >= REPEATED_ROWS * len(parts):
+        write_repeated(parts, path, "ops", facts, digest)
+    else:
+        frame = pl.concat(part.frame(0, part.members) for part in parts)
+        write_table(frame, path, "ops", facts, made_from=digest)
 
 
 def write_index_of(results: Results, chunk: str, ids: Iterable[str]) -> None:
@@ -95,8 +70,8 @@ def files_of(results: Results, workload: str) -> list[Path]:
     return [results.trace(table, workload) for table in TRACE_TABLES]
 
 
-def _traced(workloads: pl.DataFrame, root: Path) -> Iterator[tuple[dict[str, Any], Tables]]:
-    """Yield each workload with its tables."""
+def _traced(workloads: pl.DataFrame, root: Path) -> Iterator[tuple[dict[str, Any], Tables, pl.DataFrame]]:
+    """Yield each workload with its tables but for the ops, and the programs that the ops are made from."""
     # The expressions of the vocabulary cost the same for one workload as for a hundred.
     alike = workloads.filter(~given)
     together = [programs(alike), schedules(workloads), routing(alike)]
@@ -111,15 +86,11 @@ def _traced(workloads: pl.DataFrame, root: Path) -> Iterator[tuple[dict[str, Any
         if uneven:
             each, routed = rank_programs(part, root), given_routing(row, root)
             program = busiest(each)
-        rank_frame = ranks(row)
-        yield (
-            row,
-            {
-                "programs": ("programs", program),
-                "schedules": ("schedules", schedule),
-                "ranks": ("ranks", rank_frame),
-                "groups": ("groups", groups(row)),
-                "routing": (GIVEN_ROUTING if uneven else "routing", routed),
-                "ops": ("ops", ops(each, rank_frame)),
-            },
-        )
+        tables = {
+            "programs": ("programs", program),
+            "schedules": ("schedules", schedule),
+            "ranks": ("ranks", ranks(row)),
+            "groups": ("groups", groups(row)),
+            "routing": (GIVEN_ROUTING if uneven else "routing", routed),
+        }
+        yield row, tables, each

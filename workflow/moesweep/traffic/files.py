@@ -1,12 +1,24 @@
 """The traffic stage's files: trace tables in, matrices and links out."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 
 from moesweep.store.layout import Results
-from moesweep.store.parts import write_index
-from moesweep.store.tablefile import collected, declaration, read_table, scan_table, write_table
+from moesweep.store.memo import MADE_FROM, Memo, remade
+from moesweep.store.parts import content_of, is_current, made_from, write_index
+from moesweep.store.tablefile import (
+    READ_AS_TEXT,
+    collected,
+    conform,
+    declaration,
+    read_table,
+    scan_table,
+    write_table,
+)
+from moesweep.study.routing import given
 from moesweep.traffic.links import links
 from moesweep.traffic.matrices import Level, aggregated, rank_matrix, uneven_rank_matrix
 from moesweep.traffic.messages import Placed
@@ -29,7 +41,7 @@ def _rank_programs(ops: Path, ranks: pl.DataFrame) -> pl.DataFrame:
     """Return the program of every stage and ep rank, as its first rank runs it."""
     first = ranks.group_by("stage", "ep_rank", maintain_order=True).agg(pl.col("rank").first())
     chosen = scan_table(ops, "ops").filter(pl.col("rank").is_in(first["rank"].implode()))
-    each = collected(chosen, ops, "ops")
+    each = collected(chosen, ops, "ops").with_columns(pl.col(READ_AS_TEXT).cast(pl.String))
     return each.join(first.select("rank", "ep_rank"), on="rank", maintain_order="left")
 
 
@@ -42,21 +54,38 @@ def write_matrix(results: Results, workload: str, level: Level, gpus_per_node: i
 def write_traffic(results: Results, gpus_per_node: int) -> None:
     """Write every workload's node matrix, traffic/links.parquet, then the index of the matrices.
 
-    Raises BadInput on an unusable trace.
+    What was made before from the same traces stays. Raises BadInput on an unusable trace.
     """
-    workloads = read_table(results.workloads, "workloads").select("workload", "world_size")
-    frames = [_node_traffic(results, id_, size, gpus_per_node) for id_, size in workloads.iter_rows()]
-    write_table(pl.concat(frames), results.links, "links")
-    matrices = (results.traffic("node", id_) for id_ in workloads["workload"])
+    listed = read_table(results.workloads, "workloads").select("workload", "world_size", given=given)
+    digests = [_digest(results, gpus_per_node, *row) for row in listed.iter_rows()]
+    wanted = listed.with_columns(pl.Series(MADE_FROM, digests, dtype=pl.String))
+    (found,) = remade(
+        [Memo(results, "traffic", "links")],
+        wanted,
+        lambda some: [pl.concat(_node_traffic(results, gpus_per_node, row) for row in some.to_dicts())],
+        lambda row: is_current(results.traffic("node", row["workload"]), row[MADE_FROM]),
+    )
+    write_table(found, results.links, "links")
+    matrices = (results.traffic("node", id_) for id_ in listed["workload"])
     write_index(results.index("traffic"), results, matrices)
 
 
-def _node_traffic(results: Results, workload: str, world_size: int, gpus_per_node: int) -> pl.DataFrame:
-    matrix = read_matrix(results, workload, Placed(gpus_per_node))
+def _digest(results: Results, gpus_per_node: int, workload: str, world_size: int, is_given: bool) -> str:
+    """Return the digest of what a workload's matrix and links are made from."""
+    tables = ("programs", "groups", "ranks", "routing", *(["ops"] if is_given else []))
+    read = (content_of(results.trace(table, workload)) for table in tables)
+    return made_from("traffic", workload, str(world_size), str(gpus_per_node), *read)
+
+
+def _node_traffic(results: Results, gpus_per_node: int, wanted: Mapping[str, Any]) -> pl.DataFrame:
+    """Write the node matrix of a workload; return its rows of links.parquet with their digest."""
+    id_, digest = wanted["workload"], wanted[MADE_FROM]
+    matrix = read_matrix(results, id_, Placed(gpus_per_node))
     node = aggregated(matrix, "node", gpus_per_node)
-    _write(node, workload, "node", results.traffic("node", workload))
-    return links(matrix, world_size, gpus_per_node).with_columns(workload=pl.lit(workload))
+    _write(node, id_, "node", results.traffic("node", id_), digest)
+    rows = links(matrix, wanted["world_size"], gpus_per_node).with_columns(workload=pl.lit(id_))
+    return conform(rows.lazy(), "links").collect().with_columns(pl.lit(digest).alias(MADE_FROM))
 
 
-def _write(matrix: pl.DataFrame, workload: str, level: Level, out: Path) -> None:
-    write_table(matrix, out, "traffic", {"workload": workload, "level": level})
+def _write(matrix: pl.DataFrame, workload: str, level: Level, out: Path, digest: str = "") -> None:
+    write_table(matrix, out, "traffic", {"workload": workload, "level": level}, digest)

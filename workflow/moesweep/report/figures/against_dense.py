@@ -1,12 +1,16 @@
 """Every MoE workload against its dense twin."""
 
+from typing import TYPE_CHECKING
+
 import polars as pl
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from moesweep.report.evidence import Evidence
 from moesweep.report.figures import style
 from moesweep.report.figures.ink import INK
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 _MEASURES = (
     ("iteration_seconds_ratio", "seconds per iteration"),
@@ -15,9 +19,14 @@ _MEASURES = (
 )
 
 
-def moe_against_dense(evidence: Evidence) -> Figure:
-    """Draw the ratios MoE over twin by model: seconds, bytes on links, memory; a point a pair."""
+def shown(evidence: Evidence) -> style.Shown:
+    """Return the ratios MoE over twin."""
     pairs = evidence.pairs.filter(pl.col("iteration_seconds_ratio").is_not_null())
+    return {"pairs": pairs.select("model", "tp", "moe_fits", *(column for column, _ in _MEASURES))}
+
+
+def draw(pairs: pl.DataFrame) -> "Figure":
+    """Draw the ratios MoE over twin by model: seconds, bytes on links, memory; a point a pair."""
     if pairs.is_empty():
         return style.nothing("This sweep has no MoE workload with a dense twin.")
     models = pairs["model"].unique(maintain_order=True).to_list()
@@ -33,7 +42,7 @@ def moe_against_dense(evidence: Evidence) -> Figure:
     return drawn
 
 
-def _panel(axes: Axes, pairs: pl.DataFrame, models: list[str], column: str) -> None:
+def _panel(axes: "Axes", pairs: pl.DataFrame, models: list[str], column: str) -> None:
     groups = {
         "tp ≤ 8, fits": (pl.col("tp") <= 8) & pl.col("moe_fits"),
         "tp ≤ 8, does not fit": (pl.col("tp") <= 8) & ~pl.col("moe_fits"),

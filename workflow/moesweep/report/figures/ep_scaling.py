@@ -1,24 +1,34 @@
 """What a higher ep does to an iteration, all else equal."""
 
+from typing import TYPE_CHECKING
+
 import polars as pl
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from moesweep.report.evidence import Evidence, parts_of_iteration
 from moesweep.report.figures import style
 from moesweep.report.figures.ink import PARTS
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 MOST_MODELS = 6
 MOST_BARS = 24
 """Per model: more comparisons than fit beside one another are left out, the last first."""
 
 
-def ep_scaling(evidence: Evidence) -> Figure:
-    """Draw stacked seconds of every workload of every comparison, a panel a model."""
-    matched = evidence.ep_scaling.select("comparison", "workload", "nodes_per_ep_group")
+def shown(evidence: Evidence) -> style.Shown:
+    """Return the seconds by part of every workload of every comparison."""
+    matched = evidence.ep_scaling.select("comparison", "workload")
     rows = matched.join(evidence.workloads, on="workload", maintain_order="left").with_columns(
         *parts_of_iteration(), refused=pl.col("workload").is_in(evidence.refused)
     )
+    layout = ("comparison", "model", "world_size", "tp", "pp", "ep")
+    return {"rows": rows.select(*layout, "fits", "refused", *PARTS)}
+
+
+def draw(rows: pl.DataFrame) -> "Figure":
+    """Draw stacked seconds of every workload of every comparison, a panel a model."""
     models = rows["model"].unique(maintain_order=True).to_list()[:MOST_MODELS]
     if not models:
         return style.nothing("This sweep has no two workloads that differ in ep alone.")
@@ -32,7 +42,7 @@ def ep_scaling(evidence: Evidence) -> Figure:
     return drawn
 
 
-def _panel(axes: Axes, rows: pl.DataFrame, model: str) -> None:
+def _panel(axes: "Axes", rows: pl.DataFrame, model: str) -> None:
     # A gap of one bar between comparisons.
     at = (pl.int_range(pl.len()) + pl.col("comparison").rle_id()).cast(pl.Float64)
     rows = rows.with_columns(at=at)

@@ -1,25 +1,34 @@
 """What fills a GPU's memory."""
 
+from typing import TYPE_CHECKING
+
 import polars as pl
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from moesweep.report.evidence import Evidence
 from moesweep.report.figures import style
 from moesweep.report.figures.ink import INK, MEMORY
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
 GIB = 2.0**30
 MOST_MODELS = 6
 
 
-def memory(evidence: Evidence) -> Figure:
+def shown(evidence: Evidence) -> style.Shown:
+    """Return the worst rank's memory by part of every workload, and that of a GPU."""
+    columns = ("model", "kind", "fits", "peak_memory_bytes", *(f"{name}_bytes" for name in MEMORY))
+    return {"rows": evidence.workloads.select(columns), "hbm_bytes": evidence.cluster.value("hbm_bytes")}
+
+
+def draw(rows: pl.DataFrame, hbm_bytes: float) -> "Figure":
     """Draw the worst rank's memory by part, every workload a bar, in the order of their peaks."""
-    rows = evidence.workloads
     models = rows["model"].unique(maintain_order=True).to_list()[:MOST_MODELS]
     kinds = [kind for kind in ("moe", "dense") if kind in rows["kind"].to_list()]
     drawn = style.figure(1.6 + 1.7 * len(models), 0.8 + 2.4 * len(kinds))
     panels = drawn.subplots(len(kinds), len(models), squeeze=False, sharey="col")
-    hbm = evidence.cluster.value("hbm_bytes") / GIB
+    hbm = hbm_bytes / GIB
     for line, kind in zip(panels, kinds, strict=True):
         for axes, model in zip(line, models, strict=True):
             chosen = rows.filter((pl.col("model") == model) & (pl.col("kind") == kind))
@@ -36,7 +45,7 @@ def memory(evidence: Evidence) -> Figure:
     return drawn
 
 
-def _panel(axes: Axes, rows: pl.DataFrame, hbm: float) -> None:
+def _panel(axes: "Axes", rows: pl.DataFrame, hbm: float) -> None:
     at = [float(place) for place in range(rows.height)]
     parts = {name: (rows[f"{name}_bytes"] / GIB).to_list() for name in MEMORY}
     tops = style.stack(axes, at, parts, MEMORY, 0.9)

@@ -1,24 +1,35 @@
 """How the stages of a pipeline take turns."""
 
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
 import polars as pl
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from moesweep.report.evidence import Evidence
 from moesweep.report.figures import style
 from moesweep.report.figures.ink import INK, PASSES
-from moesweep.report.pass_seconds import pass_seconds
+from moesweep.report.pass_seconds import OF_AN_OP, pass_seconds
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 SHOWN_PASSES = 10
 """How much of either end is shown, in passes of a stage besides one for every stage."""
 
 
-def pipeline(evidence: Evidence) -> Figure:
-    """Draw the first and last micro-batches of the featured workload, a line a stage."""
+def shown(evidence: Evidence) -> style.Shown:
+    """Return the featured workload: what its passes are made of, and in which order they run."""
     id_ = evidence.featured
-    row = evidence.workloads.filter(pl.col("workload") == id_).row(0, named=True)
-    ops = evidence.ops.filter(pl.col("workload") == id_)
-    steps = pass_seconds(ops, row["iteration_seconds"], evidence.schedule(id_))
+    columns = ("workload", "pp", "num_microbatches", "iteration_seconds")
+    row = evidence.workloads.filter(pl.col("workload") == id_).select(columns).row(0, named=True)
+    ops = evidence.ops.filter(pl.col("workload") == id_).select(OF_AN_OP)
+    return {"row": row, "ops": ops, "schedule": evidence.schedule(id_)}
+
+
+def draw(row: Mapping[str, Any], ops: pl.DataFrame, schedule: pl.DataFrame) -> "Figure":
+    """Draw the first and last micro-batches of the featured workload, a line a stage."""
+    steps = pass_seconds(ops, row["iteration_seconds"], schedule)
     total, end = row["iteration_seconds"], float(steps["end"].max())  # type: ignore[arg-type]
     pair = end / max(1, row["num_microbatches"])
     window = min(total, pair * (row["pp"] + SHOWN_PASSES / 2))
@@ -39,14 +50,14 @@ def pipeline(evidence: Evidence) -> Figure:
     left.set_ylabel("pipeline stage")
     left.set_yticks(range(row["pp"]))
     left.invert_yaxis()
-    left.set_title(f"{id_}\nfirst micro-batches")
+    left.set_title(f"{row['workload']}\nfirst micro-batches")
     right.set_title("last micro-batches")
     handles, labels = right.get_legend_handles_labels()
     drawn.legend(handles, labels, loc="outside upper center", ncols=3)
     return drawn
 
 
-def _panel(axes: Axes, steps: pl.DataFrame, pp: int) -> None:
+def _panel(axes: "Axes", steps: pl.DataFrame, pp: int) -> None:
     for phase in ("forward", "backward"):
         rows = steps.filter(pl.col("phase") == phase)
         axes.barh(

@@ -1,12 +1,17 @@
 """How close every op comes to what limits it: products, passes over memory, collectives."""
 
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
 import polars as pl
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from moesweep.report.evidence import Evidence
 from moesweep.report.figures import style
 from moesweep.report.figures.ink import INK
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 LEAST_BYTES = 64
 """Smallest collective shown."""
@@ -14,17 +19,25 @@ LEAST_BYTES = 64
 _PRODUCTS = ("gemm", "grouped_gemm", "attention")
 
 
-def roofline(evidence: Evidence) -> Figure:
-    """Draw every distinct op of the sweep below its roof."""
+_ROOFS = ("matrix_flops_per_second", "hbm_bytes_per_second", "nic_bytes_per_second")
+
+
+def shown(evidence: Evidence) -> style.Shown:
+    """Return every distinct op of the sweep, and what limits them."""
     distinct = ("kind", "collective", "flops", "hbm_bytes", "wire_bytes", "seconds")
     ops = evidence.ops.filter(pl.col("seconds") > 0).select(distinct).unique(maintain_order=True)
+    return {"ops": ops, "roofs": {name: evidence.cluster.value(name) for name in _ROOFS}}
+
+
+def draw(ops: pl.DataFrame, roofs: Mapping[str, float]) -> "Figure":
+    """Draw every distinct op of the sweep below its roof."""
     drawn = style.figure(9.5, 4)
     products, memory, links = drawn.subplots(1, 3)
-    _products(products, ops.filter(pl.col("kind").is_in(_PRODUCTS) & (pl.col("hbm_bytes") > 0)), evidence)
-    _memory(memory, ops.filter(pl.col("kind").is_in(["elementwise", "optimizer"])), evidence)
+    _products(products, ops.filter(pl.col("kind").is_in(_PRODUCTS) & (pl.col("hbm_bytes") > 0)), roofs)
+    _memory(memory, ops.filter(pl.col("kind").is_in(["elementwise", "optimizer"])), roofs)
     # The gradient norm's 4 bytes would take half of the axis.
     sizeable = (pl.col("kind") == "collective") & (pl.col("wire_bytes") > LEAST_BYTES)
-    _links(links, ops.filter(sizeable), evidence)
+    _links(links, ops.filter(sizeable), roofs)
     for axes in (products, memory, links):
         axes.set_xscale("log")
         axes.set_yscale("log")
@@ -35,11 +48,11 @@ def roofline(evidence: Evidence) -> Figure:
     return drawn
 
 
-def _products(axes: Axes, ops: pl.DataFrame, evidence: Evidence) -> None:
+def _products(axes: "Axes", ops: pl.DataFrame, roofs: Mapping[str, float]) -> None:
     intensity, rate = pl.col("flops") / pl.col("hbm_bytes"), pl.col("flops") / pl.col("seconds") / 1e12
     _points(axes, ops.with_columns(x=intensity, y=rate), "kind")
-    peak = evidence.cluster.value("matrix_flops_per_second") / 1e12
-    bandwidth = evidence.cluster.value("hbm_bytes_per_second") / 1e12
+    peak = roofs["matrix_flops_per_second"] / 1e12
+    bandwidth = roofs["hbm_bytes_per_second"] / 1e12
     low, high = axes.get_xlim()
     ridge = peak / bandwidth
     corners = sorted({low, min(max(ridge, low), high), high})
@@ -49,27 +62,27 @@ def _products(axes: Axes, ops: pl.DataFrame, evidence: Evidence) -> None:
     axes.set_title("Products")
 
 
-def _memory(axes: Axes, ops: pl.DataFrame, evidence: Evidence) -> None:
+def _memory(axes: "Axes", ops: pl.DataFrame, roofs: Mapping[str, float]) -> None:
     rate = pl.col("hbm_bytes") / pl.col("seconds") / 1e9
     _points(axes, ops.with_columns(x=pl.col("hbm_bytes") / 2**20, y=rate), "kind")
-    roof = evidence.cluster.value("hbm_bytes_per_second") / 1e9
+    roof = roofs["hbm_bytes_per_second"] / 1e9
     axes.axhline(roof, color=INK, linewidth=1.2, label="device memory")
     axes.set_xlabel("device memory traffic (MiB)")
     axes.set_ylabel("GB/s")
     axes.set_title("Element by element")
 
 
-def _links(axes: Axes, ops: pl.DataFrame, evidence: Evidence) -> None:
+def _links(axes: "Axes", ops: pl.DataFrame, roofs: Mapping[str, float]) -> None:
     rate = pl.col("wire_bytes") / pl.col("seconds") / 1e9
     _points(axes, ops.with_columns(x=pl.col("wire_bytes") / 2**20, y=rate), "collective")
-    nic = evidence.cluster.value("nic_bytes_per_second") / 1e9
+    nic = roofs["nic_bytes_per_second"] / 1e9
     axes.axhline(nic, color=INK, linewidth=1.2, linestyle="--", label="one network card")
     axes.set_xlabel("bytes a GPU sends (MiB)")
     axes.set_ylabel("GB/s a GPU sends")
     axes.set_title("Collectives")
 
 
-def _points(axes: Axes, ops: pl.DataFrame, by: str) -> None:
+def _points(axes: "Axes", ops: pl.DataFrame, by: str) -> None:
     """Draw one mark per op; as pixels in SVG, where thousands of shapes would be heavy."""
     for number, ((name,), rows) in enumerate(sorted(ops.group_by(by))):
         axes.scatter(

@@ -1,17 +1,27 @@
 """What routing skew does to an iteration."""
 
+from typing import TYPE_CHECKING
+
 import polars as pl
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from moesweep.report.evidence import Evidence
 from moesweep.report.figures import style
 from moesweep.report.figures.ink import INK
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
-def skew(evidence: Evidence) -> Figure:
+
+def shown(evidence: Evidence) -> style.Shown:
+    """Return iteration time over balanced routing's by skew, and what it does to tokens."""
+    layout = ("model", "world_size", "tp", "pp", "ep", "alpha", "capacity_factor")
+    ratios = ("expert_load_ratio", "dropped_share", "iteration_seconds_ratio")
+    return {"rows": evidence.table("skew_sensitivity").select(*layout, *ratios)}
+
+
+def draw(rows: pl.DataFrame) -> "Figure":
     """Draw iteration time over balanced routing's against the skew, without and with a capacity factor."""
-    rows = evidence.table("skew_sensitivity")
     if rows.is_empty():
         return style.nothing("This sweep has no MoE workload whose experts are spread over ranks.")
     first, factor = rows.row(0, named=True), rows["capacity_factor"].drop_nulls()
@@ -30,7 +40,7 @@ def skew(evidence: Evidence) -> Figure:
     return drawn
 
 
-def _panel(axes: Axes, rows: pl.DataFrame, below: str, form: str) -> None:
+def _panel(axes: "Axes", rows: pl.DataFrame, below: str, form: str) -> None:
     """Draw a line an ep; write the greatest value of a column below each exponent."""
     axes.axhline(1, color=INK, linewidth=0.8)
     for number, ((ep,), line) in enumerate(rows.group_by("ep", maintain_order=True)):

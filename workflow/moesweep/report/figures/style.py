@@ -1,13 +1,18 @@
 """One look for all figures: colours that survive grey print and colour blindness, units on every axis."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
-
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.patches import Patch
+from typing import TYPE_CHECKING, Any
 
 from moesweep.report.figures.ink import INK
+
+# The plotting library takes half a second to import, which a run in which no figure changes need not spend.
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from matplotlib.patches import Patch
+
+Shown = dict[str, Any]
+"""What a figure shows of the results, and nothing else: frames, numbers, text, by name of what draws them."""
 
 MISFIT_HATCH = "////"
 MARKERS = ("o", "s", "^", "D", "v", "P")
@@ -46,13 +51,17 @@ RC: Any = {
 }
 
 
-def figure(width: float, height: float) -> Figure:
+def figure(width: float, height: float) -> "Figure":
     """Return an empty figure, inches."""
+    from matplotlib.figure import Figure
+
     return Figure(figsize=(width, height), layout="constrained")
 
 
-def swatches(parts: dict[str, str], misfit: bool) -> list[Patch]:
+def swatches(parts: dict[str, str], misfit: bool) -> "list[Patch]":
     """Return the legend of a stack, with the sign for what does not fit."""
+    from matplotlib.patches import Patch
+
     handles = [
         Patch(facecolor=colour, edgecolor=INK, linewidth=0.3, label=name) for name, colour in parts.items()
     ]
@@ -64,7 +73,7 @@ def swatches(parts: dict[str, str], misfit: bool) -> list[Patch]:
 
 
 def stack(
-    axes: Axes,
+    axes: "Axes",
     at: Sequence[float],
     parts: Mapping[str, Sequence[float]],
     look: dict[str, str],
@@ -88,7 +97,7 @@ def stack(
 
 
 def cross_out(
-    axes: Axes, at: Sequence[float], tops: Sequence[float], misfits: Sequence[bool], width: float
+    axes: "Axes", at: Sequence[float], tops: Sequence[float], misfits: Sequence[bool], width: float
 ) -> None:
     """Hatch the bars of what does not fit."""
     chosen = [(place, top) for place, top, misfit in zip(at, tops, misfits, strict=True) if misfit]
@@ -97,7 +106,7 @@ def cross_out(
         axes.bar(places, heights, width, color="none", edgecolor=INK, hatch=MISFIT_HATCH, linewidth=0.4)
 
 
-def nothing(message: str) -> Figure:
+def nothing(message: str) -> "Figure":
     """Return a figure that says why there is nothing to see."""
     empty = figure(7, 1.2)
     empty.text(0.5, 0.5, message, ha="center", va="center")
