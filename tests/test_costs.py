@@ -276,3 +276,11 @@ print(*frame.iter_rows(), sep=chr(10))
         for threads in ("1", "2", "3")
     }
     assert len(printed) == 1
+
+
+@pytest.mark.parametrize("place", [0, 5, 11])
+def test_a_workload_costs_to_the_last_bit_the_same_alone_and_among_others(place: int) -> None:
+    varied = [small(**changes).with_columns(workload=pl.lit(name)) for name, changes in VARIED.items()]
+    together = costs(pl.concat(varied)).workloads
+    alone = costs(varied[place]).workloads
+    assert alone.equals(together.filter(pl.col("workload") == varied[place]["workload"][0]))

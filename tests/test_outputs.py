@@ -77,6 +77,7 @@ def test_a_file_that_cannot_be_written(
     out, prepare, said = OUT[case]
     prepare(project.root)
     main(["enumerate"])
+    capsys.readouterr()
     before = everything(project.root.parent)
     words = ["predict", "runs.csv"] if command == "predict" else TRAFFIC
     assert main([*words, "--out", out]) == 2
@@ -139,6 +140,7 @@ def test_the_name_and_the_list_are_judged_at_once(
 
 def test_a_prediction_is_no_list_of_runs(project: Project, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["predict", "runs.csv", "--out", "first.csv"]) == 0
+    capsys.readouterr()
     assert main(["predict", "first.csv", "--out", "new/second.csv"]) == 2
     lines = capsys.readouterr().err.splitlines()
     for column in ("measured_iteration_seconds", "problem"):

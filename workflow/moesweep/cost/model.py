@@ -45,9 +45,8 @@ OF_THE_WORKLOAD = {"num_microbatches": "microbatches", "kind": "workload_kind"}
 
 def with_constants(workloads: pl.DataFrame, constants: Mapping[str, float]) -> pl.DataFrame:
     """Add a cluster's constants to each workload, one column a constant, in base units."""
-    return workloads.with_columns(
-        pl.lit(value, dtype=pl.Float64).alias(name) for name, value in constants.items()
-    )
+    added = (pl.lit(value, dtype=pl.Float64).alias(name) for name, value in constants.items())
+    return _spread(workloads.with_columns(added))
 
 
 def cost(
@@ -61,6 +60,8 @@ def cost(
     Where routing is given, `fullest` are the expert rows of each stage's fullest rank (`fullest_ranks`), and
     `layers` say which layer has which load (`layers_of`).
     """
+    if workloads.height == 1:
+        return _alone(folded, workloads, fullest, layers)
     described = workloads.rename(OF_THE_WORKLOAD)
     ops = timed(folded, described)
     per_pass = passes(ops, described)
@@ -80,6 +81,33 @@ def cost(
     rated = frame.with_columns(**throughput()).with_columns(**price(), **regime())
     rated = rated.with_columns(**band())
     return Costs(ops, per_pass, stages, memory, rated)
+
+
+def _alone(
+    folded: pl.DataFrame, workloads: pl.DataFrame, fullest: pl.DataFrame | None, layers: pl.DataFrame | None
+) -> Costs:
+    """Cost one workload beside a copy of itself.
+
+    What divides by one row divides by a constant (`_spread`): a workload that is costed alone would differ in
+    the last digit from the same one among others.
+    """
+    own = pl.col("workload") == workloads["workload"][0]
+    frames = (None if each is None else _doubled(each) for each in (folded, workloads, fullest, layers))
+    costs = cost(*frames)  # type: ignore[arg-type]
+    return Costs(*(frame.filter(own) for frame in vars(costs).values()))
+
+
+def _doubled(rows: pl.DataFrame) -> pl.DataFrame:
+    return _spread(pl.concat([rows, rows.with_columns(pl.col("workload") + " again")]))
+
+
+def _spread(rows: pl.DataFrame) -> pl.DataFrame:
+    """Return the frame with a value in each row of each column.
+
+    polars keeps a literal as one value, however many rows it has, and divides by it by multiplying with its
+    reciprocal, which rounds otherwise than a division does.
+    """
+    return pl.DataFrame(rows.get_columns())
 
 
 def _iterations(stages: pl.DataFrame, pipelines: pl.DataFrame) -> pl.DataFrame:
