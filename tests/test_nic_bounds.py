@@ -10,7 +10,8 @@ from moesweep.cost.model import Costs, cost, with_constants
 from moesweep.shapes.parallelism import groups, ranks
 from moesweep.study.sweep import enumerate_sweep
 from moesweep.trace.programs import folded, programs
-from moesweep.traffic.matrices import Placed, leaves_node, rank_matrix
+from moesweep.traffic.matrices import leaves_node, rank_matrix
+from moesweep.traffic.messages import Placed
 
 KINDS = ("tp", "etp", "ep", "dp", "edp", "pp")
 NODE = 8

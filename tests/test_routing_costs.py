@@ -13,7 +13,7 @@ from moesweep.store.tablefile import read_table
 from moesweep.trace.files import write_traces
 from moesweep.trace.skewed_copies import given_routing
 from moesweep.traffic.files import read_matrix
-from moesweep.traffic.matrices import Placed
+from moesweep.traffic.messages import Placed
 from skewed import CHANGES, COPY, COUNTS, HERE, SKEWED, costs_of, measured, seconds, trace_by_hand
 from small import DENSE, VARIED, small
 

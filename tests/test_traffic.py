@@ -4,7 +4,9 @@ import json
 import subprocess
 import sys
 from collections import Counter
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import pytest
@@ -16,8 +18,9 @@ from moesweep.store.tablefile import read_table, write_table
 from moesweep.trace.files import write_traces
 from moesweep.trace.programs import programs
 from moesweep.traffic.links import links
-from moesweep.traffic.matrices import Placed, aggregated, rank_matrix
-from moesweep.traffic.shares import shares
+from moesweep.traffic.matrices import aggregated, rank_matrix
+from moesweep.traffic.messages import Placed
+from moesweep.traffic.shares import to_offsets
 from naive_layout import naive_groups
 from naive_rings import naive_ring
 from naive_trace import naive_ops
@@ -119,31 +122,42 @@ def naive_matrix(workload: pl.DataFrame, gpus_per_node: int) -> Cells:
     """Every op of every rank, one message after the other."""
     row = workload.row(0, named=True)
     members = naive_groups(row)
-    sums: dict[tuple[int, str, str, str, int], int] = Counter()
-    for op in naive_ops(row):
-        if op["wire_bytes"]:
-            key = (op["rank"], op["group_kind"], op["phase"], op["collective"], op["group_id"])
-            sums[key] += op["wire_bytes"] * op["num_microbatches"]
     sent: Cells = Counter()
-    rings: dict[tuple[str, str, int], dict[int, int]] = {}
-    for (rank, kind, phase, collective, group_id), size in sums.items():
-        group = members[kind][group_id]
-        n, place = len(group), group.index(rank)
-        if collective == "all_to_all":
-            left = size
-            for step in range(1, n):
-                part = -(-left // (n - step))
-                sent[rank, group[(place + step) % n], kind, phase] += part
-                left -= part
-        elif collective == "send":
-            sent[rank, group[(place + (-1 if phase == "backward" else 1)) % n], kind, phase] += size
-        else:
-            own = rings.setdefault((kind, phase, group_id), dict.fromkeys(group, 0))
-            own[rank] += size
-    for (kind, phase, group_id), bytes_ in rings.items():
-        for (rank, peer), size in naive_ring(members[kind][group_id], gpus_per_node, bytes_).items():
-            sent[rank, peer, kind, phase] += size
+    for op in naive_ops(row):
+        kind, phase, size = op["group_kind"], op["phase"], op["wire_bytes"]
+        if not size:
+            continue
+        group = members[kind][op["group_id"]]
+        for peer, part in naive_sends(op, group, gpus_per_node).items():
+            sent[op["rank"], peer, kind, phase] += part * op["num_microbatches"]
     return {cell: size for cell, size in sent.items() if size}
+
+
+def naive_sends(op: dict[str, Any], group: list[int], gpus_per_node: int) -> Counter[int]:
+    """What a rank sends in one execution of an op."""
+    n, rank, size = len(group), op["rank"], op["wire_bytes"]
+    place, sends = group.index(rank), Counter[int]()
+    if op["collective"] == "send":
+        sends[group[(place + (-1 if op["phase"] == "backward" else 1)) % n]] += size
+    elif op["collective"] == "all_to_all":
+        left = size
+        for step in range(1, n):
+            part = -(-left // (n - step))
+            sends[group[(place + step) % n]] += part
+            left -= part
+    else:
+        sends.update(naive_neighbours(tuple(group), gpus_per_node, size)[rank])
+    return sends
+
+
+@cache
+def naive_neighbours(group: tuple[int, ...], gpus_per_node: int, size: int) -> dict[int, Counter[int]]:
+    """What each member of a ring sends to whom."""
+    sends: dict[int, Counter[int]] = {rank: Counter() for rank in group}
+    ring = naive_ring(list(group), gpus_per_node, dict.fromkeys(group, size))
+    for (source, peer), part in ring.items():
+        sends[source][peer] += part
+    return sends
 
 
 @pytest.mark.parametrize("gpus_per_node", [3, 4, 8])
@@ -168,11 +182,11 @@ def test_every_peer_of_an_all_to_all_is_there(ep: int) -> None:
 def test_remainders_of_an_all_to_all_lose_nothing(wire: int) -> None:
     program = programs(small(ep=4, world_size=32)).filter(pl.col("op") == "moe_dispatch").head(1)
     one = program.with_columns(wire_bytes=pl.lit(wire), num_microbatches=pl.lit(1, dtype=pl.Int64))
-    parts = shares(one)["bytes"].to_list()
+    parts = to_offsets(one)["bytes"].to_list()
     assert sum(parts) == wire
     assert wire < 3 or max(parts) - min(parts) <= 1
     # The same offsets for every member: what a rank receives is what it sends.
-    assert shares(one)["offset"].n_unique() == len(parts)
+    assert to_offsets(one)["offset"].n_unique() == len(parts)
 
 
 def test_sent_is_received_within_a_stage() -> None:

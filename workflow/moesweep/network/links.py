@@ -12,7 +12,7 @@ from moesweep.network.order import slots
 from moesweep.network.topology import Topology
 from moesweep.store.layout import Results
 from moesweep.traffic.files import read_matrix
-from moesweep.traffic.matrices import Placed
+from moesweep.traffic.messages import Placed
 
 
 def matrix_of(results: Results, layout: Mapping[str, Any], island: int, order: str | None) -> pl.DataFrame:

@@ -8,7 +8,8 @@ from moesweep.store.layout import Results
 from moesweep.store.parts import write_index
 from moesweep.store.tablefile import check_workload, declaration, read_table, readable, write_table
 from moesweep.traffic.links import links
-from moesweep.traffic.matrices import Level, Placed, aggregated, rank_matrix, uneven_rank_matrix
+from moesweep.traffic.matrices import Level, aggregated, rank_matrix, uneven_rank_matrix
+from moesweep.traffic.messages import Placed
 
 
 def read_matrix(results: Results, workload: str, placed: Placed) -> pl.DataFrame:

@@ -1,31 +1,17 @@
 """Sparse traffic matrices: who sends how much to whom, by group kind and phase."""
 
-from dataclasses import dataclass
 from typing import Literal, get_args
 
 import polars as pl
 
-from moesweep.shapes.rings import ring_shares
-from moesweep.study.routing import sent_between
-from moesweep.traffic.shares import IN_RINGS, shares, uneven_shares
+from moesweep.traffic.messages import Communicators, Placed, copies_between
+from moesweep.traffic.shares import RINGS, around, sent, to_copies, to_offsets
 
 Level = Literal["rank", "node", "rail"]
 LEVELS: tuple[Level, ...] = get_args(Level)
 
 CELL = ("src", "dst", "group_kind", "phase")
 """What a row of a matrix stands for; its value is `bytes`."""
-
-
-@dataclass(frozen=True)
-class Placed:
-    """Where ranks stand: on nodes of so many GPUs, rank r on GPU `gpus[r]`; on GPU r where there is none."""
-
-    gpus_per_node: int
-    gpus: pl.Series | None = None
-
-    def of(self, rank: str) -> pl.Expr:
-        """Return the GPU of a column of ranks."""
-        return pl.col(rank) if self.gpus is None else pl.lit(self.gpus).gather(pl.col(rank))
 
 
 def rank_matrix(
@@ -36,58 +22,42 @@ def rank_matrix(
     From the tables `programs`, `groups` and `ranks` of one workload; ordered by src, dst, kind and phase.
     The rows of a src sum to the wire bytes of its rank's trace, exactly.
     """
-    return _between(shares(program), groups, ranks, placed)
+    each = sent(program, ["stage"])
+    return _matrix(each, to_offsets(each), ["stage"], Communicators(groups, ranks, placed))
 
 
 def uneven_rank_matrix(
     program: pl.DataFrame, groups: pl.DataFrame, ranks: pl.DataFrame, routing: pl.DataFrame, placed: Placed
 ) -> pl.DataFrame:
     """Return the same where routing is given; `program` has a column `ep_rank` and one program for each."""
-    ep, etp = (1 + int(ranks[f"{kind}_rank"].max()) for kind in ("ep", "etp"))  # type: ignore[arg-type]
-    return _between(uneven_shares(program, sent_between(routing, ep, etp)), groups, ranks, placed)
+    who, exchanged = ["stage", "ep_rank"], pl.col("collective") == "all_to_all"
+    each = sent(program.filter(~exchanged.fill_null(False)), who)
+    exchanges = program.filter(exchanged & (pl.col("wire_bytes") > 0))
+    copies = to_copies(exchanges, copies_between(routing, ranks)).rename({"num_microbatches": "times"})
+    offsets = to_offsets(each)
+    both = pl.concat([offsets, copies.select(offsets.columns)])
+    return _matrix(each, both, who, Communicators(groups, ranks, placed))
 
 
-def _between(sent: pl.DataFrame, groups: pl.DataFrame, ranks: pl.DataFrame, placed: Placed) -> pl.DataFrame:
-    """Return the matrix of ranks that send `sent`: by stage, or by stage and ep rank."""
-    who = [name for name in ("stage", "ep_rank") if name in sent.columns]
-    senders = ranks.select("rank", *who)
-    round_rings = pl.col("offset") == IN_RINGS
-    there = _at_offsets(sent.filter(~round_rings), groups, senders)
-    around = _in_rings(sent.filter(round_rings), groups, senders, placed)
-    cells = pl.concat([there, around]).with_columns(src=placed.of("src"), dst=placed.of("dst"))
-    return cells.group_by(CELL).agg(pl.col("bytes").sum()).filter(pl.col("bytes") > 0).sort(CELL)
-
-
-def _at_offsets(sent: pl.DataFrame, groups: pl.DataFrame, senders: pl.DataFrame) -> pl.DataFrame:
-    """Return what exchanges and messages send, to members so many places further on."""
-    # A group's members stand one after the other in `groups`, so a peer is found by its distance.
-    row = pl.int_range(pl.len(), dtype=pl.Int64)
-    members = groups.with_columns(first=row - pl.col("position"))
-    peer = pl.col("first") + (pl.col("position") + pl.col("offset")) % pl.col("group_size")
-    sends = (
-        members.join(senders, on="rank")
-        .join(sent, on=[*senders.columns[1:], "group_kind"])
-        .select(pl.col("rank").alias("src"), "group_kind", "phase", "bytes", peer=peer)
-    )
-    return sends.with_columns(dst=groups["rank"].gather(sends["peer"])).select(*CELL, "bytes")
-
-
-def _in_rings(
-    sent: pl.DataFrame, groups: pl.DataFrame, senders: pl.DataFrame, placed: Placed
+def _matrix(
+    each: pl.DataFrame, offsets: pl.DataFrame, who: list[str], communicators: Communicators
 ) -> pl.DataFrame:
-    """Return what goes round rings, to the neighbours in their channels."""
-    rings = groups.filter(pl.col("group_kind").is_in(sent["group_kind"].unique().implode()))
-    standing = rings.with_columns(node=placed.of("rank") // placed.gpus_per_node)
-    if placed.gpus is not None:
-        standing = standing.sort("group_kind", "group_id", "node", maintain_order=True)
-    shared = ring_shares(standing)
-    evenly, rest = pl.col("bytes") // pl.col("channels"), pl.col("bytes") % pl.col("channels")
-    return (
-        shared.join(senders, on="rank")
-        .join(sent, on=[*senders.columns[1:], "group_kind"])
-        .with_columns(bytes=pl.col("share") * evenly + pl.col("rest") * rest, src="rank", dst="peer")
-        .select(*CELL, "bytes")
-    )
+    """Return the matrix of rings among `each`, and of exchanges and messages at offsets."""
+    key, placed = [*who, "group_kind", "phase"], communicators.placed
+    there = communicators.at_offsets(_summed(offsets, [*key, "offset"], "bytes"), who, ["phase"])
+    shared = communicators.rings(each.filter(RINGS)["group_kind"])
+    rings = around(each, shared["channels"].unique().sort().to_list())
+    sums = _summed(rings, [*key, "channels"], "evenly", "left")
+    cells = pl.concat([there, communicators.in_rings(shared, sums, who, ["phase"])])
+    standing = cells.with_columns(src=placed.of("src"), dst=placed.of("dst"))
+    return standing.group_by(CELL).agg(pl.col("bytes").sum()).filter(pl.col("bytes") > 0).sort(CELL)
+
+
+def _summed(parts: pl.DataFrame, key: list[str], *columns: str) -> pl.DataFrame:
+    """Return bytes of one execution times how often it runs, summed."""
+    # 128 bits: a sum that does not fit the table is an error and never wraps.
+    total = (pl.col(*columns).cast(pl.Int128) * pl.col("times")).sum().cast(pl.Int64)
+    return parts.group_by(key, maintain_order=True).agg(total)
 
 
 def aggregated(matrix: pl.DataFrame, level: Level, gpus_per_node: int) -> pl.DataFrame:
