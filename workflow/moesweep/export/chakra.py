@@ -8,13 +8,14 @@ to every rank with those few bytes changed; memory holds one step, whatever the 
 import json
 from collections.abc import Iterator
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import polars as pl
 
-from moesweep.export.chakra_nodes import ATTRIBUTE, COLUMNS, Builder, Shape, Template
+from moesweep.export.chakra_nodes import ATTRIBUTE, COLUMNS, LARGEST, Builder, Shape, Template
 from moesweep.export.chakra_schema import FIELD_NUMBERS, ROUTING
 from moesweep.export.folder import whole_folder
 from moesweep.export.request import Request, chosen_ranks
@@ -48,11 +49,20 @@ def write_set(
         everyone = everyone.filter(pl.col("rank").is_in(chosen))
     names = _GroupNames(traced)
     (folder / GROUPS_FILE).write_text(names.json(), encoding="utf-8")
-    header = _header(traced)
+    header, largest = _header(traced), _largest(traced)
     for own, members in alike(traced, everyone):
-        writer = _StageWriter(own, names, header, microbatches)
+        program = own.program.join(largest, on=["stage", "op_index"], how="left", maintain_order="left")
+        filled = replace(own, program=program.with_columns(pl.col(LARGEST).fill_null(0)))
+        writer = _StageWriter(filled, names, header, microbatches)
         for (stage,), part in members.partition_by("stage", as_dict=True, maintain_order=True).items():
             writer.write(int(stage), part, folder)
+
+
+def _largest(traced: Traced) -> pl.DataFrame:
+    """Return what the rank that sends most sends in each all_to_all, where routing is given."""
+    each = traced.program.head(0) if traced.each is None else traced.each
+    exchanges = each.filter(pl.col("collective") == "all_to_all")
+    return exchanges.group_by("stage", "op_index").agg(pl.col("comm_bytes").max().alias(LARGEST))
 
 
 def _header(traced: Traced) -> bytes:

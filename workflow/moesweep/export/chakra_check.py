@@ -1,9 +1,9 @@
 """Whether a set of Chakra traces can run: what each rank waits for exists, and the ranks agree.
 
 Collectives of a group must come in the same order on all its ranks, or a simulator deadlocks; a message
-needs a receiver that expects its size. Where a set's metadata name a routing, every rank brings a size of
-its own to an all_to_all, and what one sends in all, the next one sends back. Ranks that are not in the set
-cannot be judged.
+needs a receiver that expects its size. Where a set's metadata name a routing, every rank also says what it
+sends itself in an all_to_all, and what one sends in all, the next one sends back. Ranks that are not in the
+set cannot be judged, and no simulator runs a set without them.
 """
 
 from __future__ import annotations
@@ -19,14 +19,11 @@ from pathlib import Path
 
 from moesweep.edge.problems import Problem, shown
 from moesweep.export.chakra_read import BrokenTrace, Node, metadata, nodes
-from moesweep.export.chakra_schema import COLLECTIVE, COMM_TYPES, COMPUTE, RECV, ROUTING, SEND
+from moesweep.export.chakra_schema import COLLECTIVE, COMM_TYPES, COMPUTE, OWN_SIZE, RECV, ROUTING, SEND
 
 SHOWN_PROBLEMS = 20
 _RANK = re.compile(r"\.(\d+)\.et$")
 _EVERYONE = ("", "0")
-_OWN_SIZE = -2
-"""Stands for the size of an all_to_all to which each rank brings its own."""
-
 Message = tuple[int, int, int]
 """Source, destination, tag."""
 
@@ -37,6 +34,7 @@ class Checked:
 
     folder: Path
     ranks: int = 0
+    absent: int = 0
     nodes: int = 0
     unjudged_messages: int = 0
     problems: list[Problem] = field(default_factory=list)
@@ -77,6 +75,7 @@ def check_folder(folder: Path) -> Checked:
         except BrokenTrace as error:
             set_.problem(str(path), "", "readable", "", str(error))
         checked.ranks += 1
+    checked.absent = len({rank for members in set_.groups.values() for rank in members} - ranks.keys())
     if not any(problem.rule == "readable" for problem in checked.problems):
         _check_messages(set_)
         _check_exchanges(set_)
@@ -107,7 +106,7 @@ def _check_rank(rank: int, path: Path, set_: _Set) -> None:
     waits: dict[int, list[int]] = {}
     orders: dict[str, tuple[list[str], array[int]]] = defaultdict(lambda: ([], array("q")))
     exchanged: dict[str, array[int]] = defaultdict(lambda: array("q"))
-    later, uneven = False, ROUTING in metadata(path)
+    later, skewed = False, ROUTING in metadata(path)
     for node in nodes(path):
         if node.id in waits:
             set_.problem(str(path), f"node {node.id}", "unique_id", node.id, f"a second node {node.id}")
@@ -119,9 +118,8 @@ def _check_rank(rank: int, path: Path, set_: _Set) -> None:
             names, sequence = orders[group]
             names.append(node.name)
             type_, size = (int(node.attributes.get(name, -1)) for name in ("comm_type", "comm_size"))
-            if uneven and type_ == COMM_TYPES["all_to_all"]:
-                exchanged[group].append(size)
-                size = _OWN_SIZE
+            if skewed and type_ == COMM_TYPES["all_to_all"]:
+                exchanged[group].append(_own_size(node, path, size, set_))
             sequence.extend((type_, size))
     set_.checked.nodes += len(waits)
     if later:
@@ -130,6 +128,16 @@ def _check_rank(rank: int, path: Path, set_: _Set) -> None:
         _check_order(group, rank, path, *orders[group], set_)
     for group, sizes in exchanged.items():
         set_.exchanged[group].append(sizes)
+
+
+def _own_size(node: Node, path: Path, most: int, set_: _Set) -> int:
+    """Return what a rank sends itself in an all_to_all, no more than the most of its group."""
+    own = node.attributes.get(OWN_SIZE)
+    if isinstance(own, int) and 0 <= own <= most:
+        return own
+    message = f"is no number from 0 to comm_size, {most}, as the routing of the set asks for"
+    set_.problem(str(path), f"node {node.id} ({node.name}).{OWN_SIZE}", "attribute", own, message)
+    return 0
 
 
 def _check_waits(waits: dict[int, list[int]], path: Path, set_: _Set) -> None:
@@ -224,15 +232,11 @@ def _check_order(
         set_.problem(str(path), f"group {group}", "same_collectives", len(names), f"has {counts}")
         return
     mine, other = (
-        f"{name[at]} (type {values[2 * at]}, {_size(values[2 * at + 1])})"
+        f"{name[at]} (type {values[2 * at]}, {values[2 * at + 1]} bytes)"
         for name, values in ((names, sequence), (their_names, theirs))
     )
     message = f"collective {at} over the group is {mine}; on rank {first} it is {other}"
     set_.problem(str(path), f"group {group}", "same_collectives", names[at], message)
-
-
-def _size(size: int) -> str:
-    return "a size of its own" if size == _OWN_SIZE else f"{size} bytes"
 
 
 def _check_messages(set_: _Set) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from moesweep.export.chakra_schema import COLLECTIVE, COMM_TYPES, COMPUTE, FIELD_NUMBERS, RECV, SEND
+from moesweep.export.chakra_schema import COLLECTIVE, COMM_TYPES, COMPUTE, FIELD_NUMBERS, OWN_SIZE, RECV, SEND
 from moesweep.export.wire import (
     ID_BASE,
     ID_BYTES,
@@ -31,9 +31,12 @@ NODE, ATTRIBUTE = FIELD_NUMBERS["Node"], FIELD_NUMBERS["AttributeProto"]
 BEFORE, SENT = -1, -2
 """Local ids of what an earlier step holds: the last op before this step, and the last send."""
 
+LARGEST = "largest_comm_bytes"
+"""What the rank of an all_to_all's group that sends most sends; 0 where all ranks of a group send alike."""
+
 COLUMNS = (
     *("op", "layer", "kind", "phase", "flops", "hbm_bytes", "nanoseconds"),
-    *("collective", "group_kind", "group_size", "comm_bytes"),
+    *("collective", "group_kind", "group_size", "comm_bytes", LARGEST),
 )
 """What `Builder.add` reads of an op."""
 
@@ -176,7 +179,8 @@ class Builder:
             return [
                 *own,
                 (_attribute("comm_type", "int64", COMM_TYPES[row["collective"]]), None),
-                (_attribute("comm_size", "int64", _comm_size(row)), None),
+                (_attribute("comm_size", "int64", row[LARGEST] or _comm_size(row)), None),
+                *([(_attribute(OWN_SIZE, "int64", row["comm_bytes"]), None)] if row[LARGEST] else []),
                 (name, ("group", digits, row["group_kind"])),
             ]
         if row["kind"] == "p2p":

@@ -115,8 +115,11 @@ def _check(folder: Path) -> int:
         raise BadInput([Problem("", "--out", "traces", str(folder), f"{folder} holds no .et files")])
     for each in sets:
         verdict = "valid" if not each.problems else f"faults: {len(each.problems)}"
-        if each.unjudged_messages:
-            verdict += f"; {each.unjudged_messages} messages have an end on a rank that is not here"
+        if each.absent or each.unjudged_messages:
+            verdict += (
+                f"; for reading only, ASTRA-sim runs whole sets: {each.absent} ranks are not here, "
+                f"and {each.unjudged_messages} messages have an end there"
+            )
         print(f"{each.folder}: {each.ranks} ranks, {each.nodes} nodes: {verdict}")
     problems = [problem for each in sets for problem in each.problems[:SHOWN_PROBLEMS]]
     if problems:
