@@ -2,6 +2,7 @@
 
 import gzip
 import json
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +10,15 @@ import polars as pl
 import pytest
 
 from export_workloads import MICROBATCHES, traced_workload
+from moesweep.cost.fold import fold
+from moesweep.cost.memory import stage_memory
 from moesweep.export import perfetto
 from moesweep.export.request import Request
 from moesweep.export.unroll import unrolled
-from moesweep.shapes.parallelism import ranks
+from moesweep.shapes.parallelism import groups, ranks
+from moesweep.study.workload import SCHEMA
+from moesweep.traffic.matrices import leaves_node, rank_matrix
+from moesweep.traffic.messages import Placed
 
 
 def written(name: str, folder: Path, **options: Any) -> tuple[dict[str, Any], Path]:
@@ -27,7 +33,7 @@ def written(name: str, folder: Path, **options: Any) -> tuple[dict[str, Any], Pa
 def slices(document: dict[str, Any]) -> pl.DataFrame:
     """Return the complete events with times in whole nanoseconds, and the names of their tracks."""
     events = document["traceEvents"]
-    assert {event["ph"] for event in events} == {"M", "X"}
+    assert {event["ph"] for event in events} <= {"M", "X", "C", "s", "f"}
     named = {
         what: {
             (event["pid"], event["tid"]): event["args"]["name"]
@@ -118,6 +124,100 @@ def test_ranks_and_micro_batches_can_be_chosen_and_bytes_repeat(tmp_path: Path) 
 
 def test_tracks_are_numbered_from_one_and_ordered(tmp_path: Path) -> None:
     events = written("moe64", tmp_path)[0]["traceEvents"]
-    assert min(min(event["pid"], event["tid"]) for event in events) == 1
+    assert min(min(event["pid"], event.get("tid", 1)) for event in events) == 1
     places = [event["args"]["sort_index"] for event in events if event["name"] == "process_sort_index"]
     assert places == sorted(places) == [0, 16, 32, 48]
+
+
+# --- flows and counters ---------------------------------------------------------------------------------
+def numbered(document: dict[str, Any], phase: str) -> dict[int, dict[str, Any]]:
+    """Flow events of one end by their id, each there once."""
+    events = [event for event in document["traceEvents"] if event["ph"] == phase]
+    found = {event["id"]: event for event in events}
+    assert len(found) == len(events)
+    return found
+
+
+def enclosing(document: dict[str, Any], event: dict[str, Any]) -> dict[str, Any]:
+    """The slice of an event's track that it binds to."""
+    (slice_,) = (
+        other
+        for other in document["traceEvents"]
+        if other["ph"] == "X"
+        and (other["pid"], other["tid"]) == (event["pid"], event["tid"])
+        and other["ts"] <= event["ts"] < other["ts"] + other["dur"]
+    )
+    return dict(slice_)
+
+
+@pytest.mark.parametrize("name", ["moe64", "interleaved", "two_stages_interleaved"])
+def test_an_arrow_leads_from_every_send_to_its_receive(name: str, tmp_path: Path) -> None:
+    document = written(name, tmp_path)[0]
+    starts, ends = numbered(document, "s"), numbered(document, "f")
+    assert starts.keys() == ends.keys()
+    assert len(starts) == slices(document).filter(pl.col("collective") == "send").height > 0
+    for id_, start in starts.items():
+        send, receive = enclosing(document, start), enclosing(document, ends[id_])
+        assert ends[id_]["bp"] == "e"
+        assert send["pid"] != receive["pid"]
+        assert (send["args"]["collective"], receive["args"]["collective"]) == ("send", "recv")
+        assert send["name"].removeprefix("send_") == receive["name"].removeprefix("recv_")
+        for key in ("microbatch", "comm_bytes"):
+            assert send["args"][key] == receive["args"][key]
+        assert send["ts"] <= receive["ts"]
+
+
+def test_arrows_to_ranks_that_are_not_shown_are_left_out(tmp_path: Path) -> None:
+    document = written("moe64", tmp_path, ranks="0,16,33")[0]
+    ends = numbered(document, "f")
+    assert {event["pid"] - 1 for event in ends.values()} == {0, 16}
+    assert numbered(document, "s").keys() == ends.keys()
+
+
+def counter(document: dict[str, Any], name: str, rank: int, unit: str) -> list[tuple[float, float]]:
+    """A counter's times and values, in microseconds and its unit."""
+    events = [event for event in document["traceEvents"] if event["ph"] == "C" and event["name"] == name]
+    return [(event["ts"], event["args"][unit]) for event in events if event["pid"] == rank + 1]
+
+
+@pytest.mark.parametrize("name", ["moe64", "interleaved", "leading_dense", "dense64"])
+def test_memory_rises_to_what_the_costs_say_and_falls_to_the_states(name: str, tmp_path: Path) -> None:
+    """States, and what micro-batches in flight keep: all of the costs' activations but the head's."""
+    each, document = traced_workload(name), written(name, tmp_path)[0]
+    workload = pl.DataFrame([each.workload], schema=SCHEMA)
+    named = each.program.select(pl.lit(each.workload["workload"]).alias("workload"), pl.all())
+    for row in stage_memory(fold(named), workload).iter_rows(named=True):
+        rank = row["stage"] * (each.workload["world_size"] // each.workload["pp"])
+        levels = counter(document, "memory", rank, "GiB")
+        states = sum(row[f"{part}_bytes"] for part in ("weights", "gradients", "optimizer")) / 2**30
+        assert levels[0] == (0, pytest.approx(states, rel=1e-6))
+        assert levels[-1][1] == pytest.approx(states, rel=1e-6)
+        most = max(level for _, level in levels) - states
+        if row["stage"] < each.workload["pp"] - 1:
+            # The costs count the embedding's mask by whole sets of chunks.
+            exact = 1e-5 if each.workload["virtual_pipeline"] == 1 else 3e-3
+            assert most == pytest.approx(row["activations_bytes"] / 2**30, rel=exact)
+        else:
+            assert most < row["activations_bytes"] / 2**30
+
+
+@pytest.mark.parametrize("name", ["moe64", "etp1", "dense16"])
+def test_a_card_sends_what_the_traffic_says(name: str, tmp_path: Path) -> None:
+    """The area below the counter is what the rank sends to other nodes in an iteration."""
+    each = traced_workload(name)
+    world = each.workload["world_size"]
+    document = written(name, tmp_path, ranks=f"0-{world - 1}")[0]
+    matrix = rank_matrix(
+        each.program.with_columns(pl.col("group_kind").cast(pl.String)),
+        groups(each.workload),
+        ranks(each.workload),
+        Placed(8),
+    )
+    leaving = matrix.filter(leaves_node(8)).group_by("src").agg(pl.col("bytes").sum())
+    sent = dict(leaving.iter_rows())
+    assert sent
+    for rank in range(0, world, 5):
+        levels = counter(document, "network card, out", rank, "GB/s")
+        area = sum(rate * (then - now) for (now, rate), (then, _) in pairwise(levels)) * 1e3
+        assert area == pytest.approx(sent.get(rank, 0), rel=2e-3)
+        assert not levels or levels[-1][1] == 0

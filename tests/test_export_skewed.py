@@ -191,7 +191,7 @@ def most_sent(each: Traced, stage: int) -> dict[int, int]:
 
 
 def test_all_members_of_an_exchange_say_one_size(folders: Callable[..., Path]) -> None:
-    """ASTRA-sim stops without a word where members differ: all groups of 16 ranks, and their own sizes beside."""
+    """ASTRA-sim stops without a word where members differ: all groups of 16 ranks; own sizes stand beside."""
     members = json.loads((folders("base") / "comm_groups.json").read_text())
     sizes: dict[str, list[tuple[int, ...]]] = {}
     own: set[int] = set()
@@ -262,7 +262,7 @@ def changed_gather(messages: list[bytes]) -> None:
         (changed_gather, False, "expert_gather.0 (type 2, 12345 bytes)"),
         (without_own_size, False, "own_comm_size: attribute: is no number from 0 to comm_size"),
         (members_differ, True, ""),
-        (members_differ, False, "moe_combine.0 (type 6, 1073741824 bytes); on rank"),
+        (members_differ, False, "on rank 5 it is moe_combine.0 (type 6, 1073741824 bytes)"),
     ],
 )
 def test_mutated_sets_are_refused_with_the_reason(

@@ -70,6 +70,20 @@ def _layer_bytes(moe: bool, rows: pl.Expr = _even_rows) -> tuple[pl.Expr, pl.Exp
     return kept.alias(f"{kind}_layer_kept_bytes"), working.alias(f"{kind}_layer_working_bytes")
 
 
+def kept_bytes() -> dict[str, pl.Expr]:
+    """Return what a micro-batch keeps of a layer of each kind and of the embedding until its backward pass."""
+    return {
+        "dense_kept_bytes": _layer_bytes(moe=False)[0],
+        "moe_kept_bytes": _layer_bytes(moe=True)[0],
+        "embedding_kept_bytes": _embedding_bytes(),
+    }
+
+
+def _embedding_bytes() -> pl.Expr:
+    """Return the mask of the embedding's dropout."""
+    return _tokens * _hidden / _split
+
+
 def _in_flight() -> pl.Expr:
     """Return how many of a stage's full sets of layers are alive at once.
 
@@ -97,7 +111,7 @@ def _activation_bytes(mean_rows: pl.Expr = _even_rows, most_rows: pl.Expr = _eve
         pl.when(pl.col("dense_layers") > 0).then(dense_working).otherwise(0),
         pl.when(pl.col("moe_layers") > 0).then(moe_working).otherwise(0),
     )
-    mask = pl.when(pl.col("stage") == 0).then(_tokens * _hidden / _split).otherwise(0)
+    mask = pl.when(pl.col("stage") == 0).then(_embedding_bytes()).otherwise(0)
     head = 4 * _tokens * _hidden / _split + 4 * _tokens * pl.col("padded_vocab_size") / _tp
     return (
         _in_flight() * (layers + mask)

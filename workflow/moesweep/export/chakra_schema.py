@@ -15,8 +15,8 @@ COMM_TYPES = {"all_reduce": 0, "all_gather": 2, "all_to_all": 6, "reduce_scatter
 ROUTING = "routing"
 """Attribute of a file's metadata: the routing that lets the ranks of an all_to_all send different sizes."""
 OWN_SIZE = "own_comm_size"
-"""Attribute of an all_to_all where routing is given: what this rank sends. comm_size is the most of its group:
-ASTRA-sim stops without a word at the first collective whose members differ in it."""
+"""Attribute of an all_to_all where routing is given: what this rank sends. comm_size is the most of its
+group: ASTRA-sim stops without a word at the first collective whose members differ in it."""
 
 _Field = descriptor_pb2.FieldDescriptorProto
 _REPEATED = ("repeated",)

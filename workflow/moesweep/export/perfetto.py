@@ -12,6 +12,7 @@ from typing import Any
 
 import polars as pl
 
+from moesweep.export.perfetto_tracks import Tracks, microseconds
 from moesweep.export.request import Request, chosen_ranks
 from moesweep.export.skewed_costs import alike
 from moesweep.export.source import Traced
@@ -48,6 +49,7 @@ def _write(
     facts = json.dumps({"workload": traced.workload["workload"]})
     file.write(f'{{"displayTimeUnit":"ns","otherData":{facts},"traceEvents":[\n'.encode())
     members = everyone.filter(wanted)
+    shown = frozenset(members["rank"])
     named = (pair for member in members.iter_rows(named=True) for pair in _names(member, traced.program))
     names = [name for pair in named for name in pair]
     file.write(",\n".join(json.dumps(name, separators=(",", ":")) for name in names).encode())
@@ -55,9 +57,14 @@ def _write(
         for own, part in alike(traced, members.filter(pl.col("stage") == stage)):
             heads = _heads(own.program.filter(pl.col("stage") == stage)).lazy()
             events = ops.join(heads, on=["stage", "op_index"], how="left", maintain_order="left").collect()
+            wire = own.program.filter(pl.col("stage") == stage).select("op_index", "wire_bytes")
+            tracks = Tracks(own, shown)
             for rank in part["rank"]:
                 for some in events.iter_slices(EVENTS_AT_ONCE):
                     file.write(_events(some, rank).encode())
+                    file.write(tracks.messages(some, rank, _lane_of_messages()).encode())
+                file.write(tracks.memory(events, rank).encode())
+                file.write(tracks.card(events, wire, rank).encode())
     file.write(b"\n]}\n")
 
 
@@ -67,6 +74,12 @@ def _lane(collective: pl.Expr, group_kind: pl.Expr) -> pl.Expr:
         pl.when(collective.is_in(["send", "recv"])).then(pl.format("pp {}", collective)).otherwise(group_kind)
     )
     return name.fill_null("compute").replace_strict({lane: i for i, lane in enumerate(LANES, start=1)})
+
+
+def _lane_of_messages() -> pl.Expr:
+    return pl.format("pp {}", pl.col("collective").cast(pl.String)).replace_strict(
+        {lane: i for i, lane in enumerate(LANES, start=1)}
+    )
 
 
 def _heads(program: pl.DataFrame) -> pl.DataFrame:
@@ -82,7 +95,7 @@ def _heads(program: pl.DataFrame) -> pl.DataFrame:
         '","tid":',
         _lane(collective, group_kind),
         ',"dur":',
-        _microseconds((pl.col("seconds") * 1e9).round().cast(pl.Int64)),
+        microseconds((pl.col("seconds") * 1e9).round().cast(pl.Int64)),
         ',"args":{"layer":',
         pl.col("layer"),
         ",",
@@ -96,7 +109,7 @@ def _heads(program: pl.DataFrame) -> pl.DataFrame:
 
 def _events(ops: pl.DataFrame, rank: int) -> str:
     """Return the events of one rank's ops."""
-    start = _microseconds(pl.col("start_nanoseconds"))
+    start = microseconds(pl.col("start_nanoseconds"))
     place = f',"pid":{rank + 1},"ts":'
     event = _text(pl.col("head"), pl.col("microbatch"), ',"chunk":', pl.col("chunk"), "}" + place, start, "}")
     text: str = ops.select(event.str.join("")).item()
@@ -111,13 +124,6 @@ def _numbers(columns: tuple[str, ...]) -> pl.Expr:
     """Return columns as JSON members."""
     members = [_text(f'"{column}":', pl.col(column)) for column in columns]
     return pl.concat_str(members, separator=",")
-
-
-def _microseconds(nanoseconds: pl.Expr) -> pl.Expr:
-    """Return whole nanoseconds as text in microseconds with three decimals."""
-    return _text(
-        (nanoseconds // 1000).cast(pl.String), ".", (nanoseconds % 1000).cast(pl.String).str.zfill(3)
-    )
 
 
 def _names(member: dict[str, Any], program: pl.DataFrame) -> Iterator[list[dict[str, Any]]]:

@@ -28,7 +28,8 @@ class Traced:
     """A workload: its catalogue row and its costed program (columns of cost_ops).
 
     The program's `wait_seconds` is how long a stage waits for its host after the last op of a layer's
-    pass, 0 elsewhere. `tp_overlap` is the fraction of a tp collective that runs beside the GEMM after it.
+    pass, 0 elsewhere. `tp_overlap` is the fraction of a tp collective that runs beside the GEMM after it;
+    `gpus_per_node` is the cluster's.
     Where routing is given, `program` is the one that everybody waits for, and `each` has that of every ep
     rank with its own quantities and seconds (`own_costs`).
     """
@@ -36,6 +37,7 @@ class Traced:
     workload: dict[str, Any]
     program: pl.DataFrame
     tp_overlap: float
+    gpus_per_node: int
     each: pl.DataFrame | None = None
 
     def of(self, ep_rank: int) -> "Traced":
@@ -69,7 +71,7 @@ def traced(
                 yield _uneven(_named(part, [id_]), described, cluster, root)
                 continue
             program = computed[id_] if id_ in computed else read_table(results.cost_ops(id_), "cost_ops")
-            yield Traced(row, _with_waits(id_, program, described), cluster.value("tp_overlap"))
+            yield Traced(row, _with_waits(id_, program, described), *_of_the_cluster(cluster))
 
 
 def _named(workloads: pl.DataFrame, ids: list[str]) -> pl.DataFrame:
@@ -83,7 +85,11 @@ def _uneven(workload: pl.DataFrame, described: pl.DataFrame, cluster: Cluster, r
     program = _costed(busiest(each), workload, cluster)[row["workload"]]
     own = own_costs(each, program, workload, cluster)
     waiting = _with_waits(row["workload"], program, described)
-    return Traced(row, waiting, cluster.value("tp_overlap"), own)
+    return Traced(row, waiting, *_of_the_cluster(cluster), own)
+
+
+def _of_the_cluster(cluster: Cluster) -> tuple[float, int]:
+    return cluster.value("tp_overlap"), int(cluster.value("gpus_per_node"))
 
 
 def _stored(row: dict[str, Any], results: Results, cluster: Cluster) -> bool:
