@@ -318,7 +318,7 @@ def test_files_cut_short_are_refused(
 
 def test_a_folder_without_traces_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["export", "--check", "--out", str(tmp_path)]) == 2
-    assert "holds no .et files" in capsys.readouterr().err
+    assert "holds no .et, .goal, .cm, .topo or .yml files" in capsys.readouterr().err
 
 
 def test_chosen_ranks_get_the_files_of_the_whole_set(folders: Callable[[str], Path], tmp_path: Path) -> None:

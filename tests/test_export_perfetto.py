@@ -16,7 +16,7 @@ from moesweep.export import perfetto
 from moesweep.export.request import Request
 from moesweep.export.unroll import unrolled
 from moesweep.shapes.parallelism import groups, ranks
-from moesweep.study.workload import SCHEMA
+from moesweep.study.keys import SCHEMA
 from moesweep.traffic.matrices import leaves_node, rank_matrix
 from moesweep.traffic.messages import Placed
 

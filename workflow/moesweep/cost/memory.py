@@ -71,7 +71,7 @@ def _layer_bytes(moe: bool, rows: pl.Expr = _even_rows) -> tuple[pl.Expr, pl.Exp
 
 
 def kept_bytes() -> dict[str, pl.Expr]:
-    """Return what a micro-batch keeps of a layer of each kind and of the embedding until its backward pass."""
+    """Return what a micro-batch keeps of each kind of layer, and of the embedding, for its backward pass."""
     return {
         "dense_kept_bytes": _layer_bytes(moe=False)[0],
         "moe_kept_bytes": _layer_bytes(moe=True)[0],

@@ -14,14 +14,19 @@ if TYPE_CHECKING:
     from moesweep.export.request import Request
     from moesweep.export.source import Traced
 
-_HELP = "write workloads in the form of SimAI, Chakra (ASTRA-sim) or Perfetto"
+_HELP = (
+    "write workloads in the form of SimAI, Chakra (ASTRA-sim), Perfetto, GOAL or htsim, or networks in theirs"
+)
+
+
+_FORMS = ("simai", "chakra", "perfetto", "goal", "htsim", "simai-topology", "astra-network")
 
 
 def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Add `export`."""
     command = commands.add_parser("export", help=_HELP, description=_HELP)
     add = command.add_argument
-    add("--format", metavar="simai|chakra|perfetto", help="the form to write")
+    add("--format", metavar="FORM", help=f"the form to write: {', '.join(_FORMS)}")
     add("--out", type=Path, required=True, metavar="DIR", help="folder to write to, new or empty")
     add(
         "--workload",
@@ -41,8 +46,13 @@ def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
     add("--stage", metavar="N|all", help="SimAI: pipeline stage to write (default: the slowest)")
     add("--ranks", metavar="0,4,8-15", help="ranks to write (default: Chakra all, Perfetto one pipeline)")
     add("--microbatches", type=int, metavar="N", help="write the first N micro-batches of an iteration")
+    add("--time-unit", metavar="ns|ps", help="GOAL: unit of time, ns for ATLAHS (default), ps for LogGOPSim")
+    add("--network", metavar="NAME|FILE.yaml", help="htsim and networks: which (default: non-blocking)")
+    add("--op", metavar="OP|all", help="htsim: op to send (default: moe_dispatch), all for a micro-batch")
+    add("--layer", type=int, metavar="N", help="htsim: layer of the op (default: the first that has it)")
+    add("--phase", metavar="forward|backward", help="htsim: pass of the op (default: forward)")
     add("--overwrite", action="store_true", help="replace files in a folder that is not empty")
-    add("--check", action="store_true", help="write nothing: validate the Chakra traces in DIR")
+    add("--check", action="store_true", help="write nothing: validate what is in DIR")
     add_options(command)
     command.set_defaults(run=export)
 
@@ -69,7 +79,7 @@ def unroll(arguments: argparse.Namespace) -> int:
 
 def export(arguments: argparse.Namespace) -> int:
     """Write the chosen workloads, or check what is there."""
-    from moesweep.export.request import chosen, needed
+    from moesweep.export.request import OF_NETWORKS, chosen, needed
 
     if arguments.check:
         return _check(arguments.out)
@@ -80,9 +90,16 @@ def export(arguments: argparse.Namespace) -> int:
         flavor=arguments.flavor,
         sweep=arguments.sweep,
         stage=arguments.stage,
+        network=arguments.network,
+        op=arguments.op,
+        layer=arguments.layer,
+        phase=arguments.phase,
+        time_unit=arguments.time_unit,
     )
     workloads = chosen(request)
-    if request.format == "simai" and request.flavor == "aicb":
+    if request.format in OF_NETWORKS:
+        _write_networks(workloads, request)
+    elif request.format == "simai" and request.flavor == "aicb":
         _write_aicb(workloads, request)
     else:
         _write_traced(workloads, request)
@@ -106,13 +123,16 @@ def _request(arguments: argparse.Namespace, **own: Any) -> "Request":
 
 
 def _check(folder: Path) -> int:
-    """Print what the Chakra sets in a folder hold; raise BadInput with their faults."""
+    """Print what the exports in a folder hold; raise BadInput with their faults."""
     from moesweep.edge.problems import BadInput, Problem
     from moesweep.export.chakra_check import SHOWN_PROBLEMS, check_folder, folders
+    from moesweep.export.check import check_files
 
     sets = [check_folder(each) for each in folders(folder)]
-    if not sets:
-        raise BadInput([Problem("", "--out", "traces", str(folder), f"{folder} holds no .et files")])
+    files = check_files(folder)
+    if not sets and not files:
+        message = f"{folder} holds no .et, .goal, .cm, .topo or .yml files"
+        raise BadInput([Problem("", "--out", "traces", str(folder), message)])
     for each in sets:
         verdict = "valid" if not each.problems else f"faults: {len(each.problems)}"
         if each.absent or each.unjudged_messages:
@@ -121,7 +141,11 @@ def _check(folder: Path) -> int:
                 f"and {each.unjudged_messages} messages have an end there"
             )
         print(f"{each.folder}: {each.ranks} ranks, {each.nodes} nodes: {verdict}")
-    problems = [problem for each in sets for problem in each.problems[:SHOWN_PROBLEMS]]
+    for file in files:
+        verdict = "valid" if not file.problems else f"faults: {len(file.problems)}"
+        print(f"{file.path}: {file.content}: {verdict}")
+    faults = [each.problems for each in sets] + [each.problems for each in files]
+    problems = [problem for each in faults for problem in each[:SHOWN_PROBLEMS]]
     if problems:
         raise BadInput(problems)
     return 0
@@ -139,6 +163,17 @@ def _write_aicb(workloads: "pl.DataFrame", request: "Request") -> None:
             progress.step()
 
 
+def _write_networks(workloads: "pl.DataFrame", request: "Request") -> None:
+    """A network's files follow from the number of GPUs alone."""
+    from moesweep.export import astra_network, simai_topology
+    from moesweep.export.folder import failures_named
+
+    write = {"simai-topology": simai_topology.export, "astra-network": astra_network.export}[request.format]
+    with failures_named(request.out):
+        for world_size in workloads["world_size"].unique().sort():
+            write(world_size, request)
+
+
 def _write_traced(workloads: "pl.DataFrame", request: "Request") -> None:
     from moesweep.export.folder import failures_named
     from moesweep.export.source import traced
@@ -153,12 +188,14 @@ def _write_traced(workloads: "pl.DataFrame", request: "Request") -> None:
 
 
 def _writer(format_: str) -> "Callable[[Traced, Request], None]":
-    from moesweep.export import chakra, perfetto, simai_megatron, unroll
+    from moesweep.export import chakra, goal, htsim, perfetto, simai_megatron, unroll
 
     return {
         "simai": simai_megatron.export,
         "chakra": chakra.export,
         "perfetto": perfetto.export,
+        "goal": goal.export,
+        "htsim": htsim.export,
         "unrolled": unroll.export,
     }[format_]
 

@@ -14,7 +14,7 @@ from moesweep.export.source import Traced
 from moesweep.network.cards import card_shares
 from moesweep.shapes.placement import layer_layout
 from moesweep.shapes.states import state_bytes
-from moesweep.study.workload import SCHEMA
+from moesweep.study.keys import SCHEMA
 
 MEMORY, CARD = "memory", "network card, out"
 """The counters: GiB that a rank holds, and GB/s that its card sends."""

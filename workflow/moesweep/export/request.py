@@ -14,14 +14,22 @@ from moesweep.store.layout import Results
 from moesweep.store.tablefile import read_table
 from moesweep.study.configured import Configuration, configured
 
-FORMATS = ("simai", "chakra", "perfetto")
+FORMATS = ("simai", "chakra", "perfetto", "goal", "htsim", "simai-topology", "astra-network")
+OF_NETWORKS = ("simai-topology", "astra-network")
+"""Formats of which workloads say the number of GPUs alone."""
 UNROLLED = "unrolled"
 """The linear trace, which is `trace --unroll` and no format of `export`."""
 FLAVORS = ("megatron", "aicb")
+PHASES = ("forward", "backward", "optimizer")
+TIME_UNITS = ("ns", "ps")
 TAKES = {
     "simai": ("stage",),
     "chakra": ("ranks", "microbatches"),
     "perfetto": ("ranks", "microbatches"),
+    "goal": ("ranks", "microbatches", "time_unit"),
+    "htsim": ("network", "op", "layer", "phase"),
+    "simai-topology": ("network",),
+    "astra-network": ("network",),
     UNROLLED: ("ranks", "microbatches"),
 }
 """The options that only some formats have."""
@@ -36,7 +44,8 @@ class Request:
     """The options of one export.
 
     `ranks` as written (`0,4,8-15`), None for the format's default; `stage` a number, `all`, or None for the
-    slowest; `microbatches` None for all.
+    slowest; `microbatches` None for all. `op`, `layer` and `phase` say what of a workload htsim is to send,
+    `all` a whole micro-batch; `time_unit` is that of GOAL, ns or ps.
     """
 
     format: str
@@ -47,6 +56,11 @@ class Request:
     stage: str | None = None
     ranks: str | None = None
     microbatches: int | None = None
+    network: str | None = None
+    op: str | None = None
+    layer: int | None = None
+    phase: str | None = None
+    time_unit: str | None = None
     overwrite: bool = False
     configuration: Configuration = field(default_factory=Configuration)
 
@@ -133,7 +147,12 @@ def parsed_ranks(text: str) -> list[int]:
 
 def _option_problems(request: Request) -> list[Problem]:
     formats = FORMATS if request.format != UNROLLED else (UNROLLED,)
-    words = [("--format", request.format, formats), ("--flavor", request.flavor, FLAVORS)]
+    words: list[tuple[str, str, tuple[str, ...]]] = [
+        ("--format", request.format, formats),
+        ("--flavor", request.flavor, FLAVORS),
+    ]
+    words += [("--phase", request.phase, PHASES)] if request.phase is not None else []
+    words += [("--time-unit", request.time_unit, TIME_UNITS)] if request.time_unit is not None else []
     problems = [
         Problem(
             "", option, "known", word, f"there is no {option[2:]} {shown(word)}", did_you_mean(word, known)
@@ -161,7 +180,10 @@ def _foreign_options(request: Request) -> list[Problem]:
     takes = TAKES.get(request.format)
     if takes is None:
         return []
-    given = {name: getattr(request, name) for name in ("stage", "ranks", "microbatches")}
+    options = {option for taken in TAKES.values() for option in taken}
+    given = {name: getattr(request, name) for name in sorted(options)}
+    if request.format == "htsim" and request.op == "all":
+        takes = ("network", "op")
     foreign = {name: value for name, value in given.items() if value is not None and name not in takes}
     by = f"format {request.format}"
     if request.format != "simai" and request.flavor != "megatron":
@@ -170,7 +192,7 @@ def _foreign_options(request: Request) -> list[Problem]:
         foreign["stage"], by = request.stage, "flavor aicb"
     return [
         Problem("", f"--{name}", "option", str(value), f"{by} has no --{name}", "leave it out")
-        for name, value in foreign.items()
+        for name, value in ((name.replace("_", "-"), value) for name, value in foreign.items())
     ]
 
 

@@ -17,6 +17,7 @@ from moesweep.study.catalog import Cluster
 from moesweep.study.routing import given
 from moesweep.study.workload import description
 from moesweep.trace.programs import programs
+from moesweep.trace.skewed_copies import given_routing
 from moesweep.trace.skewed_programs import busiest, rank_programs
 
 COMPUTED_TOGETHER = 32
@@ -30,8 +31,8 @@ class Traced:
     The program's `wait_seconds` is how long a stage waits for its host after the last op of a layer's
     pass, 0 elsewhere. `tp_overlap` is the fraction of a tp collective that runs beside the GEMM after it;
     `gpus_per_node` is the cluster's.
-    Where routing is given, `program` is the one that everybody waits for, and `each` has that of every ep
-    rank with its own quantities and seconds (`own_costs`).
+    Where routing is given, `program` is the one that everybody waits for, `each` has that of every ep rank
+    with its own quantities and seconds (`own_costs`), and `routing` is the table given_routing.
     """
 
     workload: dict[str, Any]
@@ -39,6 +40,7 @@ class Traced:
     tp_overlap: float
     gpus_per_node: int
     each: pl.DataFrame | None = None
+    routing: pl.DataFrame | None = None
 
     def of(self, ep_rank: int) -> "Traced":
         """Return the workload as the ranks of one ep rank run it, as if all others were like them."""
@@ -85,7 +87,7 @@ def _uneven(workload: pl.DataFrame, described: pl.DataFrame, cluster: Cluster, r
     program = _costed(busiest(each), workload, cluster)[row["workload"]]
     own = own_costs(each, program, workload, cluster)
     waiting = _with_waits(row["workload"], program, described)
-    return Traced(row, waiting, *_of_the_cluster(cluster), own)
+    return Traced(row, waiting, *_of_the_cluster(cluster), own, given_routing(row, root))
 
 
 def _of_the_cluster(cluster: Cluster) -> tuple[float, int]:

@@ -53,6 +53,11 @@ class Dragonfly:
         return self.groups * self.leaves * self.leaf_hosts
 
     @property
+    def hosts_are_its_own(self) -> bool:
+        """Hosts are what hangs at its switches."""
+        return False
+
+    @property
     def _leaf(self) -> str:
         """What a switch with hosts is called."""
         return "leaf" if self.spines else "switch"

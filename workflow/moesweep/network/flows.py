@@ -95,6 +95,10 @@ class Fabric(Protocol):
         """Hosts that it has places for."""
 
     @property
+    def hosts_are_its_own(self) -> bool:
+        """Whether hosts are there, with their links, also where a workload has no GPU for them."""
+
+    @property
     def bundles(self) -> Bundles:
         """Its bundles."""
 

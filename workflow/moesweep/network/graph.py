@@ -34,6 +34,11 @@ class Graph:
     capacity: Floats
 
     @property
+    def hosts_are_its_own(self) -> bool:
+        """Hosts are those of the graph."""
+        return True
+
+    @property
     def _switches(self) -> int:
         return len(self.names) - self.hosts
 

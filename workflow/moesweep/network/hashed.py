@@ -31,6 +31,11 @@ class HashedTree:
         """Hosts that it has places for."""
         return self.tree.hosts
 
+    @property
+    def hosts_are_its_own(self) -> bool:
+        """Hosts are what hangs below it."""
+        return False
+
     @cached_property
     def _widths(self) -> list[int]:
         """Links up from a subtree, by level."""

@@ -48,6 +48,11 @@ class Lattice:
         return self.vertices * max(self.vertex_hosts, 1)
 
     @property
+    def hosts_are_its_own(self) -> bool:
+        """Hosts are vertices, which pass on what others send; or they hang at switches."""
+        return not self.vertex_hosts
+
+    @property
     def _host_links(self) -> int:
         return 2 * self.hosts if self.vertex_hosts else 0
 

@@ -96,6 +96,13 @@ class Topology:
         loads = self.fabric.loads(on_rail)
         return loads.reshape(len(loads), flows.keys, -1)
 
+    def hosts_of_gpus(self) -> Ints:
+        """Return the host that each GPU is; with a fabric a rail, on its rail's."""
+        gpu = np.arange(self.gpus)
+        if self.order == "rail":
+            return self._place(gpu)
+        return gpu if self.order == "rank" else gpu // self.island
+
     def _place(self, gpu: Ints) -> Ints:
         """Return a GPU's place among the hosts: rail after rail within its pod."""
         island, rail = gpu // self.island, gpu % self.island
@@ -123,7 +130,11 @@ class Topology:
                 for first, (source, target) in ((0, ends), (self.gpus, ends[::-1]))
             ]
             parts = [*nvlink, *parts]
-        frame = pl.concat(parts).with_row_index("link").with_columns(pl.col("link").cast(pl.Int64))
+        every = pl.concat(parts)
+        if not self.fabric.hosts_are_its_own:
+            gpus = [pl.col(end).str.extract(r"^gpu (\d+)$").cast(pl.Int64) for end in ("source", "target")]
+            every = every.filter(pl.all_horizontal(gpu.fill_null(0) < self.gpus for gpu in gpus))
+        frame = every.with_row_index("link").with_columns(pl.col("link").cast(pl.Int64))
         bundle = frame["bundle"].to_numpy()
         return frame.with_columns(
             pl.Series("class", self.bundles.class_[bundle]).replace_strict(
@@ -152,4 +163,6 @@ class Topology:
 
     def parts(self) -> Parts:
         """Return switches, links and ports outside the islands."""
-        return self.fabric.parts().times(self.fabrics)
+        every = self.fabric.parts().times(self.fabrics)
+        absent = 0 if self.fabric.hosts_are_its_own else self.fabric.hosts * self.fabrics - self.gpus
+        return Parts(every.switches, every.links - absent, every.ports - absent)

@@ -49,6 +49,11 @@ class Tree:
         return self.tops * prod(self.below[:-1])
 
     @property
+    def hosts_are_its_own(self) -> bool:
+        """Hosts are what hangs below it."""
+        return False
+
+    @property
     def levels(self) -> int:
         """Levels of switches."""
         return len(self.below)

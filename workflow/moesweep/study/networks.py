@@ -81,6 +81,15 @@ def read_network(path: Path, name: str) -> Network:
     return network_of(path.stem, data, name)
 
 
+def named_network(root: Path, text: str, mention: tuple[str, str]) -> Network:
+    """Return the network that a user names: of the catalogue, or in a YAML file. Raises BadInput."""
+    return (
+        read_network(Path(text), text)
+        if text.endswith((".yaml", ".yml"))
+        else load_network(root, text, mention)
+    )
+
+
 def network_of(name: str, data: Mapping[str, Any], file: str) -> Network:
     """Return the network that checked data describe. Raises BadInput."""
     topology, given = data["topology"], dict(data.get("shape", {}))

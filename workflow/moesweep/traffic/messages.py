@@ -79,7 +79,7 @@ def op_messages(
     `ep_rank` where `routing`, the table given_routing, is given.
     """
     who = ["stage"] if routing is None else ["stage", "ep_rank"]
-    ops = program.filter(pl.col("wire_bytes") > 0)
+    ops = program.filter(pl.col("wire_bytes") > 0).with_columns(pl.col("group_kind").cast(pl.String))
     exchanged = pl.col("collective") == "all_to_all"
     fixed = ops if routing is None else ops.filter(~exchanged)
     sends = [to_offsets(fixed)]
