@@ -11,6 +11,7 @@ import pytest
 from costing import ROOT, constants, costs, seconds
 from moesweep.cost.compute import wave_efficiency
 from moesweep.cost.fold import KEY, fold
+from moesweep.cost.model import cost, with_constants
 from moesweep.trace.programs import folded, programs
 from small import DENSE, VARIED, small
 
@@ -281,6 +282,8 @@ print(*frame.iter_rows(), sep=chr(10))
 @pytest.mark.parametrize("place", [0, 5, 11])
 def test_a_workload_costs_to_the_last_bit_the_same_alone_and_among_others(place: int) -> None:
     varied = [small(**changes).with_columns(workload=pl.lit(name)) for name, changes in VARIED.items()]
-    together = costs(pl.concat(varied)).workloads
-    alone = costs(varied[place]).workloads
+    together, alone = (
+        cost(folded(each), with_constants(each, constants())).workloads
+        for each in (pl.concat(varied), varied[place])
+    )
     assert alone.equals(together.filter(pl.col("workload") == varied[place]["workload"][0]))
