@@ -1,43 +1,15 @@
 """Where the layers of a model stand: which stage of the pipeline holds which, in which of its chunks."""
 
+from collections.abc import Mapping
+from functools import cache
+from typing import Any
+
 import polars as pl
 
+from moesweep.shapes import layers
+from moesweep.shapes.layers import KINDS, layer_kinds
 
-def layer_layout(workloads: pl.DataFrame) -> pl.DataFrame:
-    """Return workload, layer, layer_kind, stage and chunk: which stage holds which layer.
-
-    L layers over q = pp·v virtual stages: ⌊L/q⌋ each, the remainder one each to the middle ones,
-    as the first and last also hold the embedding and the head. Virtual stage c·pp + p is chunk c
-    of stage p (Megatron's interleaved assignment).
-    """
-    virtual_stages = pl.col("pp") * pl.col("virtual_pipeline")
-    base, rest = pl.col("num_layers") // virtual_stages, pl.col("num_layers") % virtual_stages
-    before = (virtual_stages - rest) // 2
-    layer = pl.col("layer")
-    long_from, long_to = before * base, before * base + rest * (base + 1)
-    virtual_stage = (
-        pl.when(layer < long_from)
-        .then(layer // base)
-        .when(layer < long_to)
-        .then(before + (layer - long_from) // (base + 1))
-        .otherwise(before + rest + (layer - long_to) // base)
-    )
-    is_moe = (pl.col("kind") == "moe") & (layer >= pl.col("first_k_dense"))
-    return (
-        workloads.with_columns(layer=pl.int_ranges(0, "num_layers", dtype=pl.Int64))
-        .explode("layer")
-        .with_columns(virtual_stage=virtual_stage)
-        .select(
-            "workload",
-            "layer",
-            layer_kind=pl.when(is_moe).then(pl.lit("moe")).otherwise(pl.lit("dense")),
-            stage=pl.col("virtual_stage") % pl.col("pp"),
-            chunk=pl.col("virtual_stage") // pl.col("pp"),
-        )
-    )
-
-
-READS = ("kind", "num_layers", "pp", "virtual_pipeline", "first_k_dense")
+READS = (*layers.READS, "pp", "virtual_pipeline")
 """The columns of a workload that place its layers."""
 
 ENDS = ("first", "last")
@@ -47,14 +19,69 @@ ARRIVALS = ("recv_forward", "recv_backward")
 """Messages that a chunk waits for."""
 
 
-KINDS = ("dense", "moe")
-"""Kinds of layers that every stage is asked for, be there any or not."""
+def layer_layout(workloads: pl.DataFrame) -> pl.DataFrame:
+    """Return workload, layer, layer_kind, stage and chunk: which stage holds which layer.
+
+    Layers of multi-token prediction follow those of the decoder. Virtual stage c·pp + p is chunk c of
+    stage p (Megatron's interleaved assignment). Placements are lists, made once for all workloads that share
+    what they are made from.
+    """
+    distinct = workloads.select(READS).unique(maintain_order=True)
+    rows = [*distinct.iter_rows(named=True)]
+    placed = distinct.with_columns(
+        pl.Series("layer_kind", [layer_kinds(row) for row in rows], dtype=pl.List(pl.String)),
+        pl.Series("virtual_stage", [virtual_stages(row) for row in rows], dtype=pl.List(pl.Int64)),
+    )
+    each = workloads.select("workload", *READS).join(placed, on=READS, maintain_order="left")
+    return (
+        each.with_columns(layer=pl.int_ranges(0, pl.col("layer_kind").list.len(), dtype=pl.Int64))
+        .explode("layer", "layer_kind", "virtual_stage")
+        .select(
+            "workload",
+            "layer",
+            "layer_kind",
+            stage=pl.col("virtual_stage") % pl.col("pp"),
+            chunk=pl.col("virtual_stage") // pl.col("pp"),
+        )
+    )
+
+
+def virtual_stages(workload: Mapping[str, Any]) -> tuple[int, ...]:
+    """Return the virtual stage of each layer of a workload; multi-token prediction stands on the last one."""
+    parts = workload["pp"] * workload["virtual_pipeline"]
+    return *_spread(workload["num_layers"], parts), *([parts - 1] * workload["mtp_num_layers"])
+
+
+@cache
+def _spread(num_layers: int, parts: int) -> tuple[int, ...]:
+    """Return the part of each layer: ⌊L/q⌋ to each of q parts, the remainder one each to the middle ones.
+
+    The first and the last part also hold the embedding and the head.
+    """
+    base, rest = divmod(num_layers, parts)
+    before = (parts - rest) // 2
+    held = [base + (before <= part < before + rest) for part in range(parts)]
+    return tuple(part for part, count in enumerate(held) for _ in range(count))
+
+
+def layers_of_stages(workloads: pl.DataFrame) -> pl.DataFrame:
+    """Return workload, stage and `<kind>_layers`, one row a stage: how many layers of each kind it holds."""
+    layout = layer_layout(workloads)
+    counts = layout.group_by("workload", "stage", maintain_order=True).agg(
+        (pl.col("layer_kind") == kind).sum().cast(pl.Int64).alias(f"{kind}_layers") for kind in KINDS
+    )
+    return (
+        workloads.select("workload", stage=pl.int_ranges(0, "pp", dtype=pl.Int64))
+        .explode("stage")
+        .join(counts, on=["workload", "stage"], how="left", maintain_order="left")
+        .with_columns(pl.exclude("workload", "stage").fill_null(0))
+    )
 
 
 def kinds_of(layers: pl.DataFrame) -> list[str]:
-    """Return the kinds of layers that some rows of `layer_layout` tell apart, KINDS first."""
+    """Return the kinds that some rows of `layer_layout` tell apart, those of KINDS first and in order."""
     found = layers["layer_kind"].unique(maintain_order=True).to_list()
-    return [*KINDS, *(kind for kind in found if kind not in KINDS)]
+    return [*(kind for kind in KINDS if kind in found), *(kind for kind in found if kind not in KINDS)]
 
 
 def chunk_contents(workloads: pl.DataFrame, layers: pl.DataFrame) -> pl.DataFrame:

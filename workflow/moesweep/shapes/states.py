@@ -5,12 +5,18 @@ from operator import add
 
 import polars as pl
 
-from moesweep.shapes.sizes import ELEMENT_BYTES, gradient_bytes
+from moesweep.shapes.layers import number_of_moe_layers
+from moesweep.shapes.sizes import ELEMENT_BYTES, gradient_bytes, mla
 
 OPTIMIZER_BYTES = 12
 """Of a parameter that a rank updates: fp32 master weight and two moments."""
 
 FP32_BYTES = 4
+
+MEMORY = ("weights", "gradients", "optimizer", "activations", "workspace")
+"""The parts of a rank's memory: cost columns `<part>_bytes`, which add up to its peak."""
+
+MEMORY_PARTS = tuple(f"{part}_bytes" for part in MEMORY)
 
 
 def state_bytes(parameters: pl.Expr, owned: pl.Expr) -> dict[str, pl.Expr]:
@@ -30,19 +36,19 @@ def state_bytes(parameters: pl.Expr, owned: pl.Expr) -> dict[str, pl.Expr]:
 def least_state_bytes() -> pl.Expr:
     """Return the states of the mean stage's rank, over a workload's columns.
 
-    Layers only, L/pp of them: attention (2h² + 2h·h_kv)/tp, left out where it is latent, MLP 2hf/tp (gated
+    Layers only, L/pp of them: attention h·d(2a + 2g)/tp, left out where it is latent, MLP 2hf/tp (gated
     3hf), experts 2hf(E/ep)/etp; no norms, router, embedding or head. Some stage has at least the mean, so the
     cost stage never finds a lower peak (Megatron-Core: ParamAndGradBuffer, DistributedOptimizer).
     """
     c = pl.col
     hidden, width = c("hidden_size").cast(pl.Float64), c("moe_ffn_hidden_size")
     matrices = pl.when(c("gated_mlp")).then(3).otherwise(2)
-    keys = hidden * c("num_query_groups") / c("num_attention_heads")
-    attention = pl.when(c("attention") == "mla").then(0.0).otherwise(2 * hidden * (hidden + keys) / c("tp"))
+    heads = 2 * (c("num_attention_heads") + c("num_query_groups"))
+    attention = pl.when(mla).then(0.0).otherwise(hidden * c("head_dim") * heads / c("tp"))
     mlp = matrices * hidden * c("ffn_hidden_size") / c("tp")
     shared = matrices * hidden * c("num_shared_experts") * width / c("tp")
     experts = matrices * hidden * width * c("num_experts") / c("ep") / c("etp")
-    moe_layers = pl.when(c("kind") == "moe").then(c("num_layers") - c("first_k_dense")).otherwise(0)
+    moe_layers = number_of_moe_layers()
     dense_layers = c("num_layers") - moe_layers
     of_all = (c("num_layers") * attention + dense_layers * mlp + moe_layers * shared) / c("pp")
     of_experts = moe_layers * experts / c("pp")

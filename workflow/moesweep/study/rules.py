@@ -94,8 +94,16 @@ _chunks = _c("pp") * _c("virtual_pipeline")
 _chunks_of_stage = pl.when(_c("num_layers") % _c("pp") == 0).then(_c("num_layers") // _c("pp")).otherwise(1)
 _interleaved = _c("virtual_pipeline") > 1
 _fewer_groups = _c("num_query_groups") < _c("num_attention_heads")
-_grouped = ~_mla & (_c("num_query_groups") < _c("num_attention_heads"))
-_kv_width = _c("hidden_size") * _c("num_query_groups") // _c("num_attention_heads")
+_heads, _groups = _c("num_attention_heads"), _c("num_query_groups")
+_grouped = ~_mla & _fewer_groups
+# More tp ranks than query groups, a multiple: each gathers qkv and keeps the keys of one group.
+_more_ranks = (_c("tp") > _groups) & (_c("tp") % _groups == 0)
+_kv_width, _qkv_width = _groups * _c("head_dim"), (_heads + 2 * _groups) * _c("head_dim")
+_cut_widths = (_qkv_width % _c("tp") != 0) | (~_more_ranks & (_kv_width % _c("tp") != 0))
+_some_dense = ~_moe | (_c("first_k_dense") > 0) | (_c("moe_layer_freq") != "1")
+_shared_width = _c("num_shared_experts") * _c("moe_ffn_hidden_size")
+_latent_keys = ("q_lora_rank", "kv_lora_rank", "qk_nope_head_dim", "qk_rope_head_dim", "v_head_dim")
+_windowed = _c("window_size") != "none"
 _padding = _c("padded_vocab_size") - _c("vocab_size")
 _least_mla_width = pl.min_horizontal("kv_lora_rank", "qk_nope_head_dim", "v_head_dim")
 # The largest products of one micro-batch: an unsharded MLP or head, and attention scores.
@@ -105,7 +113,15 @@ _widest = pl.max_horizontal(
     1.0 * _c("padded_vocab_size"),
     5.0 * _c("seq_length"),
 )
-_flops = 2.0 * _c("micro_batch_size") * _c("seq_length") * _c("hidden_size") * _widest
+_width = pl.max_horizontal("hidden_size", _heads * _c("head_dim").fill_null(0))
+_flops = 2.0 * _c("micro_batch_size") * _c("seq_length") * _width * _widest
+
+
+def _of_other_length(key: str) -> pl.Expr:
+    """Whether a list of 0 and 1 has another length than the model has layers."""
+    return _c(key).str.starts_with("[") & (
+        _c(key).str.count_matches(",", literal=True) + 1 != _c("num_layers")
+    )
 
 
 def _error(name: str, key: str, violated: pl.Expr, message: str, nearest: pl.Expr) -> Rule:
@@ -158,9 +174,9 @@ RULES = (
         "tp {tp} does not divide hidden_size {hidden_size}",
         nearest_divisors("tp", _c("hidden_size"), _stage_ranks)),
     _error("hidden_by_heads", "num_attention_heads",
-        ~_mla & (_c("hidden_size") % _c("num_attention_heads") != 0),
-        "num_attention_heads {num_attention_heads} does not divide hidden_size {hidden_size}",
-        nearest_divisors("num_attention_heads", _c("hidden_size"))),
+        ~_mla & _c("head_dim").is_null(),
+        "num_attention_heads {num_attention_heads} does not divide hidden_size {hidden_size}, and there is "
+        "no head_dim", nearest_divisors("num_attention_heads", _c("hidden_size"))),
     _error("heads_by_groups", "num_query_groups", _c("num_attention_heads") % _c("num_query_groups") != 0,
         "num_query_groups {num_query_groups} does not divide num_attention_heads {num_attention_heads}",
         nearest_divisors("num_query_groups", _c("num_attention_heads"))),
@@ -168,10 +184,10 @@ RULES = (
         ((_c("attention") == "mha") & _fewer_groups) | ((_c("attention") == "gqa") & ~_fewer_groups),
         "{num_query_groups} query groups of {num_attention_heads} heads are no {attention}",
         nearest_is(pl.when(_fewer_groups).then(pl.lit("gqa")).otherwise(pl.lit("mha")))),
-    _error("keys_by_tp", "tp", ~_mla & (_c("hidden_size") % _c("tp") == 0) & (_kv_width % _c("tp") != 0),
-        "tp {tp} does not divide the width of the keys of {num_query_groups} query groups",
-        nearest_divisors("tp", _kv_width, _stage_ranks)),
-    _error("ffn_by_tp", "tp", (~_moe | (_c("first_k_dense") > 0)) & (_c("ffn_hidden_size") % _c("tp") != 0),
+    _error("keys_by_tp", "tp", ~_mla & (_c("hidden_size") % _c("tp") == 0) & _cut_widths,
+        "tp {tp} does not divide the width of the queries and keys of {num_query_groups} query groups",
+        nearest_divisors("tp", _kv_width, _qkv_width, _stage_ranks)),
+    _error("ffn_by_tp", "tp", _some_dense & (_c("ffn_hidden_size") % _c("tp") != 0),
         "tp {tp} does not divide ffn_hidden_size {ffn_hidden_size}",
         nearest_divisors("tp", _c("ffn_hidden_size"), _stage_ranks)),
     _error("expert_ffn_by_tp", "tp",
@@ -182,6 +198,9 @@ RULES = (
         _moe & (_c("etp") != _c("tp")) & (_c("moe_ffn_hidden_size") % _c("etp") != 0),
         "etp {etp} does not divide moe_ffn_hidden_size {moe_ffn_hidden_size}",
         nearest_divisors("etp", _c("moe_ffn_hidden_size"), _stage_ranks)),
+    _error("shared_ffn_by_tp", "tp", _moe & (_shared_width % _c("tp") != 0),
+        "tp {tp} does not divide the width of {num_shared_experts} shared experts",
+        nearest_divisors("tp", _shared_width, _stage_ranks)),
     _error("layer_per_stage", "pp", _c("pp") > _c("num_layers"),
         "pp {pp} is more than num_layers {num_layers}",
         nearest_divisors("pp", _pipeline_ranks, most=_c("num_layers"))),
@@ -199,6 +218,50 @@ RULES = (
         nearest_multiples("global_batch_size", _batch_unit * _c("pp"))),
     _error("mla_widths", "attention", _mla & (_least_mla_width < 1),
         "mla attention needs kv_lora_rank, qk_nope_head_dim and v_head_dim above 0", pl.lit("")),
+    _error("keys_of_mla", "attention", ~_mla & (pl.max_horizontal(_latent_keys) > 0),
+        "attention {attention} has no q_lora_rank, kv_lora_rank, qk_nope_head_dim, qk_rope_head_dim or "
+        "v_head_dim: the width of its heads is head_dim", nearest_is("mla")),
+    _error("head_dim_of_mla", "head_dim", _mla & (_c("head_dim") > 0),
+        "mla attention has no head_dim, but qk_nope_head_dim, qk_rope_head_dim and v_head_dim",
+        pl.lit("leave it out")),
+    _error("qkv_bias_of_mla", "add_qkv_bias", _mla & _c("add_qkv_bias"),
+        "mla attention has no linear of queries, keys and values together", nearest_is("false")),
+    _error("norms_across_heads", "qk_layernorm_across_heads",
+        _c("qk_layernorm_across_heads") & (_mla | ~_c("qk_layernorm")),
+        "across heads go norms of queries and keys alone: qk_layernorm without mla attention",
+        nearest_is("false")),
+    _error("bias_by_etp", "add_bias_linear", _moe & _c("add_bias_linear") & (_c("etp") > 1),
+        "experts of etp {etp} have no biases: Megatron refuses them", nearest_is("false")),
+    _error("bias_of_shared_experts", "add_bias_linear",
+        _moe & _c("add_bias_linear") & (_c("num_shared_experts") > 0),
+        "shared experts have no biases: Megatron refuses them", nearest_is("false")),
+    _error("gate_of_shared_experts", "moe_shared_expert_gate",
+        _moe & _c("moe_shared_expert_gate") & (_c("num_shared_experts") == 0),
+        "there are no shared experts to weigh", nearest_is("false")),
+    _error("fusion_of_gelu", "bias_activation_fusion", _c("bias_activation_fusion") & ~_c("gated_mlp"),
+        "GELU is not fused with anything that is modelled: gated_mlp is false", nearest_is("false")),
+    _error("experts_said_twice", "first_k_dense",
+        (_c("first_k_dense") > 0) & (_c("moe_layer_freq") != "1"),
+        "moe_layer_freq {moe_layer_freq} says which layers have experts", nearest_is(0)),
+    _error("moe_layers_by_layers", "moe_layer_freq", _of_other_length("moe_layer_freq"),
+        "the list has another length than num_layers {num_layers}", nearest_is(1)),
+    _error("no_moe_layer", "moe_layer_freq",
+        _moe & _c("moe_layer_freq").str.contains(r"^\[[0,]*\]$"),
+        "no layer has any of the {num_experts} experts", nearest_is(1)),
+    _error("window_ahead", "window_size", _windowed & ~_c("window_size").str.ends_with(",0]"),
+        "a causal mask hides the keys after a token", pl.format("nearest: {},0]",
+            _c("window_size").str.extract(r"^(\[\d+),"))),
+    _error("window_of_mla", "window_size", _windowed & _mla,
+        "windows of mla attention are not modelled", pl.lit("leave it out")),
+    _error("window_of_prediction", "window_size", _windowed & (_c("mtp_num_layers") > 0),
+        "windows beside multi-token prediction are not modelled", pl.lit("leave one of them out")),
+    _error("windows_by_layers", "window_attn_skip_freq", _of_other_length("window_attn_skip_freq"),
+        "the list has another length than num_layers {num_layers}", pl.lit("leave it out")),
+    _error("skips_without_window", "window_attn_skip_freq",
+        ~_windowed & (_c("window_attn_skip_freq") != "none"),
+        "there is no window_size to skip", pl.lit("leave it out")),
+    _error("sinks_of_mla", "softmax_type", _mla & (_c("softmax_type") != "vanilla"),
+        "softmax_type {softmax_type} of mla attention is not modelled", nearest_is("vanilla")),
     _error("countable", "seq_length", _flops >= COUNTABLE_FLOPS,
         "a micro-batch of {micro_batch_size} * {seq_length} tokens has more operations than can be counted",
         pl.lit("use a smaller seq_length or micro_batch_size")),
@@ -206,9 +269,9 @@ RULES = (
         "tp {tp} splits {num_attention_heads} attention heads into fractions, which Megatron refuses",
         nearest_divisors("tp", _c("num_attention_heads"), _stage_ranks)),
     _warning("groups_by_tp", "tp",
-        _grouped & (_c("num_query_groups") % _c("tp") != 0),
+        _grouped & (_groups % _c("tp") != 0) & ~_more_ranks,
         "tp {tp} splits {num_query_groups} query groups into fractions, which Megatron refuses",
-        nearest_divisors("tp", _c("num_query_groups"), _stage_ranks)),
+        nearest_divisors("tp", _groups, _stage_ranks)),
     _warning("layers_by_pp", "pp",
         ~_interleaved & (_c("pp") <= _c("num_layers")) & (_c("num_layers") % _c("pp") != 0),
         "pp {pp} does not divide num_layers {num_layers}, which Megatron refuses without keys of placement, "
