@@ -67,6 +67,11 @@ GPT_13B_MOE: dict[str, Any] = {
     "window_size": "none",
     "window_attn_skip_freq": "none",
     "window_keys": 0,
+    "num_layers_in_first_pipeline_stage": 0,
+    "num_layers_in_last_pipeline_stage": 0,
+    "account_for_embedding_in_pipeline_split": False,
+    "account_for_loss_in_pipeline_split": False,
+    "pipeline_model_parallel_layout": "none",
     "softmax_type": "vanilla",
     # 40 layers: attention 4 x 5120^2, norms 4 x 5120, router 16 x 5120, experts of 2 x 5120 x 20480; then the
     # table 50257 x 5120, positions 4096 x 5120, the final norm 2 x 5120. A token passes 2 of 16 experts.

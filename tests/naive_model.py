@@ -61,15 +61,66 @@ def has_window(w: Workload, number: int) -> bool:
     return bool(pattern[number]) if isinstance(pattern, list) else (number + 1) % pattern > 0
 
 
-def stage_layers(w: Workload, stage: int) -> list[Layer]:
-    """A stage's layers, chunk after chunk; left-over layers go to the middle, MTP to the end."""
-    every, parts = layers(w), w["pp"] * w["virtual_pipeline"]
-    share, left_over = divmod(w["num_layers"], parts)
+def part_sizes(w: Workload) -> list[int]:
+    """How many of the decoder's layers each chunk of each stage has, in the order of the layers.
+
+    Left-over layers go to the middle, unless something says where.
+    """
+    pp, parts, layers_ = w["pp"], w["pp"] * w["virtual_pipeline"], w["num_layers"]
+    text = w["pipeline_model_parallel_layout"]
+    if text != "none":
+        return [part.count("t") for part in written_out(text).split("|")]
+    of_stage = {
+        stage: w[f"num_layers_in_{end}_pipeline_stage"]
+        for stage, end in ((0, "first"), (pp - 1, "last"))
+        if w[f"num_layers_in_{end}_pipeline_stage"]
+    }
+    if of_stage:
+        left = [stage for stage in range(pp) if stage not in of_stage]
+        of_stage |= {stage: (layers_ - sum(of_stage.values())) // len(left) for stage in left}
+        return [of_stage[part % pp] // w["virtual_pipeline"] for part in range(parts)]
+    pretended = [f"account_for_{end}_in_pipeline_split" for end in ("embedding", "loss")]
+    if any(w[key] for key in pretended):
+        sizes = [(layers_ + sum(w[key] for key in pretended)) // parts] * parts
+        for place, key in zip((0, -1), pretended, strict=True):
+            sizes[place] -= w[key]
+        return sizes
+    share, left_over = divmod(layers_, parts)
     favoured = range((parts - left_over) // 2, (parts - left_over) // 2 + left_over)
+    return [share + (part in favoured) for part in range(parts)]
+
+
+def written_out(text: str) -> str:
+    """A layout with all repetitions written out, read from left to right."""
+    out, unit, place = "", "", 0
+    while place < len(text):
+        letter = text[place]
+        if letter == "(":
+            end = text.index(")", place)
+            unit, place = text[place + 1 : end], end + 1
+        elif letter == ",":
+            place += 1
+            continue
+        else:
+            unit, place = letter, place + 1
+        count = 1
+        if text[place : place + 1] == "*":
+            digits = ""
+            place += 1
+            while text[place : place + 1].isdigit():
+                digits += text[place]
+                place += 1
+            count = int(digits)
+        out += unit.replace(",", "") * count
+    return out
+
+
+def stage_layers(w: Workload, stage: int) -> list[Layer]:
+    """A stage's layers, chunk after chunk; MTP at the end."""
+    every = layers(w)
     found: list[Layer] = []
     first = 0
-    for part in range(parts):
-        count = share + 1 if part in favoured else share
+    for part, count in enumerate(part_sizes(w)):
         if part % w["pp"] == stage:
             found += every[first : first + count]
         first += count

@@ -169,5 +169,21 @@ MODELS: dict[str, dict[str, Any]] = {
     "fp16": {"dtype": "fp16"},
     "interleaved on Megatron-LM": DENSE
     | {"sequence_parallel": False, "framework": "megatron-lm", "virtual_pipeline": 2},
+    "fewer layers in the last stage": {
+        **{"num_layers": 7, "pp": 4, "num_layers_in_last_pipeline_stage": 1, "world_size": 32},
+        **{"mtp_num_layers": 1, "moe_layer_freq": "2"},
+    },
+    "fewer layers in both ends, interleaved": {
+        **{"num_layers": 16, "pp": 4, "virtual_pipeline": 2, "world_size": 32, "global_batch_size": 64},
+        **{"num_layers_in_first_pipeline_stage": 2, "num_layers_in_last_pipeline_stage": 6},
+    },
+    "embedding and loss count as layers": {
+        **{"num_layers": 6, "virtual_pipeline": 2, "first_k_dense": 1},
+        **{"account_for_embedding_in_pipeline_split": True, "account_for_loss_in_pipeline_split": True},
+    },
+    "layout with parts that have no layer": {
+        **{"num_layers": 5, "virtual_pipeline": 2, "mtp_num_layers": 1, "recompute": "full"},
+        **{"pipeline_model_parallel_layout": "E|t*3|(t)*2,|mL"},
+    },
 }
 """Workloads that differ in every key of a model; each is legal."""

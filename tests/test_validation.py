@@ -35,7 +35,12 @@ SOUND: dict[str, Any] = {
     **{"hidden_dropout": 0.1, "attention_dropout": 0.1, "moe_shared_expert_gate": False},
     **{"moe_layer_freq": "1", "mtp_num_layers": 0, "softmax_type": "vanilla"},
     **{"window_size": "none", "window_attn_skip_freq": "none"},
+    **{"num_layers_in_first_pipeline_stage": 0, "num_layers_in_last_pipeline_stage": 0},
+    **{"account_for_embedding_in_pipeline_split": False, "account_for_loss_in_pipeline_split": False},
+    "pipeline_model_parallel_layout": "none",
 }
+FIRST, LAST = "num_layers_in_first_pipeline_stage", "num_layers_in_last_pipeline_stage"
+LOSS, LAYOUT = "account_for_loss_in_pipeline_split", "pipeline_model_parallel_layout"
 MLA: dict[str, Any] = {
     **{"attention": "mla", "kv_lora_rank": 64, "qk_nope_head_dim": 32, "qk_rope_head_dim": 16},
     **{"v_head_dim": 32, "head_dim": 0},
@@ -128,6 +133,26 @@ BROKEN: list[tuple[str, dict[str, Any], str, str]] = [
     # tp 4 over 2 or 1 query groups gathers; over 3 of 12 heads it cuts them
     ("groups_by_tp", {"num_query_groups": 3, "num_attention_heads": 12}, "4", "nearest: 1"),
     ("layers_by_pp", {"num_layers": 7}, "2", "nearest: 1"),
+    ("placement_needs_stages", {"pp": 1, FIRST: 3}, "1", "leave them out"),
+    ("placed_twice", {FIRST: 3, LOSS: True, "num_layers": 7}, "none", "leave all but one out"),
+    # 8 layers less 3 are 5 for 3 stages
+    ("first_stage", {FIRST: 3, "pp": 4}, "3", "nearest: 2, 5"),
+    ("first_stage", {FIRST: 9}, "9", "nearest: 7"),
+    ("first_stage", {FIRST: 3, LAST: 4}, "3", "nearest: 4"),
+    ("last_stage", {LAST: 3, "virtual_pipeline": 2}, "3", "nearest: 2, 4"),
+    ("accounted_layers", {LOSS: True}, "2", "nearest: 1"),
+    ("layout", {LAYOUT: "Ettt|tttt"}, "Ettt|tttt", "7 t, num_layers is 8; one L ends the last part"),
+    ("layout", {LAYOUT: "E(tt|)*4L"}, "E(tt|)*4L", "5 parts, pp * virtual_pipeline are 2"),
+    ("layout", {LAYOUT: "tEttt|tttt,mL"}, "tEttt|tttt,mL", "1 m, mtp_num_layers is 0; one E begins"),
+    ("layout", {LAYOUT: "Etttt|tttt*99L"}, "Etttt|tttt*99L", "106 t, num_layers is 8"),
+    ("layout", {LAYOUT: "Et*999999|L"}, "Et*999999|L", "needed: more than 262144 letters"),
+    ("layout", {LAYOUT: "Et*4|(t*4L"}, "Et*4|(t*4L", "needed: letters E, t, m, L"),
+    (
+        "layout",
+        {LAYOUT: "Ettttm|ttttL", "mtp_num_layers": 1},
+        "Ettttm|ttttL",
+        "multi-token prediction before the last part is not modelled",
+    ),
     ("tp_within_node", {"tp": 16, "etp": 1}, "16", "nearest: 8"),
     # 4 layers a stage, experts of 2 * 2^15 * 2^17 * 8/(4 * 4) = 2^32 parameters, attention 4 * 2^30 / 4, so
     # 2^34 and 2^32. dp 8, edp 2: 6 * 5 + 12 * (1/8 + 4/2) = 55.5 times 4 GiB = 222; 8 * 222 / 80 = 22.2.

@@ -1,5 +1,6 @@
 """Where the layers of a model stand: which stage of the pipeline holds which, in which of its chunks."""
 
+import re
 from collections.abc import Mapping
 from functools import cache
 from typing import Any
@@ -9,8 +10,21 @@ import polars as pl
 from moesweep.shapes import layers
 from moesweep.shapes.layers import KINDS, layer_kinds
 
-READS = (*layers.READS, "pp", "virtual_pipeline")
+COUNTED = ("num_layers_in_first_pipeline_stage", "num_layers_in_last_pipeline_stage")
+ACCOUNTED = ("account_for_embedding_in_pipeline_split", "account_for_loss_in_pipeline_split")
+LAYOUT = "pipeline_model_parallel_layout"
+"""Options that place layers by hand: counts, ends that count as layers, or every part in letters."""
+
+READS = (*layers.READS, "pp", "virtual_pipeline", *COUNTED, *ACCOUNTED, LAYOUT)
 """The columns of a workload that place its layers."""
+
+UNSAID = "none"
+"""A layout that nothing says."""
+
+MOST_LETTERS = 1 << 18
+"""Letters and bars of a layout that is written out."""
+
+_REPEATED = (re.compile(r"\(([^()*]+)\)\*([0-9]{1,6})"), re.compile(r"([EtmL|])\*([0-9]{1,6})"))
 
 ENDS = ("first", "last")
 """What a chunk runs besides layers: embedding and head."""
@@ -49,19 +63,66 @@ def layer_layout(workloads: pl.DataFrame) -> pl.DataFrame:
 def virtual_stages(workload: Mapping[str, Any]) -> tuple[int, ...]:
     """Return the virtual stage of each layer of a workload; multi-token prediction stands on the last one."""
     parts = workload["pp"] * workload["virtual_pipeline"]
-    return *_spread(workload["num_layers"], parts), *([parts - 1] * workload["mtp_num_layers"])
+    return *_decoder_stages(*(workload[name] for name in PLACING)), *(
+        [parts - 1] * workload["mtp_num_layers"]
+    )
+
+
+PLACING = ("num_layers", "pp", "virtual_pipeline", *COUNTED, *ACCOUNTED, LAYOUT)
 
 
 @cache
-def _spread(num_layers: int, parts: int) -> tuple[int, ...]:
-    """Return the part of each layer: ⌊L/q⌋ to each of q parts, the remainder one each to the middle ones.
+def _decoder_stages(
+    layers: int, pp: int, chunks: int, first: int, last: int, embedding: bool, loss: bool, layout: str
+) -> tuple[int, ...]:
+    """Return the virtual stage of each of the decoder's layers (Megatron `get_num_layers_to_build`)."""
+    if layout != UNSAID:
+        held = [part.count("t") for part in layout_parts(layout)]
+    elif first or last:
+        stages = _counted(layers, pp, first, last)
+        held = [stages[part % pp] // chunks for part in range(pp * chunks)]
+    elif embedding or loss:
+        held = [(layers + embedding + loss) // (pp * chunks)] * (pp * chunks)
+        held[0], held[-1] = held[0] - embedding, held[-1] - loss
+    else:
+        held = _spread(layers, pp * chunks)
+    return tuple(part for part, count in enumerate(held) for _ in range(count))
+
+
+def _counted(layers: int, pp: int, first: int, last: int) -> list[int]:
+    """Return the layers of each stage: those said of the ends (0: not said), the others alike."""
+    others = pp - (first > 0) - (last > 0)
+    each = (layers - first - last) // others if others else 0
+    return [first or each, *([each] * (pp - 2)), last or each]
+
+
+def _spread(layers: int, parts: int) -> list[int]:
+    """Return ⌊L/q⌋ layers for each of q parts, the remainder one each for the middle ones.
 
     The first and the last part also hold the embedding and the head.
     """
-    base, rest = divmod(num_layers, parts)
+    base, rest = divmod(layers, parts)
     before = (parts - rest) // 2
-    held = [base + (before <= part < before + rest) for part in range(parts)]
-    return tuple(part for part, count in enumerate(held) for _ in range(count))
+    return [base + (before <= part < before + rest) for part in range(parts)]
+
+
+@cache
+def layout_parts(text: str) -> tuple[str, ...]:
+    """Return the parts of a layout such as `Et*3|(tt|)*29tL`, one a virtual stage, written out.
+
+    E embedding, t a layer of the decoder, m one of multi-token prediction, L loss; `*n` repeats a letter or
+    what stands in parentheses; commas mean nothing (Megatron `pipeline_parallel_layer_layout.py`). Raises
+    ValueError for other texts and those of more than MOST_LETTERS.
+    """
+    text = text.replace(",", "")
+    for pattern in _REPEATED:
+        length = sum(len(one[1]) * int(one[2]) for one in pattern.finditer(text))
+        if length > MOST_LETTERS:
+            raise ValueError(f"more than {MOST_LETTERS} letters")
+        text = pattern.sub(lambda one: one[1] * int(one[2]), text)
+    if set(text) - set("EtmL|"):
+        raise ValueError("letters E, t, m, L, | between parts, * and a number to repeat")
+    return tuple(text.split("|"))
 
 
 def layers_of_stages(workloads: pl.DataFrame) -> pl.DataFrame:

@@ -63,6 +63,14 @@ WINDOW_TEXT: Schema = {
 }
 
 
+LAYOUT: Schema = {
+    "type": "string",
+    "pattern": "^[EtmL|()*,0-9]{1,2000}$",
+    "x-form": "letters E, t, m, L with | between the parts, such as Et*3|(tt|)*29tL",
+}
+LAYOUT_TEXT: Schema = {**LAYOUT, "pattern": "^(none|[EtmL|()*,0-9]{1,2000})$"}
+
+
 def as_text(value: Any) -> Any:
     """A number or a list as a column has it: `2`, `[0,1]`; text stays as it is."""
     if isinstance(value, list):

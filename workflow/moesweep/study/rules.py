@@ -7,6 +7,8 @@ from math import gcd, isqrt
 import polars as pl
 
 from moesweep.edge.problems import Severity
+from moesweep.shapes.placement import ACCOUNTED, COUNTED, LAYOUT, UNSAID
+from moesweep.study.pipeline_layouts import layout_faults
 
 PADDING_WARNED = 0.05
 """Share of the vocabulary above which padding is worth a warning."""
@@ -104,6 +106,18 @@ _some_dense = ~_moe | (_c("first_k_dense") > 0) | (_c("moe_layer_freq") != "1")
 _shared_width = _c("num_shared_experts") * _c("moe_ffn_hidden_size")
 _latent_keys = ("q_lora_rank", "kv_lora_rank", "qk_nope_head_dim", "qk_rope_head_dim", "v_head_dim")
 _windowed = _c("window_size") != "none"
+_laid_out = _c(LAYOUT) != UNSAID
+_counts = pl.sum_horizontal(COUNTED)
+_others = _c("pp") - pl.sum_horizontal(_c(name) > 0 for name in COUNTED)
+_rest = _c("num_layers") - _counts
+_shared_evenly = pl.when(_others > 0).then((_rest % _others == 0) & (_rest >= _others)).otherwise(_rest == 0)
+_in_chunks = pl.all_horizontal(
+    *(_c(name) % _c("virtual_pipeline") == 0 for name in COUNTED),
+    _rest % (pl.max_horizontal(_others, 1) * _c("virtual_pipeline")) == 0,
+)
+_accounted = _c("num_layers") + pl.sum_horizontal(ACCOUNTED)
+_ways_to_place = pl.sum_horizontal(_counts > 0, pl.any_horizontal(ACCOUNTED), _laid_out)
+_placed = _ways_to_place > 0
 _padding = _c("padded_vocab_size") - _c("vocab_size")
 _least_mla_width = pl.min_horizontal("kv_lora_rank", "qk_nope_head_dim", "v_head_dim")
 # The largest products of one micro-batch: an unsharded MLP or head, and attention scores.
@@ -124,6 +138,28 @@ def _of_other_length(key: str) -> pl.Expr:
     )
 
 
+def nearest_counts(key: str) -> pl.Expr:
+    """As text, the nearest layers of the first or last stage that leave a rest which the others can share."""
+    (other,) = (name for name in COUNTED if name != key)
+
+    def nearest(row: dict[str, int]) -> str:
+        others, chunks = row["pp"] - 1 - (row["other"] > 0), row["virtual_pipeline"]
+        unit = max(others, 1) * chunks
+        most = row["num_layers"] - row["other"] - others * chunks
+        given = row["value"]
+        legal = [
+            n for n in range(chunks, most + 1, chunks) if (row["num_layers"] - row["other"] - n) % unit == 0
+        ]
+        if not others:
+            legal = [n for n in legal if n == most]
+        around = [n for n in legal if n < given][-1:] + [n for n in legal if n > given][:1]
+        return "nearest: " + ", ".join(map(str, around)) if around else ""
+
+    columns = ("pp", "virtual_pipeline", "num_layers")
+    fields = pl.struct(*columns, pl.col(key).alias("value"), pl.col(other).alias("other"))
+    return fields.map_elements(nearest, return_dtype=pl.String)
+
+
 def _error(name: str, key: str, violated: pl.Expr, message: str, nearest: pl.Expr) -> Rule:
     return Rule(name, "error", key, violated, message, nearest)
 
@@ -138,6 +174,15 @@ def _warning(
 ) -> Rule:
     return Rule(name, "warning", key, violated, message, nearest, also)
 
+
+_accounted_of_chunk = (
+    pl.when(_accounted % _c("virtual_pipeline") == 0).then(_accounted // _c("virtual_pipeline")).otherwise(1)
+)
+_UNEVEN = (
+    "num_layers_in_first_pipeline_stage {num_layers_in_first_pipeline_stage} and num_layers_in_last_pipeline_"
+    "stage {num_layers_in_last_pipeline_stage} of num_layers {num_layers} leave the other stages of pp {pp}, "
+    "in virtual_pipeline {virtual_pipeline} chunks each, no even share"
+)
 
 # Name, key, where it is broken, what to say, the nearest legal values.
 # fmt: off
@@ -201,7 +246,7 @@ RULES = (
     _error("shared_ffn_by_tp", "tp", _moe & (_shared_width % _c("tp") != 0),
         "tp {tp} does not divide the width of {num_shared_experts} shared experts",
         nearest_divisors("tp", _shared_width, _stage_ranks)),
-    _error("layer_per_stage", "pp", _c("pp") > _c("num_layers"),
+    _error("layer_per_stage", "pp", ~_laid_out & (_c("pp") > _c("num_layers")),
         "pp {pp} is more than num_layers {num_layers}",
         nearest_divisors("pp", _pipeline_ranks, most=_c("num_layers"))),
     _error("dense_layers", "first_k_dense", _c("first_k_dense") > _c("num_layers"),
@@ -209,9 +254,27 @@ RULES = (
     _error("interleaving_needs_stages", "virtual_pipeline", _interleaved & (_c("pp") == 1),
         "virtual_pipeline {virtual_pipeline} with pp 1: there is nothing to interleave", nearest_is(1)),
     _error("interleaving_by_layers", "virtual_pipeline",
-        _interleaved & (_c("pp") > 1) & (_c("num_layers") % _chunks != 0),
+        _interleaved & ~_placed & (_c("pp") > 1) & (_c("num_layers") % _chunks != 0),
         "pp {pp} * virtual_pipeline {virtual_pipeline} does not divide num_layers {num_layers}",
         nearest_divisors("virtual_pipeline", _chunks_of_stage)),
+    _error("placement_needs_stages", "pp", _placed & (_c("pp") == 1),
+        "pp 1 leaves nothing to place: num_layers_in_..., account_for_... and pipeline_model_parallel_layout "
+        "have no effect", pl.lit("leave them out")),
+    _error("placed_twice", LAYOUT, _ways_to_place > 1,
+        "num_layers_in_..._pipeline_stage, account_for_..._in_pipeline_split and "
+        "pipeline_model_parallel_layout exclude one another", pl.lit("leave all but one out")),
+    _error("first_stage", COUNTED[0],
+        (_c("pp") > 1) & (_c(COUNTED[0]) > 0) & ~(_shared_evenly & _in_chunks), _UNEVEN,
+        nearest_counts(COUNTED[0])),
+    _error("last_stage", COUNTED[1],
+        (_c("pp") > 1) & (_c(COUNTED[0]) == 0) & (_c(COUNTED[1]) > 0) & ~(_shared_evenly & _in_chunks),
+        _UNEVEN, nearest_counts(COUNTED[1])),
+    _error("accounted_layers", "pp",
+        pl.any_horizontal(ACCOUNTED) & (_accounted % _chunks != 0),
+        "pp {pp} * virtual_pipeline {virtual_pipeline} does not divide num_layers {num_layers} and what else "
+        "counts as a layer", nearest_divisors("pp", _accounted_of_chunk, _pipeline_ranks)),
+    _error("layout", LAYOUT, _laid_out & (layout_faults() != ""),
+        "the layout does not place the {num_layers} layers", layout_faults()),
     _error("interleaving_by_microbatches", "global_batch_size",
         _interleaved & _tp_fits & (_c("num_microbatches") % _c("pp") != 0),
         "pp {pp} does not divide num_microbatches {num_microbatches}, as interleaving needs",
@@ -273,7 +336,7 @@ RULES = (
         "tp {tp} splits {num_query_groups} query groups into fractions, which Megatron refuses",
         nearest_divisors("tp", _groups, _stage_ranks)),
     _warning("layers_by_pp", "pp",
-        ~_interleaved & (_c("pp") <= _c("num_layers")) & (_c("num_layers") % _c("pp") != 0),
+        ~_interleaved & ~_placed & (_c("pp") <= _c("num_layers")) & (_c("num_layers") % _c("pp") != 0),
         "pp {pp} does not divide num_layers {num_layers}, which Megatron refuses without keys of placement, "
         "such as num_layers_in_first_pipeline_stage",
         nearest_divisors("pp", _c("num_layers"), _pipeline_ranks)),
