@@ -105,8 +105,8 @@ def fc1_multiple(w: Workload) -> int:
 
 
 def gradient_bytes(w: Workload) -> int:
-    """Gradients of bf16 are summed in fp32, those of fp16 as they are."""
-    return 2 if w["dtype"] == "fp16" else 4
+    """Gradients are summed in fp32, or as they are."""
+    return 4 if w["grad_reduce_in_fp32"] else 2
 
 
 def group_size(w: Workload, kind: str) -> int:

@@ -246,12 +246,20 @@ class Program(Layers):
             if expert:
                 self.collect("grad_norm_expert", "all_reduce", "expert_model", 4)
         owned = sum(-(-size // w[kind]) if shared else size for _, kind, size in buffers)
-        # fp32: gradient, weight and two moments are read, the last three written, and a weight of 2 bytes.
-        moved = owned * (4 + 4 + 4 + 4 + 4 + 4 + 4 + 2)
-        self.add("adam", "optimizer", m=dense + expert, n=owned, hbm_bytes=moved)
+        self.add("adam", "optimizer", m=dense + expert, n=owned, hbm_bytes=owned * self.updated())
         if shared:
             for name, kind, size in buffers:
                 self.collect(f"param_gather_{name}", "all_gather", kind, 2 * size)
+
+    def updated(self) -> int:
+        """Bytes that Adam moves for one parameter."""
+        w = self.w
+        if not w["use_precision_aware_optimizer"]:
+            # fp32: gradient, weight and moments are read, all but the first written, and a weight of 2 bytes.
+            return 4 + 4 + 4 + 4 + 4 + 4 + 4 + 2
+        # A weight in two halves and two moments are read and written, a gradient is read.
+        kept = [2, 2, *({"fp32": 4, "bf16": 2}[w[key]] for key in ("exp_avg_dtype", "exp_avg_sq_dtype"))]
+        return gradient_bytes(w) + 2 * sum(kept)
 
     def shares_table(self) -> bool:
         """Whether another stage holds a copy of this stage's table, for the head or for MTP."""

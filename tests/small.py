@@ -169,6 +169,13 @@ MODELS: dict[str, dict[str, Any]] = {
     "fp16": {"dtype": "fp16"},
     "interleaved on Megatron-LM": DENSE
     | {"sequence_parallel": False, "framework": "megatron-lm", "virtual_pipeline": 2},
+    "gradients of 16 bits": {"grad_reduce_in_fp32": False},
+    "gradients of fp16 in fp32": DENSE | {"dtype": "fp16", "grad_reduce_in_fp32": True},
+    "precision-aware": {"use_precision_aware_optimizer": True, "exp_avg_dtype": "bf16"},
+    "precision-aware, all of 16 bits": {
+        **{"use_precision_aware_optimizer": True, "exp_avg_dtype": "bf16", "exp_avg_sq_dtype": "bf16"},
+        "grad_reduce_in_fp32": False,
+    },
     "fewer layers in the last stage": {
         **{"num_layers": 7, "pp": 4, "num_layers_in_last_pipeline_stage": 1, "world_size": 32},
         **{"mtp_num_layers": 1, "moe_layer_freq": "2"},

@@ -230,6 +230,31 @@ def test_gradients_of_fp16_are_two_bytes_and_a_copy_of_what_is_owned(
     assert found["optimizer_bytes"] == pytest.approx(12 * parameters / (dp if shared else 1), rel=1e-9)
 
 
+@pytest.mark.parametrize(
+    ("changes", "gradients", "states"),
+    [
+        ({"grad_reduce_in_fp32": False}, 2 + 4 / 4, 12),
+        ({"dtype": "fp16", "grad_reduce_in_fp32": True}, 4, 12),
+        # the lower half of a weight, and moments; gradients are read as they are
+        ({"use_precision_aware_optimizer": True}, 4, 2 + 4 + 4),
+        ({"use_precision_aware_optimizer": True, "grad_reduce_in_fp32": False}, 2, 2 + 4 + 4),
+        ({"use_precision_aware_optimizer": True, "exp_avg_dtype": "bf16"}, 4, 2 + 2 + 4),
+        (
+            {"use_precision_aware_optimizer": True, "exp_avg_dtype": "bf16", "exp_avg_sq_dtype": "bf16"},
+            *(4, 2 + 2 + 2),
+        ),
+    ],
+)
+def test_states_of_other_formats(changes: dict[str, Any], gradients: float, states: float) -> None:
+    # Megatron-Core 0.20, optimizer_config.py and Transformer Engine's FusedAdam; over 4 replicas
+    layout = {"num_layers": 1, "world_size": T * 4, "global_batch_size": B * 4, "distributed_optimizer": True}
+    found = memory(KORTHIKANTI | layout | changes)
+    parameters = 12 * H * H / T + 4 * H + 51200 / T * H + S * H + 2 * H
+    assert found["weights_bytes"] == 2 * parameters
+    assert found["gradients_bytes"] == pytest.approx(gradients * parameters, rel=1e-9)
+    assert found["optimizer_bytes"] == pytest.approx(states * parameters / 4, rel=1e-9)
+
+
 # Mixtral 8x7B: 32 layers, h 4096, f 14336 gated, 8 query groups, 8 experts, tp 2, pp 4, ep 4
 MIXTRAL: dict[str, Any] = {
     "tp": 2,

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from moesweep.shapes.layers import KINDS
+from moesweep.shapes.layer_kinds import KINDS
 from moesweep.shapes.placement import layer_layout
 from moesweep.trace.programs import programs, stages
 from naive_model import layers, naive_parameters, stage_layers

@@ -37,8 +37,10 @@ SOUND: dict[str, Any] = {
     **{"window_size": "none", "window_attn_skip_freq": "none"},
     **{"num_layers_in_first_pipeline_stage": 0, "num_layers_in_last_pipeline_stage": 0},
     **{"account_for_embedding_in_pipeline_split": False, "account_for_loss_in_pipeline_split": False},
-    "pipeline_model_parallel_layout": "none",
+    **{"pipeline_model_parallel_layout": "none", "grad_reduce_in_fp32": True},
+    **{"use_precision_aware_optimizer": False, "exp_avg_dtype": "fp32", "exp_avg_sq_dtype": "fp32"},
 }
+AWARE = {"use_precision_aware_optimizer": True}
 FIRST, LAST = "num_layers_in_first_pipeline_stage", "num_layers_in_last_pipeline_stage"
 LOSS, LAYOUT = "account_for_loss_in_pipeline_split", "pipeline_model_parallel_layout"
 MLA: dict[str, Any] = {
@@ -133,6 +135,9 @@ BROKEN: list[tuple[str, dict[str, Any], str, str]] = [
     # tp 4 over 2 or 1 query groups gathers; over 3 of 12 heads it cuts them
     ("groups_by_tp", {"num_query_groups": 3, "num_attention_heads": 12}, "4", "nearest: 1"),
     ("layers_by_pp", {"num_layers": 7}, "2", "nearest: 1"),
+    ("precision_needs_shards", AWARE | {"distributed_optimizer": False}, "true", "nearest: false"),
+    ("precision_of_fp16", AWARE | {"dtype": "fp16"}, "true", "nearest: false"),
+    ("precision_of_moments", {"exp_avg_dtype": "bf16"}, "false", "nearest: true"),
     ("placement_needs_stages", {"pp": 1, FIRST: 3}, "1", "leave them out"),
     ("placed_twice", {FIRST: 3, LOSS: True, "num_layers": 7}, "none", "leave all but one out"),
     # 8 layers less 3 are 5 for 3 stages

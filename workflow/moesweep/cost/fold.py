@@ -9,7 +9,7 @@ KEY = ["workload", "stage", "phase", "op", "layer_kind"]
 
 
 def with_layer_kind(programs: pl.DataFrame) -> pl.DataFrame:
-    """Add `layer_kind`: the kind of moesweep.shapes.layers, null outside the layers.
+    """Add `layer_kind`: the kind of moesweep.shapes.layer_kinds, null outside the layers.
 
     What a layer runs says its kind: experts have a router, a windowed core attention fewer keys than queries,
     multi-token prediction a projection. Where a workload's MoE layers are loaded differently, those of each

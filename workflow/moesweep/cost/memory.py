@@ -9,7 +9,7 @@ import polars as pl
 from moesweep.cost.fold import KEY
 from moesweep.cost.workspace import LOGIT_BYTES, workspace_bytes
 from moesweep.shapes import sizes as s
-from moesweep.shapes.layers import KINDS, PREDICTING, has_experts
+from moesweep.shapes.layer_kinds import KINDS, PREDICTING, has_experts
 from moesweep.shapes.states import state_bytes
 from moesweep.shapes.weights import layers_of
 

@@ -10,7 +10,7 @@ import numpy as np
 import polars as pl
 
 from moesweep.evaluate.distinct import Array
-from moesweep.shapes.layers import KINDS
+from moesweep.shapes.layer_kinds import KINDS
 from moesweep.shapes.placement import ARRIVALS, ENDS, READS, alike, chunk_contents, kinds_of, layer_layout
 
 CLASS_LAYERS = tuple(f"{kind}_layers" for kind in KINDS)

@@ -14,14 +14,13 @@ from moesweep.evaluate.batch import Batch, Declared, Pass, Scope, declared, merg
 from moesweep.evaluate.distinct import Array, Codes, distinct
 from moesweep.evaluate.layouts import layouts
 from moesweep.evaluate.passes import of_a_layer, sums
-from moesweep.shapes import layers as kinds_of_layers
-from moesweep.shapes.layers import KINDS, has_experts
+from moesweep.shapes.layer_kinds import KIND_READS, KINDS, has_experts
 from moesweep.shapes.placement import READS, layer_layout
 from moesweep.trace.skewed_copies import Routed, loads
 
 ROUTED = (
     *("routing", "num_experts", "moe_router_topk", "micro_batch_size", "seq_length", "sequence_parallel"),
-    *("tp", "ep", "etp", *kinds_of_layers.READS),
+    *("tp", "ep", "etp", *KIND_READS),
 )
 """The columns of a workload that its loads follow from."""
 

@@ -17,7 +17,7 @@ from moesweep.cost.skewed_ranks import at_mean_load, computed_rows, flops_of
 from moesweep.evaluate.programs import LOADS, Programs, programs_of
 from moesweep.explain.columns import Definition, Table, over
 from moesweep.explain.node import Node, Origin
-from moesweep.shapes.layers import KINDS, has_experts
+from moesweep.shapes.layer_kinds import KINDS, has_experts
 from moesweep.shapes.sizes import BALANCED, GIVEN
 from moesweep.shapes.weights import layers_of
 from moesweep.study.catalog import Cluster

@@ -7,15 +7,14 @@ from typing import Any
 
 import polars as pl
 
-from moesweep.shapes import layers
-from moesweep.shapes.layers import KINDS, layer_kinds
+from moesweep.shapes.layer_kinds import KIND_READS, KINDS, layer_kinds
 
 COUNTED = ("num_layers_in_first_pipeline_stage", "num_layers_in_last_pipeline_stage")
 ACCOUNTED = ("account_for_embedding_in_pipeline_split", "account_for_loss_in_pipeline_split")
 LAYOUT = "pipeline_model_parallel_layout"
 """Options that place layers by hand: counts, ends that count as layers, or every part in letters."""
 
-READS = (*layers.READS, "pp", "virtual_pipeline", *COUNTED, *ACCOUNTED, LAYOUT)
+READS = (*KIND_READS, "pp", "virtual_pipeline", *COUNTED, *ACCOUNTED, LAYOUT)
 """The columns of a workload that place its layers."""
 
 UNSAID = "none"

@@ -71,8 +71,16 @@ rank_value_width = pl.when(mla).then(value_width // tp).otherwise(_rank_kv)
 window = pl.col("window_keys")
 """Keys that a query of a windowed layer sees, itself among them."""
 
-gradient_bytes = pl.when(pl.col("dtype") == "fp16").then(2).otherwise(4)
-"""What a gradient takes in memory and on the wire: Megatron sums bf16 ones in fp32, fp16 ones as they are."""
+gradient_bytes = pl.when(pl.col("grad_reduce_in_fp32")).then(4).otherwise(2)
+"""What a gradient takes in memory and on the wire: Megatron sums those of bf16 in fp32 unless told."""
+
+_moments = [
+    pl.when(pl.col(f"{name}_dtype") == "fp32").then(4).otherwise(2) for name in ("exp_avg", "exp_avg_sq")
+]
+moment_bytes = _moments[0] + _moments[1]
+"""What both moments of a parameter take."""
+
+precision_aware = pl.col("use_precision_aware_optimizer")
 
 scores = (batch * heads * sequence * sequence // tp).alias("scores")  # elements of the rank's score matrices
 

@@ -5,11 +5,11 @@ from operator import add
 
 import polars as pl
 
-from moesweep.shapes.layers import number_of_moe_layers
-from moesweep.shapes.sizes import ELEMENT_BYTES, gradient_bytes, mla
+from moesweep.shapes.layer_kinds import number_of_moe_layers
+from moesweep.shapes.sizes import ELEMENT_BYTES, gradient_bytes, mla, moment_bytes, precision_aware
 
-OPTIMIZER_BYTES = 12
-"""Of a parameter that a rank updates: fp32 master weight and two moments."""
+MASTER_BYTES, REMAINDER_BYTES = 4, 2
+"""Of a parameter that a rank updates: its fp32 master weight, or the bits of it that a bf16 weight lacks."""
 
 FP32_BYTES = 4
 
@@ -23,13 +23,17 @@ def state_bytes(parameters: pl.Expr, owned: pl.Expr) -> dict[str, pl.Expr]:
     """Return `weights_bytes gradients_bytes optimizer_bytes` of the parameters that a rank holds and updates.
 
     2P, 4P and 12 of those owned; gradients of 16 bits are 2P, and the step makes an fp32 copy of the owned
-    ones (Megatron-LM, docs of the distributed optimizer: 18 bytes a parameter in all, with fp16 20).
+    ones (Megatron-LM, docs of the distributed optimizer: 18 bytes a parameter in all, with fp16 20). A
+    precision-aware optimizer (Transformer Engine's FusedAdam with parameter remainders) needs no copy, keeps
+    2 bytes for the master weight's 4, and 2 for a moment in bf16: 6 to 10 of those owned.
     """
-    copied = pl.when(gradient_bytes < FP32_BYTES).then(FP32_BYTES).otherwise(0)
+    copies = (gradient_bytes < FP32_BYTES) & ~precision_aware
+    copied = pl.when(copies).then(FP32_BYTES).otherwise(0)
+    master = pl.when(precision_aware).then(REMAINDER_BYTES).otherwise(MASTER_BYTES)
     return {
         "weights_bytes": ELEMENT_BYTES * parameters,
         "gradients_bytes": gradient_bytes * parameters + copied * owned,
-        "optimizer_bytes": OPTIMIZER_BYTES * owned,
+        "optimizer_bytes": (master + moment_bytes) * owned,
     }
 
 

@@ -12,7 +12,13 @@ from operator import add
 import polars as pl
 
 from moesweep.shapes import sizes as s
-from moesweep.shapes.layers import KINDS, PREDICTING, has_experts, number_of_moe_layers, predicts_with_experts
+from moesweep.shapes.layer_kinds import (
+    KINDS,
+    PREDICTING,
+    has_experts,
+    number_of_moe_layers,
+    predicts_with_experts,
+)
 
 ALWAYS, ZERO = pl.lit(True), pl.lit(0, dtype=pl.Int64)
 

@@ -17,7 +17,7 @@ import polars as pl
 
 from moesweep.edge.paths import inside
 from moesweep.edge.problems import BadInput, Problem, shown
-from moesweep.shapes.layers import moe_layers
+from moesweep.shapes.layer_kinds import moe_layers
 from moesweep.study.words import digest, number, worded
 
 PARAMETERS = {"zipf": "alpha", "lognormal": "sigma"}

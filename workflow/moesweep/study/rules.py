@@ -118,6 +118,7 @@ _in_chunks = pl.all_horizontal(
 _accounted = _c("num_layers") + pl.sum_horizontal(ACCOUNTED)
 _ways_to_place = pl.sum_horizontal(_counts > 0, pl.any_horizontal(ACCOUNTED), _laid_out)
 _placed = _ways_to_place > 0
+_aware = _c("use_precision_aware_optimizer")
 _padding = _c("padded_vocab_size") - _c("vocab_size")
 _least_mla_width = pl.min_horizontal("kv_lora_rank", "qk_nope_head_dim", "v_head_dim")
 # The largest products of one micro-batch: an unsharded MLP or head, and attention scores.
@@ -325,6 +326,16 @@ RULES = (
         "there is no window_size to skip", pl.lit("leave it out")),
     _error("sinks_of_mla", "softmax_type", _mla & (_c("softmax_type") != "vanilla"),
         "softmax_type {softmax_type} of mla attention is not modelled", nearest_is("vanilla")),
+    _error("precision_needs_shards", "use_precision_aware_optimizer",
+        _aware & ~_c("distributed_optimizer"),
+        "a precision-aware optimizer is a distributed one: Megatron refuses it replicated",
+        nearest_is("false")),
+    _error("precision_of_fp16", "use_precision_aware_optimizer", _aware & (_c("dtype") == "fp16"),
+        "a precision-aware optimizer of fp16 parameters is not modelled", nearest_is("false")),
+    _error("precision_of_moments", "use_precision_aware_optimizer",
+        ~_aware & ((_c("exp_avg_dtype") != "fp32") | (_c("exp_avg_sq_dtype") != "fp32")),
+        "exp_avg_dtype {exp_avg_dtype} and exp_avg_sq_dtype {exp_avg_sq_dtype} are those of a precision-"
+        "aware optimizer", nearest_is("true")),
     _error("countable", "seq_length", _flops >= COUNTABLE_FLOPS,
         "a micro-batch of {micro_batch_size} * {seq_length} tokens has more operations than can be counted",
         pl.lit("use a smaller seq_length or micro_batch_size")),

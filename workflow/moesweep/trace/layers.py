@@ -3,11 +3,11 @@
 import polars as pl
 
 from moesweep.shapes import sizes as s
-from moesweep.shapes.layers import has_experts, is_predicting, is_windowed
+from moesweep.shapes.layer_kinds import has_experts, is_predicting, is_windowed
 from moesweep.trace import prediction
 from moesweep.trace.attention import attention_backward, attention_forward
-from moesweep.trace.experts import moe_mlp_backward, moe_mlp_forward
 from moesweep.trace.mlp import dense_mlp_backward, dense_mlp_forward
+from moesweep.trace.moe import moe_mlp_backward, moe_mlp_forward
 from moesweep.trace.vocabulary import Op
 
 

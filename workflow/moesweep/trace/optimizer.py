@@ -6,8 +6,10 @@ from moesweep.shapes import sizes as s
 from moesweep.shapes.weights import TABLE, partial_parameters, shares_embedding, stage_parameters
 from moesweep.trace.vocabulary import Op, all_gather, all_reduce, reduce_scatter
 
-# Adam on fp32 state: reads gradient, master weight, two moments; writes the last three and the bf16 weight.
-ADAM_BYTES = 30
+# Adam on fp32 state: reads a gradient, writes a weight of 16 bits, reads and writes master and moments. One
+# that is aware of precision has the weight's other half instead of a master, so it reads the weight as well.
+ADAM_GRADIENT, ADAM_WEIGHT, ADAM_MASTER = 4, 2, 8
+ADAM_AWARE_WEIGHT, ADAM_REMAINDER = 4, 4
 
 
 def owned_parameters() -> pl.Expr:
@@ -46,6 +48,13 @@ def _gradient_norm(expert: pl.Expr) -> list[Op]:
     ]
 
 
+def _adam_bytes() -> pl.Expr:
+    """Return the bytes of device memory that Adam moves for a parameter: 30, aware of precision 18 to 28."""
+    plain = pl.lit(ADAM_GRADIENT + ADAM_WEIGHT + ADAM_MASTER)
+    aware = s.gradient_bytes + ADAM_AWARE_WEIGHT + ADAM_REMAINDER
+    return pl.when(s.precision_aware).then(aware).otherwise(plain) + 2 * s.moment_bytes
+
+
 def optimizer_ops() -> list[Op]:
     """Return what follows the last micro-batch, in Megatron's order (`finalize_model_grads`, then `step`)."""
     dense, expert = stage_parameters()
@@ -60,7 +69,7 @@ def optimizer_ops() -> list[Op]:
             shares_embedding()
         ),
         *_gradient_norm(expert),
-        Op("adam", "optimizer", m=dense + expert, n=owned, hbm_bytes=ADAM_BYTES * owned),
+        Op("adam", "optimizer", m=dense + expert, n=owned, hbm_bytes=_adam_bytes() * owned),
         _parameter_gather("param_gather_dense", "dp", dense),
         _parameter_gather("param_gather_expert", "edp", expert),
     ]

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import polars as pl
 
-from moesweep.shapes.layers import DECODER, KINDS, PREDICTING
+from moesweep.shapes.layer_kinds import DECODER, KINDS, PREDICTING
 from moesweep.shapes.placement import layer_layout, layers_of_stages
 from moesweep.shapes.sizes import BALANCED, GROUP_SIZE, Rows
 from moesweep.study.routing import given
@@ -104,7 +104,7 @@ def evaluate(
 ) -> list[pl.LazyFrame]:
     """Return one frame an op of a section that stands at `place`, with the columns `also` of the stages.
 
-    Ops that no stage has are left out: a section lists those of every kind of attention.
+    Ops that no stage has are left out, as a section lists those of every kind of attention.
     """
     present, repeats = SCOPES[section.scope]
     where = [
@@ -117,7 +117,8 @@ def evaluate(
     ]
     here = stage_frame.filter(present)
     if here.is_empty():
-        return []
+        # No row, but the columns of one, for traces of nothing.
+        return [here.lazy().select(*where, *_row(section.ops[0], 0))]
     there = here.select(op.when.alias(f"{position}") for position, op in enumerate(section.ops))
     return [
         here.filter(there[f"{position}"]).lazy().select(*where, *_row(op, position))

@@ -16,7 +16,7 @@ from typing import Any
 
 import polars as pl
 
-from moesweep.shapes.layers import moe_layers
+from moesweep.shapes.layer_kinds import moe_layers
 from moesweep.study.routing import Routing, parsed, read_counts, sent_between
 
 RESOLUTION = 1 << 40

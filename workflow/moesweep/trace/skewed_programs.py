@@ -4,7 +4,7 @@ from pathlib import Path
 
 import polars as pl
 
-from moesweep.shapes.layers import KINDS, has_experts
+from moesweep.shapes.layer_kinds import KINDS, has_experts
 from moesweep.shapes.placement import layer_layout
 from moesweep.shapes.sizes import GIVEN
 from moesweep.trace.programs import PROGRAM_COLUMNS, evaluate, in_order, sections, stages

@@ -9,7 +9,7 @@ import polars as pl
 KINDS = ("dense", "moe", "dense_window", "moe_window", "mtp_dense", "mtp_moe")
 """Every kind of layer. `mtp_…` are those of multi-token prediction, which stand behind the decoder's."""
 
-READS = (
+KIND_READS = (
     *("kind", "num_layers", "first_k_dense", "moe_layer_freq", "mtp_num_layers"),
     *("window_keys", "window_attn_skip_freq"),
 )
@@ -41,7 +41,7 @@ def layer_kinds(workload: Mapping[str, Any]) -> tuple[str, ...]:
 
     Megatron's `get_gpt_decoder_block_spec` and `get_gpt_mtp_block_spec`.
     """
-    return _kinds(*(workload[name] for name in READS))
+    return _kinds(*(workload[name] for name in KIND_READS))
 
 
 @cache

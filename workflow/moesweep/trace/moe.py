@@ -54,7 +54,8 @@ def _exchange(name: str, copies: pl.Expr, rows: s.Rows) -> Op:
 
     Around it, the etp ranks that share an expert exchange theirs.
     """
-    op = all_to_all(name, "ep", s.ELEMENT_BYTES * copies * s.hidden)
+    moved = copies if rows.exchanged is None else rows.exchanged
+    op = all_to_all(name, "ep", s.ELEMENT_BYTES * moved * s.hidden)
     return op if rows.own is None else replace(op, own_bytes=s.ELEMENT_BYTES * rows.own * s.hidden)
 
 
