@@ -15,6 +15,7 @@ from moesweep.report import command as report
 from moesweep.run import clean, runner
 from moesweep.run import commands as stages
 from moesweep.screen import command as screen
+from moesweep.study.importers import command as importers
 from moesweep.traffic import command as traffic
 
 
@@ -34,7 +35,20 @@ def parsed(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     top.add_argument("--version", action="version", version=f"moesweep {version('moesweep')}")
     commands = top.add_subparsers(required=True, metavar="COMMAND")
-    rooms = (stages, calibration, export, archive, clean, runner, traffic, explain, diff, report, screen)
+    rooms = (
+        stages,
+        calibration,
+        export,
+        archive,
+        clean,
+        runner,
+        traffic,
+        explain,
+        diff,
+        report,
+        screen,
+        importers,
+    )
     for module in rooms:
         module.add_commands(commands)
     arguments, rest = top.parse_known_args(argv)
