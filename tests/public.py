@@ -1,4 +1,4 @@
-"""Public models for the tests: tests/data/public_models.yaml as workloads."""
+"""Public models as workloads: the catalogue's, and those of tests/data/public_models.yaml."""
 
 from functools import cache
 from pathlib import Path
@@ -9,6 +9,8 @@ import yaml
 
 from costing import cluster
 from moesweep.cost.model import Costs, cost, with_constants
+from moesweep.study.keys import KEYS
+from moesweep.study.models import given_by_model
 from moesweep.study.workload import resolve
 from moesweep.trace.programs import folded
 
@@ -24,14 +26,24 @@ ALONE: dict[str, Any] = {
 
 @cache
 def models() -> dict[str, dict[str, Any]]:
-    """Each model's `source`, `keys` and figures."""
+    """Each model's figures, and `source` and `keys` of those that are not in the catalogue."""
     found: dict[str, dict[str, Any]] = yaml.safe_load((DATA / "public_models.yaml").read_text("utf-8"))
     return found
 
 
 def workload(model: str, **changes: Any) -> pl.DataFrame:
     """Return a public model as one workload."""
-    return resolve([{"model": model, **models()[model]["keys"], **ALONE, **changes}])
+    return resolve([{"model": model, **keys_of(model), **ALONE, **changes}])
+
+
+def keys_of(model: str) -> dict[str, Any]:
+    """Return what a model says of its keys, as columns have it."""
+    own: dict[str, Any] | None = models().get(model, {}).get("keys")
+    if own is not None:
+        return own
+    said = given_by_model(DATA.parents[1], model)
+    texts = {key: KEYS[key].text for key in said}
+    return {key: value if (text := texts[key]) is None else text(value) for key, value in said.items()}
 
 
 def costs_of(workloads: pl.DataFrame) -> Costs:
