@@ -2,6 +2,8 @@
 
 import json
 import random
+import re
+import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -11,12 +13,13 @@ import pytest
 import yaml
 
 from foreign_files import FILES, MIXTRAL_SCRIPT
+from malformed import PAYLOADS
 from moesweep.cli import main
 from moesweep.edge.problems import BadInput
 from moesweep.edge.yaml_reader import read_yaml
 from moesweep.study.importers.known import read_file
 from moesweep.study.importers.transformers import ARCHITECTURES
-from moesweep.study.importers.written import faults_of_model, faults_of_row, joined
+from moesweep.study.importers.written import faults_of_model, faults_of_row, joined, write_model
 from moesweep.study.models import given_by_model
 from moesweep.study.sweep import load_sweep
 from moesweep.trace.programs import folded
@@ -217,7 +220,7 @@ def test_from_config_json_to_costs_in_two_commands(
     root: Path, project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for part in ("clusters", "gpus"):
-        (project / "config" / part).symlink_to(root / "config" / part)
+        shutil.copytree(root / "config" / part, project / "config" / part)
     monkeypatch.chdir(project)
     names = ("deepseek_v2_lite", "qwen3_30B_A3B", "gpt_oss_120B", "glm_4_5")
     runs = "cluster,model,world_size,tp,pp,ep,etp,global_batch_size,seq_length\n"
@@ -230,6 +233,10 @@ def test_from_config_json_to_costs_in_two_commands(
     seconds = pl.read_csv("out.csv")["iteration_seconds"]
     assert seconds.len() == len(names)
     assert seconds.is_between(0.1, 1000).all()
+
+
+DOUBLED = "".join(f"A{i}=${{A{i - 1}}}${{A{i - 1}}}\n" for i in range(1, 31))
+"""Thirty variables, each twice the one before."""
 
 
 def faults(folder: Path, name: str, text: str, capsys: pytest.CaptureFixture[str], *given: str) -> str:
@@ -272,7 +279,7 @@ def faults(folder: Path, name: str, text: str, capsys: pytest.CaptureFixture[str
         ("c.yaml", "a: &b [1]\nc: *b\n", "anchors"),
         ("c.yaml", "a: !!python/object/apply:os.system [ls]\n", "tags"),
         ("c.sh", "torchrun x.py --num-layers 2 'open", "cannot be read as a shell script"),
-        ("c.sh", 'A="${B}${B}"\nB="${A}${A}x"\nrun --num-layers $A\n', "without end"),
+        ("c.sh", f"A0={'x' * 9}\n{DOUBLED}run --num-layers $A30\n", "without end"),
     ],
 )
 def test_files_of_strangers(
@@ -396,6 +403,27 @@ def test_whatever_a_file_says_it_is_read_or_refused(tmp_path: Path, seed: int) -
             found = joined([draft], {})
             lines = [p.line() for p in (*found.problems, *faults_of_model(found), *faults_of_row(found))]
             assert all(len(line) < 1000 for line in lines)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_payloads_in_any_place_are_read_or_refused(tmp_path: Path, name: str) -> None:
+    random_ = random.Random(name)
+    words = [found.span() for found in re.finditer(r"[^\s,:{}\"]+", FILES[name])]
+    for payload in PAYLOADS:
+        start, end = random_.choice(words)
+        text = FILES[name][:start] + payload + FILES[name][end:]
+        (tmp_path / "f").write_text(text, encoding="utf-8")
+        try:
+            draft = read_file(tmp_path / "f")
+        except BadInput:
+            continue
+        found = joined([draft], {})
+        write_model(found, [draft], tmp_path / "m.yaml")
+        said = read_yaml(tmp_path / "m.yaml")
+        assert {key: said[key]["value"] for key in found.model} == {
+            key: v for key, (v, _) in found.model.items()
+        }
+    assert {path.name for path in tmp_path.iterdir()} <= {"f", "m.yaml"}
 
 
 def test_importing_twice_gives_the_same_bytes(project: Path) -> None:

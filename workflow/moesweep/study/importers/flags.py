@@ -76,11 +76,10 @@ def _shape(draft: Draft, told: Told, switches: bool) -> None:
     draft.say("gated_mlp", gated, _source(draft, told, "swiglu" if switches else "gated_linear_unit"))
     if not gated:
         told.taken.add("bias_activation_fusion")
-    if not draft.copy(told, "ffn_hidden_size", "ffn_hidden_size"):
-        width = 4 * whole(draft, told, "hidden_size")
-        draft.say(
-            "ffn_hidden_size", width * 2 // 3 // 64 * 64 if gated else width, f"{DEFAULT}: 4 hidden_size"
-        )
+    width = 4 * whole(draft, told, "hidden_size")
+    if not draft.copy(told, "ffn_hidden_size", "ffn_hidden_size") and width > 0:
+        width = width * 2 // 3 // 64 * 64 if gated else width
+        draft.say("ffn_hidden_size", width, f"{DEFAULT}: 4 hidden_size")
     grouped = told.take("group_query_attention", not switches)
     if not (grouped and draft.copy(told, "num_query_groups", "num_query_groups")):
         draft.copy(told, "num_query_groups", "num_attention_heads")

@@ -46,7 +46,7 @@ def read_config(data: dict[str, Any], file: str) -> Draft:
         str(named[0]) if isinstance(named, list) and named else _CLASSES.get(str(data.get("model_type")), "")
     )
     if name not in ARCHITECTURES:
-        said = shown(named or data.get("model_type"))
+        said = shown(name or data.get("model_type"))
         advice = f"known: {', '.join(ARCHITECTURES)}"
         message = f"the architecture {said} is not known"
         raise BadInput([Problem(file, "architectures", "unknown_architecture", said, message, advice)])
