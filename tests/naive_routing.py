@@ -11,8 +11,9 @@ from fractions import Fraction
 from typing import Any
 
 from naive_layout import coordinates, naive_groups
+from naive_rows import Row
 from naive_sizes import Workload
-from naive_trace import Program, Row
+from naive_trace import Program
 
 Peers = dict[tuple[int, int], int]
 
@@ -77,6 +78,10 @@ class UnevenProgram(Program):
         _, width, _, _ = super().expert_sizes()
         rows = self.w["etp"] * self.total(received=True)
         return rows, width, 0, 2 * rows * self.w["hidden_size"]
+
+    def routed_copies(self) -> int:
+        """Copies that this rank sends."""
+        return self.total(received=False)
 
     def total(self, received: bool) -> int:
         """Copies that this rank receives or sends in the layer at hand, from itself or to itself as well."""

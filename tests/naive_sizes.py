@@ -18,25 +18,30 @@ class Tensor:
     shards: int = 1
     # Each tp rank sees only its own tokens, so the gradients are partial sums and must be added up.
     sees_own_tokens: bool = False
+    # Each tp rank applies it to its own heads: partial sums even where all ranks see all tokens.
+    sees_own_heads: bool = False
+    # The vocabulary is padded for a rank, but a model has only so many words.
+    unpadded: tuple[int, ...] | None = None
 
     def size(self) -> int:
         """Elements held by one rank."""
         return prod(self.shape) // self.shards
 
+    def whole(self) -> int:
+        """Elements of the model's own tensor."""
+        return prod(self.unpadded or self.shape)
 
-def refuse_what_is_left_out(w: Workload) -> None:
-    """Stop at a workload this file does not describe, rather than describe it wrongly."""
-    assert w["attention"] in ("mha", "gqa"), "MLA is left out"
-    assert w["num_shared_experts"] == 0, "shared experts are left out"
-    assert w["first_k_dense"] == 0, "leading dense layers are left out"
+
+def check_what_is_assumed(w: Workload) -> None:
+    """Stop at a workload that no framework runs."""
     assert w["kind"] == "dense" or w["tp"] == 1 or w["sequence_parallel"], "MoE with tp cuts sequences"
     assert w["world_size"] == w["tp"] * w["dp"] * w["pp"] == w["etp"] * w["ep"] * w["edp"] * w["pp"]
     assert w["virtual_pipeline"] == 1 or w["pp"] > 1
 
 
-def is_moe(w: Workload) -> bool:
-    """Whether the layers hold experts."""
-    return bool(w["kind"] == "moe")
+def is_mla(w: Workload) -> bool:
+    """Whether keys and values come from a latent."""
+    return bool(w["attention"] == "mla")
 
 
 def scattered(w: Workload) -> bool:
@@ -54,14 +59,44 @@ def tokens(w: Workload) -> int:
     return int(w["micro_batch_size"] * w["seq_length"])
 
 
-def key_value_size(w: Workload) -> int:
-    """Width of the keys, equal to the hidden size unless query heads share them."""
-    return int(w["hidden_size"] * w["num_query_groups"] // w["num_attention_heads"])
+def own_tokens(w: Workload) -> int:
+    """Tokens that a rank has between the tp regions."""
+    return tokens(w) // int(w["tp"]) if scattered(w) else tokens(w)
+
+
+def head_widths(w: Workload) -> tuple[int, int]:
+    """Width of a head's query (and key), and of its value."""
+    if is_mla(w):
+        return w["qk_nope_head_dim"] + w["qk_rope_head_dim"], w["v_head_dim"]
+    return w["head_dim"], w["head_dim"]
+
+
+def query_size(w: Workload) -> int:
+    """Width of all queries together."""
+    return int(w["num_attention_heads"] * head_widths(w)[0])
+
+
+def context_size(w: Workload) -> int:
+    """Width of what core attention gives: the values of all heads."""
+    return int(w["num_attention_heads"] * head_widths(w)[1])
+
+
+def whole_groups(w: Workload) -> bool:
+    """Whether more ranks than key heads make every rank gather qkv and keep one key head whole."""
+    return bool(not is_mla(w) and w["tp"] > w["num_query_groups"] and w["tp"] % w["num_query_groups"] == 0)
+
+
+def own_key_value_sizes(w: Workload) -> tuple[int, int]:
+    """Widths of a rank's keys and of its values."""
+    if is_mla(w):
+        return query_size(w) // w["tp"], context_size(w) // w["tp"]
+    own = w["head_dim"] if whole_groups(w) else w["num_query_groups"] * w["head_dim"] // w["tp"]
+    return own, own
 
 
 def qkv_width(w: Workload) -> int:
-    """Columns of the fused query, key, value weight on one rank."""
-    return int(w["hidden_size"] + 2 * key_value_size(w)) // int(w["tp"])
+    """Columns of the fused query, key, value weight, of all ranks together."""
+    return int((w["num_attention_heads"] + 2 * w["num_query_groups"]) * w["head_dim"])
 
 
 def fc1_multiple(w: Workload) -> int:
@@ -70,8 +105,8 @@ def fc1_multiple(w: Workload) -> int:
 
 
 def gradient_bytes(w: Workload) -> int:
-    """Gradients of bf16 are summed in fp32, those of fp16 as they are."""
-    return 2 if w["dtype"] == "fp16" else 4
+    """Gradients are summed in fp32, or as they are."""
+    return 4 if w["grad_reduce_in_fp32"] else 2
 
 
 def group_size(w: Workload, kind: str) -> int:
@@ -81,70 +116,102 @@ def group_size(w: Workload, kind: str) -> int:
     return int(composite[kind] if kind in composite else w[kind])
 
 
-def stage_layers(w: Workload, stage: int) -> list[int]:
-    """Global numbers of a stage's layers, chunk after chunk; left-over layers go to the middle."""
-    parts = w["pp"] * w["virtual_pipeline"]
-    share, left_over = divmod(w["num_layers"], parts)
-    favoured = range((parts - left_over) // 2, (parts - left_over) // 2 + left_over)
-    layers: list[int] = []
-    first = 0
-    for part in range(parts):
-        count = share + 1 if part in favoured else share
-        if part % w["pp"] == stage:
-            layers += range(first, first + count)
-        first += count
-    return layers
-
-
-def norm_tensors(w: Workload) -> list[Tensor]:
+def norm_tensors(w: Workload, width: int, **sees: bool) -> list[Tensor]:
     """Weight, and for LayerNorm a bias."""
     parts = 2 if w["normalization"] == "layernorm" else 1
-    return [Tensor((w["hidden_size"],), sees_own_tokens=True) for _ in range(parts)]
+    return [Tensor((width,), **sees) for _ in range(parts)]
+
+
+def layer_norms(w: Workload, how_many: int) -> list[Tensor]:
+    """Norms of the residual stream."""
+    return [norm for _ in range(how_many) for norm in norm_tensors(w, w["hidden_size"], sees_own_tokens=True)]
+
+
+def attention_tensors(w: Workload) -> list[Tensor]:
+    """Projections, their biases and norms, and sinks."""
+    h, t, a = w["hidden_size"], w["tp"], w["num_attention_heads"]
+    tensors = [Tensor((context_size(w), h), t)]
+    if w["add_bias_linear"]:
+        tensors.append(Tensor((h,), sees_own_tokens=True))
+    if w["softmax_type"] == "learnable":
+        tensors.append(Tensor((a,), t))
+    return tensors + (latent_tensors(w) if is_mla(w) else grouped_tensors(w))
+
+
+def grouped_tensors(w: Workload) -> list[Tensor]:
+    """qkv, its bias, and norms of single heads or of all of them together."""
+    tensors = [Tensor((w["hidden_size"], qkv_width(w)), w["tp"])]
+    if w["add_bias_linear"] or w["add_qkv_bias"]:
+        tensors.append(Tensor((qkv_width(w),), w["tp"]))
+    if w["qk_layernorm"]:
+        query, key = w["head_dim"], w["head_dim"]
+        if w["qk_layernorm_across_heads"]:
+            query, key = query_size(w), w["num_query_groups"] * w["head_dim"]
+        tensors += norm_tensors(w, query, sees_own_heads=True) + norm_tensors(w, key, sees_own_heads=True)
+    return tensors
+
+
+def latent_tensors(w: Workload) -> list[Tensor]:
+    """What makes latents, whole on every rank, and what makes heads of them, cut."""
+    h, t, a, latent = w["hidden_size"], w["tp"], w["num_attention_heads"], w["q_lora_rank"]
+    key_latent, rope = w["kv_lora_rank"], w["qk_rope_head_dim"]
+    tensors = [Tensor((h, key_latent + rope), sees_own_tokens=True)]
+    tensors.append(Tensor((key_latent, a * (w["qk_nope_head_dim"] + w["v_head_dim"])), t))
+    if latent:
+        tensors += [Tensor((h, latent), sees_own_tokens=True), Tensor((latent, query_size(w)), t)]
+    else:
+        tensors.append(Tensor((h, query_size(w)), t))
+    for width in (latent, key_latent) if w["qk_layernorm"] else ():
+        tensors += norm_tensors(w, width, sees_own_tokens=True) if width else []
+    return tensors
 
 
 def mlp_tensors(w: Workload, f: int, shards: int) -> list[Tensor]:
-    """First and second weight of a dense MLP or of one expert."""
+    """First and second weight of a dense MLP, of one expert, or of all shared experts."""
     h = w["hidden_size"]
     return [Tensor((h, fc1_multiple(w) * f), shards), Tensor((f, h), shards)]
 
 
-def dense_tensors(w: Workload, stage: int) -> list[Tensor]:
-    """All parameters of a rank except experts."""
-    h, t, first, last = w["hidden_size"], w["tp"], stage == 0, stage == w["pp"] - 1
-    table = Tensor((w["padded_vocab_size"], h), t)
-    tensors: list[Tensor] = []
-    if first:
-        tensors.append(table)
-        if w["position_embedding"] == "learned":
-            # Its gradient comes from the gathered sequence: the same on every tp rank, nothing to add up.
-            tensors.append(Tensor((w["seq_length"], h)))
-    for _ in stage_layers(w, stage):
-        tensors += norm_tensors(w) + norm_tensors(w)
-        tensors += [Tensor((h, h + 2 * key_value_size(w)), t), Tensor((h, h), t)]
-        if is_moe(w):
-            tensors.append(Tensor((w["num_experts"], h), sees_own_tokens=True))
-        else:
-            tensors += mlp_tensors(w, w["ffn_hidden_size"], t)
-    if last:
-        tensors += norm_tensors(w)
-        if not (first and w["tied_embeddings"]):
-            tensors.append(table)
+def dense_mlp_tensors(w: Workload) -> list[Tensor]:
+    """A dense MLP with its biases."""
+    f, h = w["ffn_hidden_size"], w["hidden_size"]
+    biases = [Tensor((fc1_multiple(w) * f,), w["tp"]), Tensor((h,), sees_own_tokens=True)]
+    return mlp_tensors(w, f, w["tp"]) + (biases if w["add_bias_linear"] else [])
+
+
+def router_tensors(w: Workload) -> list[Tensor]:
+    """Router and shared experts."""
+    h, experts = w["hidden_size"], w["num_experts"]
+    tensors = [Tensor((experts, h), sees_own_tokens=True)]
+    if w["add_bias_linear"]:
+        tensors.append(Tensor((experts,), sees_own_tokens=True))
+    if w["num_shared_experts"]:
+        tensors += mlp_tensors(w, w["num_shared_experts"] * w["moe_ffn_hidden_size"], w["tp"])
+        if w["moe_shared_expert_gate"]:
+            tensors.append(Tensor((1, h), sees_own_tokens=True))
     return tensors
 
 
-def expert_tensors(w: Workload, stage: int) -> list[Tensor]:
-    """The weights of a rank's local experts."""
-    tensors: list[Tensor] = []
-    if is_moe(w):
-        for _ in stage_layers(w, stage):
-            for _ in range(w["num_experts"] // w["ep"]):
-                tensors += mlp_tensors(w, w["moe_ffn_hidden_size"], w["etp"])
-    return tensors
+def one_expert(w: Workload) -> list[Tensor]:
+    """The weights of one expert."""
+    f, h = w["moe_ffn_hidden_size"], w["hidden_size"]
+    biases = [Tensor((fc1_multiple(w) * f,), w["etp"]), Tensor((h,))]
+    return mlp_tensors(w, f, w["etp"]) + (biases if w["add_bias_linear"] else [])
 
 
-def buffer_sizes(w: Workload, stage: int) -> tuple[int, int]:
-    """Parameters of a rank in the dense and in the expert gradient buffer."""
-    dense = sum(tensor.size() for tensor in dense_tensors(w, stage))
-    expert = sum(tensor.size() for tensor in expert_tensors(w, stage))
-    # Experts that are neither spread nor cut differently are replicated over dp like everything else.
-    return (dense + expert, 0) if w["ep"] == 1 and w["etp"] == w["tp"] else (dense, expert)
+def layer_tensors(w: Workload, routed: bool) -> list[Tensor]:
+    """A transformer layer without its experts."""
+    mlp = router_tensors(w) if routed else dense_mlp_tensors(w)
+    return layer_norms(w, 2) + attention_tensors(w) + mlp
+
+
+def prediction_tensors(w: Workload) -> list[Tensor]:
+    """What multi-token prediction has besides its layer: three norms and a projection of two activations."""
+    h = w["hidden_size"]
+    return [*layer_norms(w, 3), Tensor((2 * h, h), w["tp"])]
+
+
+def table(w: Workload) -> Tensor:
+    """The embedding, or the head."""
+    h = w["hidden_size"]
+    return Tensor((w["padded_vocab_size"], h), w["tp"], unpadded=(w["vocab_size"], h))

@@ -1,305 +1,172 @@
 """A second opinion on the trace: every row of every rank, from plain loops.
 
 Written from the description of a Megatron-Core iteration alone and sharing no code with the library, so that
-agreement of the two means something. Made to be read, not to be fast: use it on small workloads. Bytes per
-activation, weight and parameter message are 2 (bf16 or fp16), per gradient 4 (bf16 sums in fp32) or 2 (fp16).
+agreement of the two means something. Made to be read, not to be fast: use it on small workloads. Rows are
+written down in naive_rows.py, layers are in naive_layers.py; here are experts, ends of the pipeline and the
+optimizer.
 """
 
 from __future__ import annotations
 
-from typing import Any
-
+from naive_layers import Layers
 from naive_layout import coordinates, naive_groups
+from naive_model import buffer_sizes, layers, stage_layers, summed_over_tp
+from naive_rows import Row
 from naive_sizes import (
     Workload,
     activation_bytes,
-    buffer_sizes,
-    dense_tensors,
+    check_what_is_assumed,
     fc1_multiple,
     gradient_bytes,
-    group_size,
-    is_moe,
-    qkv_width,
-    refuse_what_is_left_out,
+    own_tokens,
     scattered,
-    stage_layers,
+    table,
     tokens,
 )
 
-Row = dict[str, Any]
 
-
-class Program:
-    """Writes down the rows of one pipeline stage in the order in which they run."""
-
-    def __init__(self, w: Workload, stage: int) -> None:
-        self.w = w
-        self.stage = stage
-        self.phase = "forward"
-        self.layer = -1
-        self.prefix = ""
-        self.times = int(w["num_microbatches"])
-        self.rows: list[Row] = []
-
-    def add(self, op: str, kind: str, **values: Any) -> None:
-        """Append a row; whatever is not given does not apply."""
-        row: Row = {"op_index": len(self.rows), "stage": self.stage, "phase": self.phase, "layer": self.layer}
-        row |= {"op": self.prefix + op, "kind": kind, "m": 0, "n": 0, "k": 0, "groups": 0, "flops": 0}
-        row |= {"hbm_bytes": None, "collective": None, "group_kind": None, "group_size": 0}
-        row |= {"comm_bytes": 0, "wire_bytes": 0, "num_microbatches": self.times}
-        self.rows.append(row | values)
-
-    def light(self, *ops: str) -> None:
-        """Memory-bound ops: no shape of a product, no message."""
-        for op in ops:
-            self.add(op, "elementwise")
-
-    def gemm(self, op: str, m: int, n: int, k: int) -> None:
-        """[m, k] times [k, n]: a multiplication and an addition per term."""
-        self.add(op, "gemm", m=m, n=n, k=k, groups=1, flops=2 * m * n * k)
-
-    def grouped(self, op: str, m: int, n: int, k: int) -> None:
-        """One product per local expert; the rows of all experts together appear as m (or k)."""
-        experts = self.w["num_experts"] // self.w["ep"]
-        self.add(op, "grouped_gemm", m=m, n=n, k=k, groups=experts, flops=2 * m * n * k)
-
-    def collect(self, op: str, collective: str, group_kind: str, comm_bytes: int) -> None:
-        """A collective; alone in a group there is nothing to send."""
-        size = group_size(self.w, group_kind)
-        if size == 1:
-            return
-        # A sum that everyone needs travels twice: once to be summed, once to be spread.
-        passes = 2 if collective == "all_reduce" else 1
-        wire = passes * (size - 1) * comm_bytes // size
-        self.message(op, "collective", collective, group_kind, comm_bytes, wire)
-
-    def neighbour(self, op: str, collective: str, times: int) -> None:
-        """A message from or to a neighbouring stage, as often as there is one."""
-        w = self.w
-        if w["pp"] == 1 or times == 0:
-            return
-        everyday, self.times = self.times, times
-        size = activation_bytes(w) // w["tp"] if scattered(w) else activation_bytes(w)
-        self.message(op, "p2p", collective, "pp", size, size if collective == "send" else 0)
-        self.times = everyday
-
-    def message(self, op: str, kind: str, collective: str, group: str, comm: int, wire: int) -> None:
-        """A row that moves bytes between ranks."""
-        words: Row = {"collective": collective, "group_kind": group, "group_size": group_size(self.w, group)}
-        self.add(op, kind, **words, comm_bytes=comm, wire_bytes=wire)
-
-    def core_attention(self, op: str, *, backward: bool = False) -> None:
-        """Scores and their product with the values, per sequence of the micro-batch.
-
-        Each product is 2 b s^2 h/t flops: forward two, backward four. Flash attention skips the masked half
-        of all of them and, keeping no scores, computes them once more in the backward.
-        """
-        w = self.w
-        s, b, h, t = w["seq_length"], w["micro_batch_size"], w["hidden_size"], w["tp"]
-        products = 4 if backward else 2
-        flops = products * 2 * b * s * s * h // t
-        if w["flash_attention"]:
-            products = 5 if backward else 2
-            flops = products * b * s * s * h // t
-        self.add(op, "attention", m=s, n=s, k=h // t, groups=b, flops=flops)
-
-    # One layer, forward
-
-    def attention_forward(self) -> None:
-        """Column-parallel qkv, core attention, row-parallel output."""
-        w, whole = self.w, activation_bytes(self.w)
-        h, t = w["hidden_size"], w["tp"]
-        self.light("attention_norm")
-        if scattered(w):
-            self.collect("attention_gather", "all_gather", "tp", whole)
-        self.gemm("qkv", tokens(w), qkv_width(w), h)
-        self.core_attention("core_attention")
-        self.gemm("attention_output", tokens(w), h, h // t)
-        if scattered(w):
-            self.collect("attention_scatter", "reduce_scatter", "tp", whole)
-        else:
-            self.collect("attention_reduce", "all_reduce", "tp", whole)
-        self.light("attention_residual")
-
-    def dense_mlp_forward(self) -> None:
-        """Column-parallel fc1, row-parallel fc2."""
-        w, whole = self.w, activation_bytes(self.w)
-        h, f = w["hidden_size"], w["ffn_hidden_size"] // w["tp"]
-        self.light("mlp_norm")
-        if scattered(w):
-            self.collect("mlp_gather", "all_gather", "tp", whole)
-        self.gemm("fc1", tokens(w), fc1_multiple(w) * f, h)
-        self.light("activation")
-        self.gemm("fc2", tokens(w), h, f)
-        if scattered(w):
-            self.collect("mlp_scatter", "reduce_scatter", "tp", whole)
-        else:
-            self.collect("mlp_reduce", "all_reduce", "tp", whole)
-        self.light("mlp_residual")
+class Program(Layers):
+    """All rows of one pipeline stage."""
 
     def expert_sizes(self) -> tuple[int, int, int, int]:
         """Rows in the local experts, their width, bytes of the all_to_all, bytes of the gather over etp."""
         w = self.w
-        sent_rows = w["moe_router_topk"] * tokens(w) // w["tp"]  # a rank routes its own slice of the tokens
         gathered_rows = w["moe_router_topk"] * tokens(w) * w["etp"] // w["tp"]
         row_bytes = 2 * w["hidden_size"]
         return (
             gathered_rows,
             w["moe_ffn_hidden_size"] // w["etp"],
-            sent_rows * row_bytes,
+            self.routed_copies() * row_bytes,
             gathered_rows * row_bytes,
         )
 
+    def routed_copies(self) -> int:
+        """Copies of its own tokens that a rank sends to experts."""
+        return int(self.w["moe_router_topk"] * own_tokens(self.w))
+
+    def move(self, op: str, rows: int) -> None:
+        """Rows change their places: read and write each."""
+        self.light(op, rows * self.w["hidden_size"], reads=(2,), writes=(2,))
+
+    def sort(self, op: str) -> None:
+        """Rows of several local experts are put in order."""
+        if self.w["num_experts"] // self.w["ep"] > 1:
+            self.move(op, self.expert_sizes()[0])
+
+    def shared_forward(self) -> None:
+        """Experts that every token passes, and a gate that weighs their output."""
+        w, h = self.w, self.w["hidden_size"]
+        if not w["num_shared_experts"]:
+            return
+        self.mlp_forward("shared", w["num_shared_experts"] * w["moe_ffn_hidden_size"])
+        if w["moe_shared_expert_gate"]:
+            self.gemm("shared_gate", own_tokens(w), 1, h)
+            self.light("shared_gating", own_tokens(w) * h, reads=(2,), writes=(2,))
+
+    def shared_backward(self) -> None:
+        """The reverse of shared_forward; the gate's gradient sums a product of two tensors."""
+        w, h = self.w, self.w["hidden_size"]
+        if not w["num_shared_experts"]:
+            return
+        if w["moe_shared_expert_gate"]:
+            self.light("shared_gating", own_tokens(w) * h, reads=(2, 2, 2, 2), writes=(2, 2))
+            self.gradients("shared_gate", own_tokens(w), 1, h)
+        self.mlp_backward("shared", w["num_shared_experts"] * w["moe_ffn_hidden_size"])
+
     def moe_mlp_forward(self) -> None:
-        """Route, exchange over ep, gather over etp, compute, and all the way back."""
+        """Shared experts; route, exchange over ep, gather over etp, compute, and all the way back."""
         w, h, experts = self.w, self.w["hidden_size"], self.w["num_experts"]
         rows, f, sent, gathered = self.expert_sizes()
-        several = experts // w["ep"] > 1
-        self.light("mlp_norm")
-        self.gemm("router", tokens(w) // w["tp"], experts, h)
-        self.light("router_topk")
+        local = experts // w["ep"]
+        self.norm("mlp_norm", own_tokens(w), h)
+        self.shared_forward()
+        self.gemm("router", own_tokens(w), experts, h)
+        # Softmax and top-k over fp32: read, write, read.
+        self.light("router_topk", own_tokens(w) * experts, reads=(4, 4), writes=(4,))
         # Every rank of the etp x ep block contributes an int64 per expert.
         self.collect("token_counts", "all_gather", "tp_ep", 8 * experts * w["ep"] * w["etp"])
-        self.light("permute")
+        self.move("permute", self.routed_copies())
         self.collect("moe_dispatch", "all_to_all", "ep", sent)
         self.collect("expert_gather", "all_gather", "etp", gathered)
-        if several:
-            self.light("expert_sort")
-        self.grouped("expert_fc1", rows, fc1_multiple(w) * f, h)
-        self.light("expert_activation")
-        self.grouped("expert_fc2", rows, h, f)
-        if several:
-            self.light("expert_unsort")
+        self.sort("expert_sort")
+        self.gemm("expert_fc1", rows, fc1_multiple(w) * f, h, local, "grouped_gemm")
+        self.activation("expert_activation", rows, f, backward=False, weighted=True)
+        self.gemm("expert_fc2", rows, h, f, local, "grouped_gemm")
+        self.sort("expert_unsort")
         self.collect("expert_scatter", "reduce_scatter", "etp", gathered)
         self.collect("moe_combine", "all_to_all", "ep", sent)
-        self.light("unpermute", "mlp_residual")
-
-    def layer_forward(self, layer: int) -> None:
-        """Attention, then the MLP."""
-        self.layer = layer
-        self.attention_forward()
-        if is_moe(self.w):
-            self.moe_mlp_forward()
-        else:
-            self.dense_mlp_forward()
-        self.layer = -1
-
-    # One layer, backward
-
-    def column_parallel_backward(self, name: str, base: str, m: int, n: int, k: int) -> None:
-        """Gather the saved slice of the input, input gradient, sum it over tp, weight gradient."""
-        w, whole = self.w, activation_bytes(self.w)
-        if scattered(w):
-            self.collect(f"{base}_regather", "all_gather", "tp", whole)
-        self.gemm(f"{name}_dgrad", m, k, n)
-        if scattered(w):
-            self.collect(f"{base}_gather", "reduce_scatter", "tp", whole)
-        else:
-            self.collect(f"{base}_reduce_grad", "all_reduce", "tp", whole)
-        self.gemm(f"{name}_wgrad", n, k, m)
-
-    def row_parallel_backward(self, name: str, base: str, m: int, n: int, k: int) -> None:
-        """Gather the output gradient, then both products."""
-        if scattered(self.w):
-            self.collect(f"{base}_scatter", "all_gather", "tp", activation_bytes(self.w))
-        self.gemm(f"{name}_dgrad", m, k, n)
-        self.gemm(f"{name}_wgrad", n, k, m)
-
-    def attention_backward(self) -> None:
-        """The reverse of attention_forward."""
-        w, h = self.w, self.w["hidden_size"]
-        self.light("attention_residual")
-        self.row_parallel_backward("attention_output", "attention", tokens(w), h, h // w["tp"])
-        if w["recompute"] == "selective":
-            self.core_attention("recompute_core_attention")
-        self.core_attention("core_attention", backward=True)
-        self.column_parallel_backward("qkv", "attention", tokens(w), qkv_width(w), h)
-        self.light("attention_norm")
-
-    def dense_mlp_backward(self) -> None:
-        """The reverse of dense_mlp_forward."""
-        w, h, f = self.w, self.w["hidden_size"], self.w["ffn_hidden_size"] // self.w["tp"]
-        self.light("mlp_residual")
-        self.row_parallel_backward("fc2", "mlp", tokens(w), h, f)
-        self.light("activation")
-        self.column_parallel_backward("fc1", "mlp", tokens(w), fc1_multiple(w) * f, h)
-        self.light("mlp_norm")
+        self.move("unpermute", self.routed_copies())
+        if w["num_shared_experts"]:
+            self.light("shared_sum", own_tokens(w) * h, reads=(2, 2), writes=(2,))
+        self.residual("mlp_residual")
 
     def moe_mlp_backward(self) -> None:
         """The reverse of moe_mlp_forward; permuted tokens were kept, so nothing is gathered again."""
         w, h, experts = self.w, self.w["hidden_size"], self.w["num_experts"]
         rows, f, sent, gathered = self.expert_sizes()
-        wide, several = fc1_multiple(w) * f, experts // w["ep"] > 1
-        self.light("mlp_residual", "unpermute")
+        wide, local = fc1_multiple(w) * f, experts // w["ep"]
+        self.residual_backward("mlp_residual")
+        self.move("unpermute", self.routed_copies())
         self.collect("moe_combine", "all_to_all", "ep", sent)
         self.collect("expert_scatter", "all_gather", "etp", gathered)
-        if several:
-            self.light("expert_unsort")
-        self.grouped("expert_fc2_dgrad", rows, f, h)
-        self.grouped("expert_fc2_wgrad", h, f, rows)
-        self.light("expert_activation")
-        self.grouped("expert_fc1_dgrad", rows, h, wide)
-        self.grouped("expert_fc1_wgrad", wide, h, rows)
-        if several:
-            self.light("expert_sort")
+        self.sort("expert_unsort")
+        self.gradients("expert_fc2", rows, h, f, local, "grouped_gemm")
+        self.activation("expert_activation", rows, f, backward=True, weighted=True)
+        self.gradients("expert_fc1", rows, wide, h, local, "grouped_gemm")
+        self.sort("expert_sort")
         self.collect("expert_gather", "reduce_scatter", "etp", gathered)
         self.collect("moe_dispatch", "all_to_all", "ep", sent)
-        self.light("permute", "router_topk")
-        self.gemm("router_dgrad", tokens(w) // w["tp"], h, experts)
-        self.gemm("router_wgrad", experts, h, tokens(w) // w["tp"])
-        self.light("mlp_norm")
-
-    def layer_backward(self, layer: int) -> None:
-        """The MLP, then attention; with full recomputation after the layer's forward once more."""
-        if self.w["recompute"] == "full":
-            self.prefix = "recompute_"
-            self.layer_forward(layer)
-            self.prefix = ""
-        self.layer = layer
-        if is_moe(self.w):
-            self.moe_mlp_backward()
-        else:
-            self.dense_mlp_backward()
-        self.attention_backward()
-        self.layer = -1
+        self.move("permute", self.routed_copies())
+        self.light("router_topk", own_tokens(w) * experts, reads=(4, 4), writes=(4,))
+        self.gradients("router", own_tokens(w), experts, h)
+        self.shared_backward()
+        self.norm_backward("mlp_norm", own_tokens(w), h, residual=True)
 
     # Ends of the pipeline
 
-    def embedding_forward(self) -> None:
+    def dropout(self, op: str, *, backward: bool) -> None:
+        """Read x, write y and a mask; backward reads dy and the mask."""
+        if self.w["hidden_dropout"] > 0:
+            ends = {"reads": (2, 1), "writes": (2,)} if backward else {"reads": (2,), "writes": (2, 1)}
+            self.light(op, own_tokens(self.w) * self.w["hidden_size"], **ends)
+
+    def look_up(self, base: str) -> None:
         """Each tp rank looks up its part of the vocabulary; the parts are summed."""
         w = self.w
-        self.light("embedding_lookup")
+        self.light(f"{base}_lookup", tokens(w) * w["hidden_size"], reads=(2,), writes=(2,))
         # Positions are added to whole sequences, so learned ones forbid summing and cutting in one step.
         cut_while_summing = scattered(w) and w["position_embedding"] != "learned"
         how = "reduce_scatter" if cut_while_summing else "all_reduce"
-        self.collect("embedding_reduce", how, "tp", activation_bytes(w))
-        self.light("embedding_dropout")
+        self.collect(f"{base}_reduce", how, "tp", activation_bytes(w))
+        self.dropout(f"{base}_dropout", backward=False)
 
-    def embedding_backward(self) -> None:
-        """Gather the cut gradient, add it to the rows of the table."""
-        self.light("embedding_dropout")
-        if scattered(self.w):
-            self.collect("embedding_gather", "all_gather", "tp", activation_bytes(self.w))
-        self.light("embedding_lookup")
+    def look_up_backward(self, base: str) -> None:
+        """Gather the cut gradient, add it to the rows of the table, and that to the main gradient."""
+        w = self.w
+        self.dropout(f"{base}_dropout", backward=True)
+        if scattered(w):
+            self.collect(f"{base}_gather", "all_gather", "tp", activation_bytes(w))
+        self.light(f"{base}_lookup", tokens(w) * w["hidden_size"], reads=(2, 2), writes=(2,))
+        main = gradient_bytes(w)
+        self.rows[-1]["hbm_bytes"] += table(w).size() * (2 + main + main)
 
-    def head_forward(self) -> None:
+    def head_forward(self, prefix: str) -> None:
         """Logits over a slice of the vocabulary; max, target and sum of the softmax cross the slices."""
         w = self.w
-        self.light("final_norm")
-        if scattered(w):
-            self.collect("head_gather", "all_gather", "tp", activation_bytes(w))
-        self.gemm("logits", tokens(w), w["padded_vocab_size"] // w["tp"], w["hidden_size"])
-        for part in ("max", "target", "sum"):
-            self.collect(f"cross_entropy_{part}", "all_reduce", "tp", 4 * tokens(w))
-        self.light("cross_entropy")
-
-    def head_backward(self) -> None:
-        """A column-parallel linear like any other."""
-        w = self.w
-        self.light("cross_entropy")
         width = w["padded_vocab_size"] // w["tp"]
-        self.column_parallel_backward("logits", "head", tokens(w), width, w["hidden_size"])
-        self.light("final_norm")
+        self.column_parallel(f"{prefix}logits", f"{prefix}head", tokens(w), width, w["hidden_size"])
+        for part in ("max", "target", "sum"):
+            self.collect(f"{prefix}cross_entropy_{part}", "all_reduce", "tp", 4 * tokens(w))
+        # fp32 logits: the cast writes, max and sum read, subtract, exp and divide read and write.
+        reads, writes = (4, 4, 4, 4, 4), (4, 4, 4, 4)
+        self.light(f"{prefix}cross_entropy", tokens(w) * width, reads=reads, writes=writes)
+
+    def head_backward(self, prefix: str) -> None:
+        """The softmax less one at the target is scaled and cast; a column-parallel linear like any other."""
+        w = self.w
+        width = w["padded_vocab_size"] // w["tp"]
+        self.light(f"{prefix}cross_entropy", tokens(w) * width, reads=(4, 4), writes=(4, 4))
+        self.column_parallel_backward(f"{prefix}logits", f"{prefix}head", tokens(w), width, w["hidden_size"])
 
     # Phases
 
@@ -317,26 +184,40 @@ class Program:
     def forward(self) -> None:
         """All rows of a micro-batch's forward through this stage."""
         before, after = self.message_counts()
+        last, held = self.stage == self.w["pp"] - 1, stage_layers(self.w, self.stage)
         self.neighbour("recv_forward", "recv", before)
         if self.stage == 0:
-            self.embedding_forward()
-        for layer in stage_layers(self.w, self.stage):
-            self.layer_forward(layer)
-        if self.stage == self.w["pp"] - 1:
-            self.head_forward()
+            self.look_up("embedding")
+        for layer in held:
+            if not layer.predicts:
+                self.layer_forward(layer)
+        if last:
+            self.norm("final_norm", own_tokens(self.w), self.w["hidden_size"])
+        for layer in held:
+            if layer.predicts:
+                self.layer_forward(layer)
+        if last:
+            self.head_forward("")
         self.neighbour("send_forward", "send", after)
 
     def backward(self) -> None:
         """All rows of a micro-batch's backward through this stage."""
         self.phase = "backward"
         before, after = self.message_counts()
+        last, held = self.stage == self.w["pp"] - 1, stage_layers(self.w, self.stage)
         self.neighbour("recv_backward", "recv", after)
-        if self.stage == self.w["pp"] - 1:
-            self.head_backward()
-        for layer in reversed(stage_layers(self.w, self.stage)):
-            self.layer_backward(layer)
+        if last:
+            self.head_backward("")
+        for layer in reversed(held):
+            if layer.predicts:
+                self.layer_backward(layer)
+        if last:
+            self.norm_backward("final_norm", own_tokens(self.w), self.w["hidden_size"])
+        for layer in reversed(held):
+            if not layer.predicts:
+                self.layer_backward(layer)
         if self.stage == 0:
-            self.embedding_backward()
+            self.look_up_backward("embedding")
         self.neighbour("send_backward", "send", before)
 
     def optimizer(self) -> None:
@@ -351,13 +232,12 @@ class Program:
             scattering = shared and w["framework"] != "megatron-deepspeed"
             how = "reduce_scatter" if scattering else "all_reduce"
             self.collect(f"grad_reduce_{name}", how, kind, gradient_bytes(w) * size)
-        if scattered(w):
+        if partial := summed_over_tp(w, self.stage, scattered(w)):
             # One buffer for all tensors.
-            partial = sum(x.size() for x in dense_tensors(w, self.stage) if x.sees_own_tokens)
             self.collect("norm_grad_reduce", "all_reduce", "tp", gradient_bytes(w) * partial)
-        if w["tied_embeddings"] and w["pp"] > 1 and self.stage in (0, w["pp"] - 1):
-            table = w["padded_vocab_size"] // w["tp"] * w["hidden_size"]
-            self.collect("embedding_grad_reduce", "all_reduce", "embedding", gradient_bytes(w) * table)
+        if self.shares_table():
+            size = gradient_bytes(w) * table(w).size()
+            self.collect("embedding_grad_reduce", "all_reduce", "embedding", size)
         if shared:
             self.collect("grad_norm", "all_reduce", "world", 4)
         else:
@@ -366,15 +246,32 @@ class Program:
             if expert:
                 self.collect("grad_norm_expert", "all_reduce", "expert_model", 4)
         owned = sum(-(-size // w[kind]) if shared else size for _, kind, size in buffers)
-        self.add("adam", "optimizer", m=dense + expert, n=owned)
+        self.add("adam", "optimizer", m=dense + expert, n=owned, hbm_bytes=owned * self.updated())
         if shared:
             for name, kind, size in buffers:
                 self.collect(f"param_gather_{name}", "all_gather", kind, 2 * size)
 
+    def updated(self) -> int:
+        """Bytes that Adam moves for one parameter."""
+        w = self.w
+        if not w["use_precision_aware_optimizer"]:
+            # fp32: gradient, weight and moments are read, all but the first written, and a weight of 2 bytes.
+            return 4 + 4 + 4 + 4 + 4 + 4 + 4 + 2
+        # A weight in two halves and two moments are read and written, a gradient is read.
+        kept = [2, 2, *({"fp32": 4, "bf16": 2}[w[key]] for key in ("exp_avg_dtype", "exp_avg_sq_dtype"))]
+        return gradient_bytes(w) + 2 * sum(kept)
+
+    def shares_table(self) -> bool:
+        """Whether another stage holds a copy of this stage's table, for the head or for MTP."""
+        w, last = self.w, self.w["pp"] - 1
+        if w["pp"] == 1 or self.stage not in (0, last):
+            return False
+        return bool(w["tied_embeddings"] or any(layer.predicts for layer in layers(w)))
+
 
 def naive_program(w: Workload, stage: int) -> list[Row]:
     """The rows every rank of a stage runs, without rank and group_id."""
-    refuse_what_is_left_out(w)
+    check_what_is_assumed(w)
     program = Program(w, stage)
     program.forward()
     program.backward()

@@ -49,6 +49,13 @@ BASE: dict[str, Any] = {
     "routing": "balanced",
 }
 DENSE = {"num_experts": 0, "moe_router_topk": 0, "ep": 1}
+MLA: dict[str, Any] = {
+    "attention": "mla",
+    "kv_lora_rank": 32,
+    "qk_nope_head_dim": 8,
+    "qk_rope_head_dim": 4,
+    "v_head_dim": 8,
+}
 
 
 def small(**changes: Any) -> pl.DataFrame:
@@ -88,5 +95,102 @@ VARIED: dict[str, dict[str, Any]] = {
     "dense, four stages, untied": DENSE | {"pp": 4, "tied_embeddings": False, "num_layers": 6},
     "dense, replicated optimizer": DENSE | {"distributed_optimizer": False},
     "dense, interleaved": DENSE | {"virtual_pipeline": 2, "micro_batch_size": 2},
+    "moe, latent attention": MLA | {"q_lora_rank": 48, "qk_layernorm": True, "flash_attention": True},
+    "moe, wide heads, windows, sinks and biases": {
+        **{"head_dim": 16, "num_query_groups": 4, "attention": "gqa", "flash_attention": True, "etp": 1},
+        **{"window_size": "[15,0]", "window_attn_skip_freq": "2", "softmax_type": "learnable"},
+        **{"add_bias_linear": True, "qk_layernorm": True},
+    },
+    "moe, in every second layer, shared experts": {
+        **{"moe_layer_freq": "[0,1,0,1]", "num_shared_experts": 2, "moe_shared_expert_gate": True},
+        **{"moe_ffn_hidden_size": 96, "gated_mlp": True, "hidden_dropout": 0.0, "attention_dropout": 0.0},
+    },
+    "moe, multi-token prediction": {"mtp_num_layers": 1, "tied_embeddings": False, "recompute": "full"},
+    "dense, more ranks than query groups": DENSE | {"tp": 4, "num_query_groups": 2, "attention": "gqa"},
+    "dense, fp16 on Megatron-LM": DENSE
+    | {"sequence_parallel": False, "framework": "megatron-lm", "dtype": "fp16"},
+    "moe, DeepSpeed": {"framework": "megatron-deepspeed"},
 }
 """Workloads that differ in every option the trace knows; each is legal."""
+
+MODELS: dict[str, dict[str, Any]] = {
+    "head wider than h/a": {"head_dim": 16},
+    "head narrower than h/a": DENSE | {"head_dim": 4},
+    "more ranks than query groups": {"tp": 4, "num_query_groups": 2, "attention": "gqa"},
+    "the same without sequence parallelism, norms of heads": DENSE
+    | {"tp": 4, "num_query_groups": 2, "attention": "gqa", "sequence_parallel": False, "qk_layernorm": True},
+    "norms of queries and keys": {"qk_layernorm": True},
+    "norms across heads": {
+        **{"qk_layernorm": True, "qk_layernorm_across_heads": True, "normalization": "rmsnorm"},
+        **{"num_query_groups": 4, "attention": "gqa"},
+    },
+    "latent attention": MLA | {"q_lora_rank": 48},
+    "latent attention, normed, fully recomputed": MLA
+    | {"q_lora_rank": 48, "qk_layernorm": True, "recompute": "full"},
+    "latent attention, queries not compressed": MLA | {"qk_layernorm": True, "flash_attention": True},
+    "latent attention, no sequence parallelism": MLA
+    | DENSE
+    | {"q_lora_rank": 48, "sequence_parallel": False, "qk_layernorm": True},
+    "latent attention, queries not compressed, none either": MLA
+    | DENSE
+    | {"sequence_parallel": False, "recompute": "selective"},
+    "bias of qkv": {"add_qkv_bias": True},
+    "biases": {"add_bias_linear": True, "etp": 1, "ep": 4},
+    "biases, gated, no sequence parallelism": DENSE
+    | {"add_bias_linear": True, "gated_mlp": True, "sequence_parallel": False},
+    "experts in every second layer": {"moe_layer_freq": "2"},
+    "experts in listed layers": {"moe_layer_freq": "[0,1,1,0]"},
+    "experts behind a dense layer": {"first_k_dense": 1},
+    "multi-token prediction, tied": {"mtp_num_layers": 1},
+    "two more tokens, rope, fully recomputed": {
+        **{"mtp_num_layers": 2, "tied_embeddings": False, "position_embedding": "rope", "recompute": "full"},
+    },
+    "multi-token prediction on the only stage": DENSE | {"pp": 1, "mtp_num_layers": 1},
+    "multi-token prediction, interleaved, no sequence parallelism": DENSE
+    | {"mtp_num_layers": 1, "sequence_parallel": False, "tied_embeddings": False, "virtual_pipeline": 2},
+    "multi-token prediction behind a dense layer": {
+        **{"mtp_num_layers": 1, "moe_layer_freq": "[1,1,1,0]", "distributed_optimizer": False},
+    },
+    "window": {"window_size": "[15,0]"},
+    "window in listed layers": {
+        **{"window_size": "[7,0]", "window_attn_skip_freq": "[1,0,0,1]", "moe_layer_freq": "2"},
+        **{"flash_attention": True},
+    },
+    "window of more than half": {"window_size": "[47,0]", "flash_attention": True},
+    "window of everything": {"window_size": "[63,0]", "flash_attention": True},
+    "sinks": DENSE | {"softmax_type": "learnable"},
+    "shared experts": {"num_shared_experts": 2, "moe_ffn_hidden_size": 64},
+    "shared expert with a gate": {"num_shared_experts": 1, "moe_shared_expert_gate": True, "gated_mlp": True},
+    "no dropout": {"hidden_dropout": 0.0, "attention_dropout": 0.0},
+    "no dropout of attention": DENSE | {"attention_dropout": 0.0, "recompute": "selective"},
+    "SwiGLU that is not fused": {
+        **{"gated_mlp": True, "bias_activation_fusion": False, "num_shared_experts": 1},
+    },
+    "fp16": {"dtype": "fp16"},
+    "interleaved on Megatron-LM": DENSE
+    | {"sequence_parallel": False, "framework": "megatron-lm", "virtual_pipeline": 2},
+    "gradients of 16 bits": {"grad_reduce_in_fp32": False},
+    "gradients of fp16 in fp32": DENSE | {"dtype": "fp16", "grad_reduce_in_fp32": True},
+    "precision-aware": {"use_precision_aware_optimizer": True, "exp_avg_dtype": "bf16"},
+    "precision-aware, all of 16 bits": {
+        **{"use_precision_aware_optimizer": True, "exp_avg_dtype": "bf16", "exp_avg_sq_dtype": "bf16"},
+        "grad_reduce_in_fp32": False,
+    },
+    "fewer layers in the last stage": {
+        **{"num_layers": 7, "pp": 4, "num_layers_in_last_pipeline_stage": 1, "world_size": 32},
+        **{"mtp_num_layers": 1, "moe_layer_freq": "2"},
+    },
+    "fewer layers in both ends, interleaved": {
+        **{"num_layers": 16, "pp": 4, "virtual_pipeline": 2, "world_size": 32, "global_batch_size": 64},
+        **{"num_layers_in_first_pipeline_stage": 2, "num_layers_in_last_pipeline_stage": 6},
+    },
+    "embedding and loss count as layers": {
+        **{"num_layers": 6, "virtual_pipeline": 2, "first_k_dense": 1},
+        **{"account_for_embedding_in_pipeline_split": True, "account_for_loss_in_pipeline_split": True},
+    },
+    "layout with parts that have no layer": {
+        **{"num_layers": 5, "virtual_pipeline": 2, "mtp_num_layers": 1, "recompute": "full"},
+        **{"pipeline_model_parallel_layout": "E|t*3|(t)*2,|mL"},
+    },
+}
+"""Workloads that differ in every key of a model; each is legal."""

@@ -339,6 +339,21 @@ def test_what_native_code_says_of_a_success_is_shown(
     assert capfd.readouterr().err == "a warning\n"
 
 
+def test_enumeration_says_how_large_models_are(project: Project, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["enumerate"]) == 0
+    found = pl.read_parquet(project.root / "results/workloads.parquet")
+    sizes = {
+        "parameters": found["parameters"].unique(),
+        "active_parameters": found["active_parameters"].unique(),
+    }
+    said = capsys.readouterr().out.splitlines()
+    assert len(said) == found.select("model", "kind").unique().height
+    moe = found.filter(kind="moe").row(0, named=True)
+    assert moe["active_parameters"] < moe["parameters"]
+    numbers = f"{moe['parameters']:,} parameters, of which a token passes {moe['active_parameters']:,}"
+    assert f"{moe['model']} moe: {numbers}" in said, sizes
+
+
 def test_what_a_grid_leaves_out_is_counted(project: Project, capsys: pytest.CaptureFixture[str]) -> None:
     grid = (
         "  - {model: tiny, world_size: 64, tp: [1, 2, 3], pp: 1, ep: 2, global_batch_size: 64, illegal: skip}"

@@ -233,7 +233,7 @@ def test_the_parts_add_up(name: str) -> None:
     assert sum(found[part] for part in parts) == pytest.approx(found["iteration_seconds"])
     assert found["bubble_seconds"] >= 0
     assert all(found[f"{kind}_comm_seconds"] >= 0 for kind in ("tp", "etp", "ep", "dp", "edp", "pp", "other"))
-    memory = ("weights_bytes", "gradients_bytes", "optimizer_bytes", "activations_bytes")
+    memory = ("weights_bytes", "gradients_bytes", "optimizer_bytes", "activations_bytes", "workspace_bytes")
     assert sum(found[part] for part in memory) == pytest.approx(found["peak_memory_bytes"])
 
 

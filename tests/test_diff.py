@@ -152,7 +152,7 @@ def test_a_changed_parameter_moves_its_own_workload_alone(folders: dict[str, Pat
     ]
     assert found.moved_ids == ["moe"]
     columns, caused = moved(found, "moe"), effects(found, "moe")
-    parts = ("weights_bytes", "gradients_bytes", "optimizer_bytes", "activations_bytes")
+    parts = ("weights_bytes", "gradients_bytes", "optimizer_bytes", "activations_bytes", "workspace_bytes")
     total = sum(columns[part]["change"] for part in parts if part in columns)
     assert columns["peak_memory_bytes"]["change"] == total < 0
     assert caused.keys() == {"parameters"}

@@ -59,10 +59,68 @@ def test_grouped_queries_gated_mlp() -> None:
     assert per_layer(**changes) == pytest.approx((4 + 2 + 2 + 2 + 0.5 + 2 + 2 + 24) / T)
 
 
-def test_gathered_expert_rows_are_not_divided_by_tp() -> None:
-    changes = {"num_experts": 8, "moe_router_topk": 2, "etp": T, "ep": 1, "flash_attention": True}
-    # (18)/t, and R = 2bs rows of 2h + 4f/t bytes
-    assert per_layer(**changes) == pytest.approx(18 / T + 2 * (2 + 16 / T))
+@pytest.mark.parametrize(
+    ("changes", "of_width"),
+    [
+        # fc1's output, GELU's and what the probabilities make of it
+        ({}, 6),
+        # both halves and their product
+        ({"gated_mlp": True}, 6),
+        # both halves, silu, the linear half, their product and the weighted one
+        ({"gated_mlp": True, "bias_activation_fusion": False}, 12),
+    ],
+)
+def test_gathered_expert_rows_are_not_divided_by_tp(changes: dict[str, Any], of_width: int) -> None:
+    moe = {"num_experts": 8, "moe_router_topk": 2, "etp": T, "ep": 1, "flash_attention": True}
+    # (18)/t, and R = 2bs rows of 2h and the bytes of f = 4h over t
+    assert per_layer(**moe, **changes) == pytest.approx(18 / T + 2 * (2 + of_width * 4 / T))
+
+
+@pytest.mark.parametrize(
+    ("changes", "more"),
+    [
+        # heads of 2h/a: q, k, v and output twice as wide
+        ({"head_dim": 2 * H // A}, 8 / T),
+        # queries and keys before their norms
+        ({"qk_layernorm": True}, 4 / T),
+        # tp 8 over 4 groups: a rank keeps two whole heads of h/64, not an eighth of h
+        ({"num_query_groups": 4, "attention": "gqa"}, 2 * 2 * (1 / A - 1 / T)),
+        ({"hidden_dropout": 0.0, "attention_dropout": 0.0}, -2 / T),
+        ({"gated_mlp": True}, (24 - 16) / T),
+        ({"gated_mlp": True, "bias_activation_fusion": False}, (40 - 16) / T),
+    ],
+)
+def test_keys_of_a_model_change_activations(changes: dict[str, Any], more: float) -> None:
+    flash = {"flash_attention": True}
+    assert per_layer(**flash, **changes) == pytest.approx(per_layer(**flash) + more)
+
+
+def test_dropout_of_scores_keeps_a_mask_and_its_output() -> None:
+    five, two = (per_layer(attention_dropout=share) for share in (0.1, 0.0))
+    assert five - two == pytest.approx(3 * A * S / (H * T))
+
+
+@pytest.mark.parametrize(
+    ("changes", "latents"), [({}, 1536 + 512), ({"qk_layernorm": True}, 2 * 2048), ({"q_lora_rank": 0}, 512)]
+)
+def test_latent_attention(changes: dict[str, Any], latents: int) -> None:
+    # 64 heads: queries and keys of 192, values and outputs of 128
+    mla = {
+        **{"attention": "mla", "q_lora_rank": 1536, "kv_lora_rank": 512, "flash_attention": True},
+        **{"qk_nope_head_dim": 128, "qk_rope_head_dim": 64, "v_head_dim": 128},
+    }
+    heads = 2 * A * (192 + 192 + 128 + 128)
+    expected = (8 + 2 + 16) / T + (2 * latents + heads) / (H * T)
+    assert per_layer(**mla, **changes) == pytest.approx(expected)
+
+
+def test_shared_experts_keep_what_a_dense_mlp_does() -> None:
+    moe = {"num_experts": 8, "moe_router_topk": 2, "etp": T, "ep": 1, "flash_attention": True}
+    # 2 of width h: 4 bytes of 2h over t; with a gate what it weighs
+    shared = {"num_shared_experts": 2, "moe_ffn_hidden_size": H}
+    plain = per_layer(**moe, moe_ffn_hidden_size=H)
+    assert per_layer(**moe, **shared) == pytest.approx(plain + 8 / T)
+    assert per_layer(**moe, **shared, moe_shared_expert_gate=True) == pytest.approx(plain + 10 / T)
 
 
 @pytest.mark.parametrize(
@@ -84,6 +142,73 @@ def test_micro_batches_in_flight_on_the_first_stage(pp: int, m: int, v: int, set
         assert [more, fewer] == pytest.approx(expected)
 
 
+def test_logits_take_six_bytes_where_their_loss_is_computed() -> None:
+    more, fewer = (memory(KORTHIKANTI | {"vocab_size": v})["activations_bytes"] for v in (102_400, 51_200))
+    assert more - fewer == 6 * S * B * 51_200 / T
+
+
+def test_full_recomputation_holds_one_layer_at_work() -> None:
+    full, kept = (
+        memory(KORTHIKANTI | {"num_layers": 4, "recompute": r})["activations_bytes"] for r in ("full", "none")
+    )
+    layer = 34 / T + 5 * A * S / (H * T)
+    # selective and no recomputation keep scores or not; a layer at work has none to keep
+    assert full - (kept - 4 * layer * S * B * H) == pytest.approx((4 * 2 / T + 34 / T) * S * B * H)
+
+
+def test_multi_token_prediction_keeps_a_layer_and_a_softmax() -> None:
+    two, one = (memory(KORTHIKANTI | {"mtp_num_layers": n})["activations_bytes"] for n in (1, 0))
+    layer = 34 / T + 5 * A * S / (H * T)
+    expected = (layer + 11 / T) * S * B * H + 4 * S * B * 51_200 / T
+    assert two - one == pytest.approx(expected)
+
+
+def test_workspace_by_hand() -> None:
+    """Llama 3 70B of 2 layers on tp 2: b 1, s 4096, h 8192, f 28672, V 128256."""
+    llama = {
+        **{
+            "tp": 2,
+            "pp": 1,
+            "world_size": 2,
+            "num_layers": 2,
+            "hidden_size": 8192,
+            "ffn_hidden_size": 28_672,
+        },
+        **{"num_attention_heads": 64, "num_query_groups": 8, "attention": "gqa", "vocab_size": 128_256},
+        **{"seq_length": 4096, "global_batch_size": 1, "gated_mlp": True, "flash_attention": True},
+        **{"tied_embeddings": False},
+    }
+    s, h, f, v = 4096, 8192, 28_672 // 2, 128_256 // 2
+    # one of each shape, however many layers: qkv (64 + 16) x 128, output, fc1 2f, fc2
+    buffers = 2 * (5120 * h + h * 4096 + 2 * f * h + h * f)
+    found = memory(DENSE | llama)
+    # The head's backward: 2 bytes a logit, its weight gradient, input and that one's gradient; not 6 a logit.
+    assert found["workspace_bytes"] == buffers + 2 * s * v + 2 * v * h + 2 * 2 * s * h - 6 * s * v
+    # With few words it is the layer's: the gradients of the MLP's output and of fc1's.
+    few = memory(DENSE | llama | {"vocab_size": 256})
+    assert few["workspace_bytes"] == buffers + 2 * s * (h + 2 * f) - 6 * s * 128
+    # With many tokens the loss is the fullest moment, and logits are activations.
+    long = memory(DENSE | llama | {"seq_length": 65_536})
+    assert long["workspace_bytes"] == buffers
+    # Older frameworks free each gradient: the largest counts.
+    old = memory(DENSE | llama | {"seq_length": 65_536, "framework": "megatron-lm"})
+    assert old["workspace_bytes"] == 2 * 2 * f * h
+
+
+def test_shapes_that_are_alike_share_a_buffer() -> None:
+    # one shared expert, as wide as a routed one, none cut: fc1 and fc2 of both are alike
+    moe = {
+        **{"tp": 1, "pp": 1, "ep": 4, "world_size": 4, "num_experts": 8, "moe_ffn_hidden_size": 96},
+        **{"flash_attention": True, "global_batch_size": 4, "vocab_size": 128, "seq_length": 8192},
+    }
+    plain, shared, other = (
+        memory(moe | changes)["workspace_bytes"]
+        for changes in ({}, {"num_shared_experts": 1}, {"num_shared_experts": 2})
+    )
+    assert plain == shared
+    assert other - plain == 2 * 2 * 64 * 192
+
+
 def test_static_memory_by_hand() -> None:
     found = memory(KORTHIKANTI | {"num_layers": 1})
     parameters = 12 * H * H / T + 4 * H + 51200 / T * H + S * H + 2 * H
@@ -103,6 +228,31 @@ def test_gradients_of_fp16_are_two_bytes_and_a_copy_of_what_is_owned(
     assert found["weights_bytes"] == 2 * parameters
     assert found["gradients_bytes"] == pytest.approx(gradients * parameters, rel=1e-9)
     assert found["optimizer_bytes"] == pytest.approx(12 * parameters / (dp if shared else 1), rel=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("changes", "gradients", "states"),
+    [
+        ({"grad_reduce_in_fp32": False}, 2 + 4 / 4, 12),
+        ({"dtype": "fp16", "grad_reduce_in_fp32": True}, 4, 12),
+        # the lower half of a weight, and moments; gradients are read as they are
+        ({"use_precision_aware_optimizer": True}, 4, 2 + 4 + 4),
+        ({"use_precision_aware_optimizer": True, "grad_reduce_in_fp32": False}, 2, 2 + 4 + 4),
+        ({"use_precision_aware_optimizer": True, "exp_avg_dtype": "bf16"}, 4, 2 + 2 + 4),
+        (
+            {"use_precision_aware_optimizer": True, "exp_avg_dtype": "bf16", "exp_avg_sq_dtype": "bf16"},
+            *(4, 2 + 2 + 2),
+        ),
+    ],
+)
+def test_states_of_other_formats(changes: dict[str, Any], gradients: float, states: float) -> None:
+    # Megatron-Core 0.20, optimizer_config.py and Transformer Engine's FusedAdam; over 4 replicas
+    layout = {"num_layers": 1, "world_size": T * 4, "global_batch_size": B * 4, "distributed_optimizer": True}
+    found = memory(KORTHIKANTI | layout | changes)
+    parameters = 12 * H * H / T + 4 * H + 51200 / T * H + S * H + 2 * H
+    assert found["weights_bytes"] == 2 * parameters
+    assert found["gradients_bytes"] == pytest.approx(gradients * parameters, rel=1e-9)
+    assert found["optimizer_bytes"] == pytest.approx(states * parameters / 4, rel=1e-9)
 
 
 # Mixtral 8x7B: 32 layers, h 4096, f 14336 gated, 8 query groups, 8 experts, tp 2, pp 4, ep 4

@@ -90,7 +90,7 @@ def test_memory_is_that_of_the_rank_with_most_rows_over_its_layers(tmp_path: Pat
     workload = small(routing=measured(tmp_path, [here, away, here, here]))
     memory, even = (costs_of(each, tmp_path).memory.sort("stage") for each in (workload, small()))
     extra = memory["activations_bytes"] - even["activations_bytes"]
-    row_bytes = 2 * 64 + 4 * 256 / 2  # 2h + 4f/etp
+    row_bytes = 2 * 64 + 6 * 256 / 2  # 2h + 6f/etp
     # tokens 5, 15, 30, 50 end at 6, 25, 64 and 128: ep rank 1 has 103 copies, ep rank 0 25. A balanced rank
     # has 128 rows a layer. Stage 0 holds two micro-batches, stage 1 one.
     assert extra.to_list() == [2 * row_bytes * (52 + 206 - 2 * 128), row_bytes * 2 * (204 - 128)]

@@ -25,7 +25,17 @@ DRAWN: dict[str, st.SearchStrategy[Any]] = {
     "seq_length": st.sampled_from([510, 512, 4096, 2**24]),
     "sequence_parallel": st.booleans(),
     "attention": st.sampled_from(["mha", "gqa", "mla"]),
-    "kv_lora_rank": st.sampled_from([0, 512]),
+    **dict.fromkeys(
+        ("q_lora_rank", "kv_lora_rank", "qk_nope_head_dim", "v_head_dim"), st.sampled_from([0, 512])
+    ),
+    "head_dim": st.sampled_from([0, 3, 64, 128]),
+    "mtp_num_layers": st.integers(0, 2),
+    "moe_layer_freq": st.sampled_from(["1", "2", "[0,1]", "[0,0,0,0]", "[0,1,0,1]"]),
+    "window_size": st.sampled_from(["none", "[127,0]", "[127,9]"]),
+    "window_attn_skip_freq": st.sampled_from(["none", "2", "[0,1]"]),
+    "softmax_type": st.sampled_from(["vanilla", "learnable"]),
+    **dict.fromkeys(("qk_layernorm", "qk_layernorm_across_heads", "add_qkv_bias"), st.booleans()),
+    **dict.fromkeys(("add_bias_linear", "moe_shared_expert_gate", "bias_activation_fusion"), st.booleans()),
 }
 
 

@@ -117,7 +117,10 @@ def test_missing_columns_are_all_named(root: Path, tmp_path: Path) -> None:
         ({"tp": "9" * 400}, "where a whole number"),
         ({"gated_mlp": "yes"}, '"yes" where 0 or 1 is needed'),
         ({"dtype": "fp8"}, '"fp8" where bf16 or fp16 is needed'),
-        ({"routing": "zipf:1.2"}, '"zipf:1.2" where uncontrolled or balanced is needed'),
+        ({"routing": "zipf"}, '"zipf" where uncontrolled, balanced, zipf:1.2 or lognormal:0.5 is needed'),
+        ({"routing": "zipf:-1"}, "below the least"),
+        ({"routing": "{table: config/x.parquet}"}, "measured tables are not modelled in a list"),
+        ({"routing": "{zipf: 1, lognormal: 1}"}, "here are 2 of them"),
         ({"etp": "pp"}, "does not have the form"),
         ({"ep": "{largest_for_tp: [1, 2]}"}, "one ep is needed"),
         ({"ep": "[1"}, "not valid YAML"),
@@ -130,6 +133,14 @@ def test_cells_that_mean_nothing(root: Path, tmp_path: Path, cells: dict[str, st
     assert place == f"line 2, column {next(iter(cells))}"
     assert said in message
     assert cells == {"model": "gpt_8B"} or not more
+
+
+def test_routings_of_a_list(root: Path, tmp_path: Path) -> None:
+    cells = ["", "balanced", "zipf:1.2", "{lognormal: 0.5, seed: 3}"]
+    moe = RUN | {"num_experts": "8", "moe_router_topk": "2"}
+    frame = runs_of(root, tmp_path, *(moe | {"routing": cell} for cell in cells)).workloads
+    wanted = ["uncontrolled", "balanced", "zipf(alpha=1.2,seed=0)", "lognormal(sigma=0.5,seed=3)"]
+    assert frame["routing"].to_list() == wanted
 
 
 def test_what_is_said_nowhere_is_named(root: Path, tmp_path: Path) -> None:

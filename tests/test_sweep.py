@@ -139,11 +139,35 @@ def test_every_key_of_a_sweep_reaches_its_column(root: Path, tmp_path: Path) -> 
         "blocking_launches": True,
         "routing": "balanced",
         "listed": 3,
+        "head_dim": 32,
+        "qk_layernorm": True,
+        "qk_layernorm_across_heads": True,
+        "add_qkv_bias": True,
+        "add_bias_linear": True,
+        "bias_activation_fusion": False,
+        "hidden_dropout": 0.25,
+        "attention_dropout": 0.5,
+        "moe_shared_expert_gate": True,
+        "moe_layer_freq": 2,
+        "mtp_num_layers": 1,
+        "window_size": [127, 0],
+        "window_attn_skip_freq": [1, 0],
+        "softmax_type": "learnable",
+        "num_layers_in_first_pipeline_stage": 5,
+        "num_layers_in_last_pipeline_stage": 7,
+        "account_for_embedding_in_pipeline_split": True,
+        "account_for_loss_in_pipeline_split": True,
+        "pipeline_model_parallel_layout": "Et*6|t*6L",
+        "grad_reduce_in_fp32": True,
+        "use_precision_aware_optimizer": True,
+        "exp_avg_dtype": "bf16",
+        "exp_avg_sq_dtype": "bf16",
     }
+    texts = {"moe_layer_freq": "2", "window_size": "[127,0]", "window_attn_skip_freq": "[1,0]"}
     keys = set(load_schema("sweep")["$defs"]) - {"cluster", "grid", "range", "row"}
     assert set(given) == keys
     row = enumerate_sweep(root, write(tmp_path, json.dumps({"rows": [given]})))
-    assert {key: row[key].item() for key in given} == given
+    assert {key: row[key].item() for key in given} == given | texts
     assert (row["dp"].item(), row["edp"].item()) == (8, 4)
 
 

@@ -54,6 +54,8 @@ def test_repeated_entries_count_as_listed(small: Results) -> None:
     assert breakdown == [(2, 3, 3), (4, 2, 1), (8, 1, 1)]
     summary = small.summary.read_text(encoding="utf-8")
     assert "6 entries, 5 distinct: gpt_7B world_size=32, tp=2, pp=2, ep=4 is" in summary
+    row = table(small, "workloads").row(0, named=True)
+    assert f"{row['parameters']:,}  {row['active_parameters']:>14,}" in summary
 
 
 def test_the_token_exchange_by_hand(small: Results) -> None:
@@ -204,7 +206,7 @@ def test_exposed_kinds_add_up(small: Results) -> None:
 
 def test_memory_adds_up(small: Results) -> None:
     memory = table(small, "memory")
-    parts = ["weights_bytes", "gradients_bytes", "optimizer_bytes", "activations_bytes"]
+    parts = [f"{part}_bytes" for part in ("weights", "gradients", "optimizer", "activations", "workspace")]
     assert memory.select(pl.sum_horizontal(parts)).to_series().to_list() == pytest.approx(
         memory["peak_memory_bytes"].to_list()
     )

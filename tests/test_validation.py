@@ -30,7 +30,22 @@ SOUND: dict[str, Any] = {
     **{"qk_nope_head_dim": 0, "qk_rope_head_dim": 0, "v_head_dim": 0, "virtual_pipeline": 1},
     **{"sequence_parallel": True, "recompute": "none", "flash_attention": False, "dtype": "bf16"},
     **{"distributed_optimizer": True, "framework": "megatron-core", "blocking_launches": False},
-    "routing": "balanced",
+    **{"routing": "balanced", "head_dim": 64, "qk_layernorm": False, "qk_layernorm_across_heads": False},
+    **{"add_qkv_bias": False, "add_bias_linear": False, "bias_activation_fusion": False},
+    **{"hidden_dropout": 0.1, "attention_dropout": 0.1, "moe_shared_expert_gate": False},
+    **{"moe_layer_freq": "1", "mtp_num_layers": 0, "softmax_type": "vanilla"},
+    **{"window_size": "none", "window_attn_skip_freq": "none"},
+    **{"num_layers_in_first_pipeline_stage": 0, "num_layers_in_last_pipeline_stage": 0},
+    **{"account_for_embedding_in_pipeline_split": False, "account_for_loss_in_pipeline_split": False},
+    **{"pipeline_model_parallel_layout": "none", "grad_reduce_in_fp32": True},
+    **{"use_precision_aware_optimizer": False, "exp_avg_dtype": "fp32", "exp_avg_sq_dtype": "fp32"},
+}
+AWARE = {"use_precision_aware_optimizer": True}
+FIRST, LAST = "num_layers_in_first_pipeline_stage", "num_layers_in_last_pipeline_stage"
+LOSS, LAYOUT = "account_for_loss_in_pipeline_split", "pipeline_model_parallel_layout"
+MLA: dict[str, Any] = {
+    **{"attention": "mla", "kv_lora_rank": 64, "qk_nope_head_dim": 32, "qk_rope_head_dim": 16},
+    **{"v_head_dim": 32, "head_dim": 0},
 }
 
 # rule, what to change in SOUND, the offending value, the suggestion
@@ -49,14 +64,61 @@ BROKEN: list[tuple[str, dict[str, Any], str, str]] = [
     ("sequence_by_tp", {"seq_length": 510}, "510", "nearest: 508, 512"),
     ("moe_needs_sequence_parallel", {"sequence_parallel": False}, "false", "nearest: true"),
     ("hidden_by_tp", {"hidden_size": 1008, "tp": 32, "etp": 1}, "32", "nearest: 16"),
-    ("hidden_by_heads", {"num_attention_heads": 24, "num_query_groups": 24}, "24", "nearest: 16, 32"),
+    (
+        "hidden_by_heads",
+        {"num_attention_heads": 24, "num_query_groups": 24, "head_dim": None},
+        "24",
+        "nearest: 16, 32",
+    ),
     ("heads_by_groups", {"num_query_groups": 12}, "12", "nearest: 8, 16"),
     ("attention_by_groups", {"num_query_groups": 8}, "mha", "nearest: gqa"),
     ("attention_by_groups", {"attention": "gqa"}, "gqa", "nearest: mha"),
-    ("keys_by_tp", {"num_query_groups": 1, "hidden_size": 992}, "4", "nearest: 2"),
+    # 18 heads of 3 are 54, which 4 ranks gather; 3 key heads of 2 are 6, which they cut
+    ("keys_by_tp", {"num_query_groups": 1, "head_dim": 3}, "4", "nearest: 1"),
+    ("keys_by_tp", {"num_query_groups": 3, "num_attention_heads": 12, "head_dim": 2}, "4", "nearest: 2"),
+    (
+        "ffn_by_tp",
+        {"ffn_hidden_size": 4098, "moe_ffn_hidden_size": 4, "moe_layer_freq": "2"},
+        "4",
+        "nearest: 2",
+    ),
     ("ffn_by_tp", {"ffn_hidden_size": 4098, "moe_ffn_hidden_size": 4, "first_k_dense": 1}, "4", "nearest: 2"),
     ("expert_ffn_by_tp", {"moe_ffn_hidden_size": 6}, "4", "nearest: 2"),
     ("expert_ffn_by_etp", {"moe_ffn_hidden_size": 6, "etp": 8}, "8", "nearest: 2"),
+    ("shared_ffn_by_tp", {"num_shared_experts": 1, "moe_ffn_hidden_size": 6, "etp": 1}, "4", "nearest: 2"),
+    ("keys_of_mla", {"v_head_dim": 128}, "mha", "nearest: mla"),
+    ("head_dim_of_mla", MLA | {"head_dim": 64}, "64", "leave it out"),
+    ("qkv_bias_of_mla", MLA | {"add_qkv_bias": True}, "true", "nearest: false"),
+    ("norms_across_heads", {"qk_layernorm_across_heads": True}, "true", "nearest: false"),
+    (
+        "norms_across_heads",
+        MLA | {"qk_layernorm": True, "qk_layernorm_across_heads": True},
+        "true",
+        "nearest: false",
+    ),
+    ("bias_by_etp", {"add_bias_linear": True}, "true", "nearest: false"),
+    (
+        "bias_of_shared_experts",
+        {"add_bias_linear": True, "etp": 1, "num_shared_experts": 1},
+        "true",
+        "nearest: false",
+    ),
+    ("gate_of_shared_experts", {"moe_shared_expert_gate": True}, "true", "nearest: false"),
+    ("fusion_of_gelu", {"bias_activation_fusion": True}, "true", "nearest: false"),
+    ("experts_said_twice", {"first_k_dense": 1, "moe_layer_freq": "2"}, "1", "nearest: 0"),
+    ("moe_layers_by_layers", {"moe_layer_freq": "[0,1,1]"}, "[0,1,1]", "nearest: 1"),
+    ("no_moe_layer", {"moe_layer_freq": "[0,0,0,0,0,0,0,0]"}, "[0,0,0,0,0,0,0,0]", "nearest: 1"),
+    ("window_ahead", {"window_size": "[127,1]"}, "[127,1]", "nearest: [127,0]"),
+    ("window_of_mla", MLA | {"window_size": "[127,0]"}, "[127,0]", "leave it out"),
+    ("window_of_prediction", {"window_size": "[127,0]", "mtp_num_layers": 1}, "[127,0]", "leave one of them"),
+    (
+        "windows_by_layers",
+        {"window_size": "[127,0]", "window_attn_skip_freq": "[1,0]"},
+        "[1,0]",
+        "leave it out",
+    ),
+    ("skips_without_window", {"window_attn_skip_freq": "2"}, "2", "leave it out"),
+    ("sinks_of_mla", MLA | {"softmax_type": "learnable"}, "learnable", "nearest: vanilla"),
     ("layer_per_stage", {"pp": 16, "ep": 1}, "16", "nearest: 8"),
     ("dense_layers", {"first_k_dense": 9}, "9", "nearest: 8"),
     ("interleaving_needs_stages", {"virtual_pipeline": 2, "pp": 1}, "2", "nearest: 1"),
@@ -70,12 +132,41 @@ BROKEN: list[tuple[str, dict[str, Any], str, str]] = [
     ("mla_widths", {"attention": "mla"}, "mla", ""),
     ("countable", {"seq_length": 2**24, "micro_batch_size": 64, "hidden_size": 2**14}, str(2**24), "use a"),
     ("heads_by_tp", {"num_attention_heads": 2, "num_query_groups": 2}, "4", "nearest: 2"),
-    ("groups_by_tp", {"num_query_groups": 2}, "4", "nearest: 2"),
+    # tp 4 over 2 or 1 query groups gathers; over 3 of 12 heads it cuts them
+    ("groups_by_tp", {"num_query_groups": 3, "num_attention_heads": 12}, "4", "nearest: 1"),
     ("layers_by_pp", {"num_layers": 7}, "2", "nearest: 1"),
+    ("precision_needs_shards", AWARE | {"distributed_optimizer": False}, "true", "nearest: false"),
+    ("precision_of_fp16", AWARE | {"dtype": "fp16"}, "true", "nearest: false"),
+    ("precision_of_moments", {"exp_avg_dtype": "bf16"}, "false", "nearest: true"),
+    ("placement_needs_stages", {"pp": 1, FIRST: 3}, "1", "leave them out"),
+    ("placed_twice", {FIRST: 3, LOSS: True, "num_layers": 7}, "none", "leave all but one out"),
+    # 8 layers less 3 are 5 for 3 stages
+    ("first_stage", {FIRST: 3, "pp": 4}, "3", "nearest: 2, 5"),
+    ("first_stage", {FIRST: 9}, "9", "nearest: 7"),
+    ("first_stage", {FIRST: 3, LAST: 4}, "3", "nearest: 4"),
+    ("last_stage", {LAST: 3, "virtual_pipeline": 2}, "3", "nearest: 2, 4"),
+    ("accounted_layers", {LOSS: True}, "2", "nearest: 1"),
+    ("layout", {LAYOUT: "Ettt|tttt"}, "Ettt|tttt", "7 t, num_layers is 8; one L ends the last part"),
+    ("layout", {LAYOUT: "E(tt|)*4L"}, "E(tt|)*4L", "5 parts, pp * virtual_pipeline are 2"),
+    ("layout", {LAYOUT: "tEttt|tttt,mL"}, "tEttt|tttt,mL", "1 m, mtp_num_layers is 0; one E begins"),
+    ("layout", {LAYOUT: "Etttt|tttt*99L"}, "Etttt|tttt*99L", "106 t, num_layers is 8"),
+    ("layout", {LAYOUT: "Et*999999|L"}, "Et*999999|L", "needed: more than 262144 letters"),
+    ("layout", {LAYOUT: "Et*4|(t*4L"}, "Et*4|(t*4L", "needed: letters E, t, m, L"),
+    (
+        "layout",
+        {LAYOUT: "Ettttm|ttttL", "mtp_num_layers": 1},
+        "Ettttm|ttttL",
+        "multi-token prediction before the last part is not modelled",
+    ),
     ("tp_within_node", {"tp": 16, "etp": 1}, "16", "nearest: 8"),
     # 4 layers a stage, experts of 2 * 2^15 * 2^17 * 8/(4 * 4) = 2^32 parameters, attention 4 * 2^30 / 4, so
     # 2^34 and 2^32. dp 8, edp 2: 6 * 5 + 12 * (1/8 + 4/2) = 55.5 times 4 GiB = 222; 8 * 222 / 80 = 22.2.
-    ("memory", {"hidden_size": 2**15, "ffn_hidden_size": 2**17}, "2", "pp * tp of about 23 would"),
+    (
+        "memory",
+        {"hidden_size": 2**15, "head_dim": 2**11, "ffn_hidden_size": 2**17},
+        "2",
+        "pp * tp of about 23 would",
+    ),
     ("vocabulary_padding", {"vocab_size": 900, "tp": 8, "etp": 1}, "8", "vocab_size 1024"),
 ]
 
@@ -118,11 +209,9 @@ def test_the_first_suggestion_mends_it(
         return
     nearest = row["suggestion"].removeprefix("nearest: ").split(", ")
     for legal in nearest:
-        mended = (
-            SOUND
-            | changes
-            | {row["key"]: True if legal == "true" else int(legal) if legal.isdigit() else legal}
-        )
+        value = {"true": True, "false": False}.get(legal, legal)
+        text = isinstance(SOUND[row["key"]], str)
+        mended = SOUND | changes | {row["key"]: value if text or isinstance(value, bool) else int(value)}
         assert rule not in set(findings(resolve([mended]))["rule"])
 
 

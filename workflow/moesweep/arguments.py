@@ -17,6 +17,7 @@ from moesweep.report import command as report
 from moesweep.run import clean, init, runner
 from moesweep.run import commands as stages
 from moesweep.screen import command as screen
+from moesweep.study.importers import command as importers
 from moesweep.traffic import command as traffic
 
 
@@ -36,8 +37,8 @@ def parsed(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     top.add_argument("--version", action="version", version=f"moesweep {version('moesweep')}")
     commands = top.add_subparsers(required=True, metavar="COMMAND")
-    rooms = (init, stages, calibration, measure, collectives, export, archive, clean, runner, traffic)
-    for module in (*rooms, explain, diff, report, screen):
+    rooms = (init, importers, stages, calibration, measure, collectives, export, archive, clean, runner)
+    for module in (*rooms, traffic, explain, diff, report, screen):
         module.add_commands(commands)
     arguments, rest = top.parse_known_args(argv)
     # NAME=VALUE may stand anywhere; argparse takes those that follow an option for strangers.

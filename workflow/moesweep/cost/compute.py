@@ -11,6 +11,7 @@ from moesweep.cost.timing import Timing, constant
 from moesweep.cost.words import Words, among, choose, ends, starts
 
 TILES = ((256, 128), (128, 256), (128, 128), (128, 64))
+LOSSES = ("cross_entropy", "mtp_cross_entropy")
 PERMUTATIONS = ("permute", "unpermute", "expert_sort", "expert_unsort")
 
 is_flash = pl.col("flash_attention")
@@ -114,7 +115,7 @@ def memory_bound(op: Words) -> Timing:
     Token permutations gather and scatter rows and reach far less (`permute_hbm_fraction`).
     """
     plain = constant("elementwise_hbm_fraction")
-    other = choose(among(op.base, "cross_entropy"), constant("cross_entropy_hbm_fraction"), plain)
+    other = choose(among(op.base, *LOSSES), constant("cross_entropy_hbm_fraction"), plain)
     fraction = choose(among(op.base, *PERMUTATIONS), constant("permute_hbm_fraction"), other)
     memory = _hbm_seconds(pl.col("hbm_bytes"), fraction)
     return Timing.roofline(pl.lit(0.0), memory, constant("kernel_seconds"), pl.lit(0.0))

@@ -9,43 +9,51 @@ KEY = ["workload", "stage", "phase", "op", "layer_kind"]
 
 
 def with_layer_kind(programs: pl.DataFrame) -> pl.DataFrame:
-    """Add `layer_kind`: moe for layers that have a router, dense for others, null outside the layers.
+    """Add `layer_kind`: the kind of moesweep.shapes.layer_kinds, null outside the layers.
 
-    Where a workload's MoE layers are loaded differently, those of each load have a kind of their own:
-    `moe 1`, `moe 2`, ...
+    What a layer runs says its kind: experts have a router, a windowed core attention fewer keys than queries,
+    multi-token prediction a projection. Where a workload's MoE layers are loaded differently, those of each
+    load have a kind of their own: `moe 1`, `moe 2`, ...
     """
-    routed = _loads(programs).select("workload", "layer", routed=True, load="load")
-    kind = (
-        pl.when(pl.col("layer") < 0)
-        .then(None)
-        .when(pl.col("load") > 0)
-        .then(pl.format("moe {}", "load"))
-        .when(pl.col("routed"))
-        .then(pl.lit("moe"))
-        .otherwise(pl.lit("dense"))
-    )
     return (
         programs.lazy()
-        .join(routed, on=["workload", "layer"], how="left", maintain_order="left")
-        .with_columns(layer_kind=kind)
-        .drop("routed", "load")
+        .join(_kinds(programs), on=["workload", "layer"], how="left", maintain_order="left")
         .collect()
     )
 
 
-def _loads(programs: pl.DataFrame) -> pl.LazyFrame:
-    """Return workload, layer and load of every MoE layer: 0 where all are alike, else a number from 1.
+def _kinds(programs: pl.DataFrame) -> pl.LazyFrame:
+    """Return workload, layer and layer_kind of every layer.
 
     Layers with the same rows in the experts and the same routed copies have the same load.
     """
-    forward = programs.lazy().filter(pl.col("phase") == "forward")
-    differs = pl.col("rows", "bytes").n_unique().over("workload")
-    load = pl.struct("rows", "bytes").rank("dense").over("workload").cast(pl.Int64)
+    op = pl.col("op")
+    telling = op.is_in(["core_attention", "router", "permute", "expert_fc1", "mtp_projection"])
+    forward = programs.lazy().filter((pl.col("phase") == "forward") & telling)
+    differs = pl.col("rows", "bytes").n_unique().over("workload", "routed")
+    load = pl.struct("rows", "bytes").rank("dense").over("workload", "routed").cast(pl.Int64)
+    kind = pl.format(
+        "{}{}{}",
+        pl.when("predicts").then(pl.lit("mtp_")).otherwise(pl.lit("")),
+        pl.when("routed").then(pl.lit("moe")).otherwise(pl.lit("dense")),
+        pl.when("windowed").then(pl.lit("_window")).otherwise(pl.lit("")),
+    )
+    several = pl.col("routed") & (pl.max_horizontal(differs) > 1)
     return (
-        forward.filter(pl.col("op").is_in(["expert_fc1", "permute"]))
-        .group_by("workload", "layer", maintain_order=True)
-        .agg(rows=pl.col("m").max(), bytes=pl.col("hbm_bytes").max())
-        .with_columns(load=pl.when(pl.max_horizontal(differs) > 1).then(load).otherwise(0))
+        forward.group_by("workload", "layer", maintain_order=True)
+        .agg(
+            routed=(op == "router").any(),
+            windowed=((op == "core_attention") & (pl.col("n") < pl.col("m"))).any(),
+            predicts=(op == "mtp_projection").any(),
+            rows=pl.col("m").filter(op == "expert_fc1").max(),
+            bytes=pl.col("hbm_bytes").filter(op == "permute").max(),
+        )
+        .with_columns(kind=kind)
+        .select(
+            "workload",
+            "layer",
+            layer_kind=pl.when(several).then(pl.format("{} {}", "kind", load)).otherwise("kind"),
+        )
     )
 
 

@@ -1,4 +1,4 @@
-"""Device memory of a rank: weights, gradients, optimizer state, activations (docs/costs.md, "Memory").
+"""Device memory of a rank: parameters' states, activations and workspace (docs/costs.md, "Memory").
 
 Activations per layer follow Korthikanti et al. 2022 (arXiv:2205.05198), section 4, with the widths
 of the feed-forward layer, grouped queries and experts written out.
@@ -7,82 +7,95 @@ of the feed-forward layer, grouped queries and experts written out.
 import polars as pl
 
 from moesweep.cost.fold import KEY
+from moesweep.cost.workspace import LOGIT_BYTES, workspace_bytes
+from moesweep.shapes import sizes as s
 from moesweep.shapes.expressions import exact
+from moesweep.shapes.layer_kinds import KINDS, PREDICTING, has_experts
 from moesweep.shapes.states import state_bytes
+from moesweep.shapes.weights import layers_of
 
-_batch, _sequence = pl.col("micro_batch_size"), pl.col("seq_length")
-_hidden, _heads, _tp = pl.col("hidden_size"), pl.col("num_attention_heads"), pl.col("tp")
-_tokens = _batch * _sequence
-_split = pl.when(pl.col("sequence_parallel")).then(_tp).otherwise(1)
+_local = s.tokens / s.split
+"""Tokens of a micro-batch that a rank holds between its tensor-parallel regions."""
+
+_mask = pl.when(s.hidden_dropout).then(1).otherwise(0)
 
 
 def _attention_bytes() -> pl.Expr:
     """Return what a layer's attention keeps, with both norms' inputs and both residuals' masks.
 
     Outside the linears, per token and hidden element: norm inputs 4, qkv input 2, masks 2. Inside,
-    over tp: q, k, v and the output projection's input, 2 each at their widths. Unfused scores: 5 each
-    (softmax output, dropout mask, dropout output) unless recomputed.
+    over tp: q, k, v and the output projection's input, 2 each at their widths. Unfused scores: softmax
+    output 2, with dropout its mask 1 and its output 2, unless recomputed. Latents and their norms' outputs,
+    and q and k before norms of their own, take 2 more each.
     """
-    mla = pl.col("attention") == "mla"
-    head = pl.col("qk_nope_head_dim") + pl.col("qk_rope_head_dim")
-    query = pl.when(mla).then(_heads * head).otherwise(_hidden)
-    value = pl.when(mla).then(_heads * pl.col("v_head_dim")).otherwise(_hidden)
-    kv = _hidden * pl.col("num_query_groups") / _heads
-    keys_values = pl.when(mla).then(query + value).otherwise(2 * kv)
-    latent = pl.when(mla).then(2 * (pl.col("q_lora_rank") + pl.col("kv_lora_rank"))).otherwise(0)
-    outside = (4 + 2 + 2) * _hidden + latent
-    inside = 2 * query + 2 * keys_values + 2 * value
-    kept = ~pl.col("flash_attention") & (pl.col("recompute") == "none")
-    scores = pl.when(kept).then(5 * _heads * _sequence).otherwise(0)
-    return (_tokens * (outside / _split + (inside + scores) / _tp)).alias("attention_bytes")
+    latents = pl.when(s.mla).then(s.q_latent + s.kv_latent).otherwise(0)
+    normed = latents * pl.when(s.norms_latents).then(2).otherwise(1)
+    outside = (4 + 2 + 2 * _mask) * s.hidden + 2 * normed
+    query_key = s.rank_query_width + s.rank_key_width
+    heads = query_key * pl.when(s.norms_heads).then(2).otherwise(1) + s.rank_value_width
+    output = s.value_width / s.tp
+    kept = ~s.flash & (pl.col("recompute") == "none")
+    of_score = pl.when(s.attention_dropout).then(5).otherwise(2)
+    scores = pl.when(kept).then(of_score * s.heads * s.sequence / s.tp).otherwise(0)
+    return (_local * outside + s.tokens * (2 * heads + 2 * output + scores)).alias("attention_bytes")
+
+
+def _of_activation(gelu: int, swiglu: int, unfused_swiglu: int) -> pl.Expr:
+    """Return the bytes that an MLP keeps per element of its width."""
+    gated = pl.when(s.fused_activation).then(swiglu).otherwise(unfused_swiglu)
+    return pl.when(s.gated).then(gated).otherwise(gelu)
 
 
 def _mlp_bytes(width: pl.Expr) -> pl.Expr:
-    """Return fc1's input, its output and the activation's output: s·b·(2h/t + 4f/t), 6f/t gated."""
-    per_width = pl.when(pl.col("gated_mlp")).then(6).otherwise(4)
-    return (_tokens * (2 * _hidden / _split + per_width * width / _tp)).alias("mlp_bytes")
+    """Return fc1's output and what the activation makes of it: 4f/t a token.
+
+    Gated 6f: both halves and fc2's input; with kernels that are not fused 4 more, silu and the linear half.
+    """
+    return s.tokens * _of_activation(4, 6, 10) * width / s.tp
 
 
-_even_rows = pl.col("moe_router_topk") * _tokens / _split * pl.col("etp")
+_even_rows = s.topk * _local * s.etp
 """The routed rows R of a rank, where all ranks have as many."""
 
 
 def _expert_bytes(rows: pl.Expr) -> pl.Expr:
-    """Return the routed rows R of a rank: as gathered input, fc1 output and activation; 2R·h + 2R·(f/etp)·c.
+    """Return what experts keep of their R rows: the gathered input and 6 bytes of the width, R·(2h + 6f/etp).
 
-    c = 2, or 3 gated. The gathered rows are not divided by tp.
+    GELU: fc1's output, the activation and that times its probability. SwiGLU: fc1's output (4) and fc2's
+    input; kernels that are not fused keep silu, linear half and product too (Megatron `experts.py`). The
+    gathered rows are not divided by tp. Beside them the router's input and the shared experts.
     """
-    factor = pl.when(pl.col("gated_mlp")).then(6).otherwise(4)
-    shared = pl.col("num_shared_experts") * pl.col("moe_ffn_hidden_size")
+    gate = pl.when(s.shared_expert_gate).then(2).otherwise(0)
     expert_bytes = (
-        rows.alias("expert_rows") * (2 * _hidden + factor * pl.col("moe_ffn_hidden_size") / pl.col("etp"))
-        + _tokens * 2 * _hidden / _split
-        + _tokens * factor * shared / _tp
+        rows.alias("expert_rows") * (2 * s.hidden + _of_activation(6, 6, 12) * s.expert_ffn / s.etp)
+        + _local * (2 + gate) * s.hidden
+        + _mlp_bytes(s.shared_ffn)
     )
     return expert_bytes.alias("expert_bytes")
 
 
-def _layer_bytes(moe: bool, rows: pl.Expr = _even_rows) -> tuple[pl.Expr, pl.Expr]:
+def _layer_bytes(moe: bool, rows: pl.Expr) -> tuple[pl.Expr, pl.Expr]:
     """Return what a layer keeps for its backward pass, and the most it holds while it runs."""
-    working = _attention_bytes() + (_expert_bytes(rows) if moe else _mlp_bytes(pl.col("ffn_hidden_size")))
-    input_only = 2 * _tokens * _hidden / _split
-    kept = pl.when(pl.col("recompute") == "full").then(input_only).otherwise(working)
+    dense = (2 * _local * s.hidden + _mlp_bytes(s.ffn)).alias("mlp_bytes")
+    working = _attention_bytes() + (_expert_bytes(rows) if moe else dense)
+    kept = pl.when(pl.col("recompute") == "full").then(2 * _local * s.hidden).otherwise(working)
     kind = "moe" if moe else "dense"
     return kept.alias(f"{kind}_layer_kept_bytes"), working.alias(f"{kind}_layer_working_bytes")
 
 
 def kept_bytes() -> dict[str, pl.Expr]:
     """Return what a micro-batch keeps of each kind of layer, and of the embedding, for its backward pass."""
-    return {
-        "dense_kept_bytes": _layer_bytes(moe=False)[0],
-        "moe_kept_bytes": _layer_bytes(moe=True)[0],
-        "embedding_kept_bytes": _embedding_bytes(),
+    layers = {
+        f"{kind}_kept_bytes": _layer_bytes(has_experts(kind), _even_rows)[0]
+        + (_prediction_bytes() if kind in PREDICTING else 0)
+        for kind in KINDS
     }
+    return layers | {"embedding_kept_bytes": _embedding_bytes()}
 
 
 def _embedding_bytes() -> pl.Expr:
     """Return the mask of the embedding's dropout."""
-    return _tokens * _hidden / _split
+    return _mask * _local * s.hidden
 
 
 def _in_flight() -> pl.Expr:
@@ -90,66 +103,85 @@ def _in_flight() -> pl.Expr:
 
     1F1B: min(pp - p, m) micro-batches. Interleaved: min(warm-up + 1, m·v) chunks of 1/v of the layers.
     """
-    behind, chunks = pl.col("pp") - pl.col("stage"), pl.col("virtual_pipeline")
-    interleaved = 2 * (behind - 1) + (chunks - 1) * pl.col("pp") + 1
-    alive = pl.when(chunks > 1).then(interleaved).otherwise(behind)
-    in_flight = pl.min_horizontal(alive, pl.col("num_microbatches") * chunks) / chunks
+    behind = s.pp - pl.col("stage")
+    interleaved = 2 * (behind - 1) + (s.chunks - 1) * s.pp + 1
+    alive = pl.when(s.chunks > 1).then(interleaved).otherwise(behind)
+    in_flight = pl.min_horizontal(alive, s.microbatches * s.chunks) / s.chunks
     return in_flight.alias("microbatches_in_flight")
 
 
-def _activation_bytes(mean_rows: pl.Expr = _even_rows, most_rows: pl.Expr = _even_rows) -> pl.Expr:
+_dense, _moe = (layers_of(kind for kind in KINDS if has_experts(kind) == moe) for moe in (False, True))
+
+
+def _activation_bytes(mean_rows: pl.Expr, most_rows: pl.Expr) -> pl.Expr:
     """Return a stage's activations at the peak: layers in flight, embedding mask, head, recomputed layer.
 
     `mean_rows` and `most_rows` are the expert rows of a rank, over its MoE layers.
     """
-    dense_kept, dense_working = _layer_bytes(moe=False)
-    moe_kept, moe_working = (
-        _layer_bytes(moe=True, rows=mean_rows)[0],
-        _layer_bytes(moe=True, rows=most_rows)[1],
-    )
-    layers = pl.col("dense_layers") * dense_kept + pl.col("moe_layers") * moe_kept
+    dense_kept, dense_working = _layer_bytes(False, mean_rows)
+    moe_kept, moe_working = _layer_bytes(True, mean_rows)[0], _layer_bytes(True, most_rows)[1]
+    layers = _dense * dense_kept + _moe * moe_kept
     working = pl.max_horizontal(
-        pl.when(pl.col("dense_layers") > 0).then(dense_working).otherwise(0),
-        pl.when(pl.col("moe_layers") > 0).then(moe_working).otherwise(0),
+        pl.when(_dense > 0).then(dense_working).otherwise(0),
+        pl.when(_moe > 0).then(moe_working).otherwise(0),
     )
     mask = pl.when(pl.col("stage") == 0).then(_embedding_bytes()).otherwise(0)
-    head = 4 * _tokens * _hidden / _split + 4 * _tokens * pl.col("padded_vocab_size") / _tp
     return (
         _in_flight() * (layers + mask)
         + pl.when(pl.col("recompute") == "full").then(working).otherwise(0)
-        + pl.when(pl.col("stage") == pl.col("pp") - 1).then(head).otherwise(0)
+        + pl.when(pl.col("stage") == s.pp - 1).then(_head_bytes()).otherwise(0)
+        + layers_of(PREDICTING) * _prediction_bytes()
     )
+
+
+def _head_bytes() -> pl.Expr:
+    """Return the final norm's input and output, and the logits when their loss is computed."""
+    return (4 * _local * s.hidden + LOGIT_BYTES * s.tokens * s.vocabulary).alias("head_bytes")
+
+
+def _prediction_bytes() -> pl.Expr:
+    """Return what a module of multi-token prediction keeps besides its layer, of one micro-batch.
+
+    The embedding with its dropout's mask (2 + 1), the projection's input (4), the final norm's input and
+    output (4), and a softmax of 4 bytes a logit, which the model's own loss meets.
+    """
+    return ((10 + _mask) * _local * s.hidden + 4 * s.tokens * s.vocabulary).alias("prediction_bytes")
 
 
 def contents_of_a_stage() -> dict[str, pl.Expr]:
     """Return the parameters that a rank holds and those it updates, and its layers, over its folded ops.
 
-    The optimizer row of a program gives the parameters (m, n); the layers are counted from their
+    The optimizer row of a program gives the parameters (m, n); the layers of each kind are counted from their
     core attention.
     """
     adam = pl.col("op") == "adam"
     layer = (pl.col("op") == "core_attention") & (pl.col("phase") == "forward")
+    # Layers of one kind that are loaded differently have a number behind it.
+    kind = pl.col("layer_kind").str.splitn(" ", 2).struct[0]
     return {
         "parameters": pl.col("m").filter(adam).sum(),
         "owned": pl.col("n").filter(adam).sum(),
-        "dense_layers": pl.col("repeats").filter(layer & (pl.col("layer_kind") == "dense")).sum(),
-        "moe_layers": pl.col("repeats").filter(layer & (pl.col("layer_kind") != "dense")).sum(),
+        **{f"{each}_layers": pl.col("repeats").filter(layer & (kind == each)).sum() for each in KINDS},
     }
 
 
 def bytes_of_a_stage() -> dict[str, pl.Expr]:
     """Return the parts of a rank's memory, over the contents of its stage and its workload."""
+    states = state_bytes(pl.col("parameters"), pl.col("owned"))
+    return {name: part.cast(pl.Float64) for name, part in states.items()} | _of_passes(_even_rows, _even_rows)
+
+
+def _of_passes(mean_rows: pl.Expr, most_rows: pl.Expr) -> dict[str, pl.Expr]:
     parts = {
-        **state_bytes(pl.col("parameters"), pl.col("owned")),
-        "activations_bytes": _activation_bytes(),
+        "activations_bytes": _activation_bytes(mean_rows, most_rows),
+        "workspace_bytes": workspace_bytes(_dense > 0, _moe > 0, most_rows),
     }
     return {name: part.cast(pl.Float64) for name, part in parts.items()}
 
 
-def activations_of_the_fullest() -> dict[str, pl.Expr]:
-    """Return the activations where routing is given, over `bytes_of_a_stage` and `fullest_ranks`' columns."""
-    uneven = _activation_bytes(pl.col("mean_rows"), pl.col("most_rows"))
-    return {"activations_bytes": uneven.cast(pl.Float64)}
+def passes_of_the_fullest() -> dict[str, pl.Expr]:
+    """Return what passes take where routing is given, over the contents of a stage and its fullest rank."""
+    return _of_passes(pl.col("mean_rows"), pl.col("most_rows"))
 
 
 def peak_bytes() -> dict[str, pl.Expr]:
@@ -172,10 +204,10 @@ def stage_memory(
         .with_columns(**bytes_of_a_stage())
     )
     if fullest is not None:
-        uneven = activations_of_the_fullest()["activations_bytes"]
+        uneven = passes_of_the_fullest()
         stages = (
             stages.join(fullest, on=KEY[:2], how="left", maintain_order="left")
-            .with_columns(activations_bytes=pl.coalesce(uneven, "activations_bytes"))
+            .with_columns(pl.coalesce(part, name).alias(name) for name, part in uneven.items())
             .drop("mean_rows", "most_rows", "computed_rows")
         )
     return stages.with_columns(**peak_bytes())

@@ -19,6 +19,7 @@ from moesweep.cost.skewed_ranks import at_mean_load
 from moesweep.cost.stages import passes
 from moesweep.cost.uncertainty import band, regime
 from moesweep.cost.words import ROWS, Words, among, choose
+from moesweep.shapes import sizes as s
 from moesweep.shapes.placement import layer_layout
 
 COST_COLUMNS = ("workload", "seconds", "bound")
@@ -124,39 +125,58 @@ needed_by_the_model = (pl.col("phase") == "forward") & (pl.col("flops") > 0)
 """The ops whose flops `needed_flops` counts."""
 
 
-def needed_once(op: Words) -> pl.Expr:
-    """Return what the model needs of one execution of a forward op: its flops, attention in full."""
-    halved = pl.when(pl.col("flash_attention")).then(2).otherwise(1)
-    return pl.col("flops").cast(pl.Float64) * choose(among(op.kind, "attention"), halved, pl.lit(1))
+MODEL_FLOPS = {"model_flops": False, "causal_model_flops": True}
+"""What is counted of the flops that a model needs, and whether attention counts by its causal pairs."""
+
+
+def needed_once(op: Words, causal: bool = False) -> pl.Expr:
+    """Return the flops that the model needs of one execution of a forward op, whatever its kernel does.
+
+    Core attention: 2·b·s·keys·(query + value width)/t in full, although a causal mask hides half of the
+    pairs; `causal` counts s²/2 of them, or s·w of a window of w keys. Its kernel may pad values or compute
+    whole matrices: the model needs neither.
+    """
+    m, n = (pl.col(name).cast(pl.Float64) for name in ("m", "n"))
+    pairs = m * pl.min_horizontal(n, m / 2) if causal else m * n
+    attention = 2 * pl.col("groups") * pairs * (s.query_width + s.value_width) / s.tp
+    return choose(among(op.kind, "attention"), attention, pl.col("flops").cast(pl.Float64))
 
 
 def needed_flops() -> dict[str, pl.Expr]:
     """Return the flops of an iteration that the model needs, per GPU: three times the forward pass.
 
-    Twice again for backward; nothing for recomputation; attention in full although a causal kernel
-    skips half (Narayanan et al. 2021, section 5.1; the convention of published MFU figures).
+    Twice again for backward; nothing for recomputation. `model_flops` count attention in full (Narayanan et
+    al. 2021, section 5.1; the convention of published MFU figures until 2025), `causal_model_flops` by its
+    pairs (Megatron-LM since 2025).
     """
-    once = needed_once(ROWS) * pl.col("repeats")
-    return {"model_flops": 3 * (once * pl.col("num_microbatches")).sum() / pl.col("pp").first()}
+    runs, stages = pl.col("repeats") * pl.col("num_microbatches"), pl.col("pp").first()
+    return {
+        name: 3 * (needed_once(ROWS, causal) * runs).sum() / stages for name, causal in MODEL_FLOPS.items()
+    }
 
 
 def _model_flops(folded: pl.DataFrame, workloads: pl.DataFrame) -> pl.DataFrame:
+    flops = needed_flops()
+    read = {name for expression in flops.values() for name in expression.meta.root_names()}
+    of_workload = [name for name in workloads.columns if name in read - set(folded.columns)]
     return (
         folded.filter(needed_by_the_model)
-        .join(workloads.select("workload", "pp", "flash_attention"), on="workload", maintain_order="left")
+        .join(workloads.select("workload", *of_workload), on="workload", maintain_order="left")
         .group_by("workload", maintain_order=True)
-        .agg(**needed_flops())
+        .agg(**flops)
     )
 
 
 def throughput() -> dict[str, pl.Expr]:
-    """Return tokens and model flops per second and GPU, the share of peak, and whether memory suffices."""
+    """Return tokens and model flops per second and GPU, shares of peak, and whether memory suffices."""
     tokens = pl.col("global_batch_size") * pl.col("seq_length") / pl.col("world_size")
-    rate = pl.col("model_flops") / pl.col("iteration_seconds")
+    seconds = pl.col("iteration_seconds")
+    rate = pl.col("model_flops") / seconds
     return {
-        "tokens_per_second_per_gpu": tokens / pl.col("iteration_seconds"),
+        "tokens_per_second_per_gpu": tokens / seconds,
         "model_flops_per_second_per_gpu": rate,
         "mfu": rate / pl.col("matrix_flops_per_second"),
+        "causal_mfu": pl.col("causal_model_flops") / seconds / pl.col("matrix_flops_per_second"),
         "fits": pl.col("peak_memory_bytes") + pl.col("reserved_hbm_bytes") <= pl.col("hbm_bytes"),
     }
 

@@ -70,13 +70,14 @@ def regime() -> dict[str, pl.Expr]:
 def band() -> dict[str, pl.Expr]:
     """Return the ends of the band: seconds · exp(± the spread of the regime).
 
-    The lower one is no less than seconds · mfu, what the model's flops take at the GPU's peak.
+    The lower one is no less than seconds · causal_mfu, what the model's flops take at the GPU's peak: of
+    attention a causal kernel computes half.
     """
     seconds = pl.col("iteration_seconds")
     of_regimes = {name: pl.col(f"band_{name}_spread") for name in REGIMES}
     factor = by_word(pl.col("regime"), of_regimes, pl.lit(None)).alias("spread").exp()
     return {
-        "iteration_seconds_low": pl.max_horizontal(seconds / factor, seconds * pl.col("mfu")),
+        "iteration_seconds_low": pl.max_horizontal(seconds / factor, seconds * pl.col("causal_mfu")),
         "iteration_seconds_high": seconds * factor,
     }
 

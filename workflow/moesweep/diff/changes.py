@@ -9,6 +9,7 @@ import polars as pl
 from moesweep.diff.folder import Folder
 from moesweep.edge.schema import load_schema
 from moesweep.shapes.communication import comm_seconds
+from moesweep.shapes.states import MEMORY_PARTS
 from moesweep.study.catalog import unit_of
 
 NOT_INPUTS = ("workload", "twin", "listed")
@@ -17,7 +18,7 @@ NOT_INPUTS = ("workload", "twin", "listed")
 TERMS = {
     "iteration_seconds": ("compute_seconds", "exposed_comm_seconds", "bubble_seconds", "optimizer_seconds"),
     "exposed_comm_seconds": tuple(comm_seconds()),
-    "peak_memory_bytes": ("weights_bytes", "gradients_bytes", "optimizer_bytes", "activations_bytes"),
+    "peak_memory_bytes": MEMORY_PARTS,
     "usd_per_billion_tokens": ("gpu_hours_per_billion_tokens",),
 }
 """The terms that a cost column moves through. Those of communication are whole, hidden parts included."""

@@ -1,7 +1,7 @@
 """A batch of workloads on clusters, with the passes that have been evaluated of it."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 
 import numpy as np
@@ -11,7 +11,7 @@ from moesweep.cost.collectives import PLACE, place_of
 from moesweep.cost.memory import bytes_of_a_stage
 from moesweep.cost.stages import seconds_of_a_pass
 from moesweep.evaluate.distinct import Array, Coded, Codes, distinct, joined
-from moesweep.evaluate.layouts import layouts
+from moesweep.evaluate.layouts import CLASS_LAYERS, layouts
 from moesweep.evaluate.passes import SUMS, Wide, of_a_layer, roots, sums, wide
 from moesweep.shapes.communication import GROUP_KINDS
 from moesweep.shapes.placement import ARRIVALS, READS
@@ -48,17 +48,25 @@ LOADS = {
 
 @cache
 def declared(load: str = "even") -> dict[Scope, Declared]:
-    """Return the sections by scope, under one of LOADS; a send is waited for where it arrives."""
-    found = {}
-    passed = roots(*seconds_of_a_pass().values()) - {*SUMS, "phase", "layer_kind"}
+    """Return the sections by scope, under one of LOADS, those of one scope together.
+
+    A send is waited for where it arrives.
+    """
+    found: dict[Scope, Section] = {}
     for section in (section for alternatives in sections(LOADS[load]) for section in alternatives):
         name = section.ops[0].name
         if section.scope == "stage" and section.phase != "optimizer" and name not in ARRIVALS:
             continue
-        ops = wide(section)
-        reads = frozenset().union(passed, *(op.reads for op in ops)) - {"stage"}
-        found[name if name in ARRIVALS else section.scope, section.phase] = Declared(section, ops, reads)
-    return found
+        scope = name if name in ARRIVALS else section.scope, section.phase
+        before = found[scope].ops if scope in found else []
+        found[scope] = replace(section, ops=before + section.ops)
+    return {scope: _declared(section) for scope, section in found.items()}
+
+
+def _declared(section: Section) -> Declared:
+    passed = roots(*seconds_of_a_pass().values()) - {*SUMS, "phase", "layer_kind"}
+    ops = wide(section)
+    return Declared(section, ops, frozenset().union(passed, *(op.reads for op in ops)) - {"stage"})
 
 
 @dataclass(frozen=True)
@@ -82,7 +90,7 @@ class Batch:
     cluster     the row of each workload's cluster
     """
 
-    class_columns: tuple[str, ...] = ("dense_layers", "moe_layers", "is_first", "is_last", "stage")
+    class_columns: tuple[str, ...] = (*CLASS_LAYERS, "is_first", "is_last", "stage")
     """The columns of a stage class."""
 
     def __init__(self, workloads: pl.DataFrame, constants: pl.DataFrame, cluster: Array) -> None:

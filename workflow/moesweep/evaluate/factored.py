@@ -16,7 +16,7 @@ from moesweep.cost.iteration import (
     seconds_of_an_iteration,
     with_parts,
 )
-from moesweep.cost.model import price, throughput
+from moesweep.cost.model import MODEL_FLOPS, price, throughput
 from moesweep.cost.stages import COMM
 from moesweep.cost.uncertainty import band, regime
 from moesweep.evaluate.batch import Batch
@@ -56,14 +56,14 @@ def _timed(batch: Batch, tail: Tails) -> pl.DataFrame:
     line, m = lines.of.of, batch.workloads["num_microbatches"].to_numpy()
     at = tail.starts[tail.of.of] + lines.slowest[line]
     columns = {
-        **{name: lines.values[name][line] for name in lines.values if name != "model_flops"},
+        **{name: lines.values[name][line] for name in lines.values if name not in MODEL_FLOPS},
         **{
             f"stage_{name}": tail.values[name][at]
             for name in ("tail_exposed", "tail_compute", *(f"tail_{part}" for part in COMM))
         },
         "longest_tail_seconds": tail.longest[tail.of.of],
         "stepped_seconds": lines.stepping.seconds(line, m),
-        "model_flops": 3 * m * lines.values["model_flops"][line] / batch.workloads["pp"].to_numpy(),
+        **{name: 3 * m * lines.values[name][line] / batch.workloads["pp"].to_numpy() for name in MODEL_FLOPS},
     }
     frame = pl.DataFrame(columns | {"num_microbatches": m})
     closed = filled_and_drained()["pipeline_seconds"]

@@ -10,15 +10,19 @@ import numpy as np
 import polars as pl
 
 from moesweep.evaluate.distinct import Array
+from moesweep.shapes.layer_kinds import KINDS
 from moesweep.shapes.placement import ARRIVALS, ENDS, READS, alike, chunk_contents, kinds_of, layer_layout
+
+CLASS_LAYERS = tuple(f"{kind}_layers" for kind in KINDS)
+"""Columns of a class: its layers of each kind, whatever their loads."""
 
 
 @dataclass(frozen=True)
 class Layouts:
     """The classes of some layouts, one layout after the other, and their chunks, one class after the other.
 
-    classes     layout, count (stages of the class), stage (its lowest), is_first, is_last, dense_layers,
-                moe_layers
+    classes     layout, count (stages of the class), stage (its lowest), is_first, is_last, and how many
+                layers of each kind, CLASS_LAYERS
     starts      the first class of each layout; `sizes` how many it has
     contents    classes × scopes: how often a stage runs what a scope stands for, all chunks together
     chunked     chunks × scopes: the same of each chunk; `chunk_starts` is the first chunk of each class
@@ -76,8 +80,7 @@ def layouts(
         pl.col("count").cast(pl.Int64),
         is_first=pl.col("first") > 0,
         is_last=pl.col("last") > 0,
-        dense_layers=pl.col("dense"),
-        moe_layers=pl.sum_horizontal(kind for kind in kinds if kind.startswith("moe")),
+        **{name: _sum_of(loaded, kinds) for name, loaded in zip(CLASS_LAYERS, KINDS, strict=True)},
     )
     if apart is not None:
         own = apart.rename({"workload": "layout"})
@@ -94,6 +97,12 @@ def layouts(
         scopes,
         alike(chunks.rename({"layout": "workload"}))["alike"].to_numpy(),
     )
+
+
+def _sum_of(kind: str, told_apart: list[str]) -> pl.Expr:
+    """Return the layers of a kind; those of different loads have a number behind it."""
+    of_kind = [each for each in told_apart if each.split(" ")[0] == kind]
+    return pl.sum_horizontal(of_kind) if of_kind else pl.lit(0, dtype=pl.Int64)
 
 
 def _runs(numbers: pl.Series, size: int) -> tuple[Array, Array]:

@@ -11,7 +11,7 @@ import numpy as np
 import polars as pl
 
 from moesweep.cost.collectives import PLACE
-from moesweep.cost.model import needed_once
+from moesweep.cost.model import MODEL_FLOPS, needed_once
 from moesweep.cost.ops import QUANTITIES, timing
 from moesweep.cost.stages import (
     COMM,
@@ -29,10 +29,10 @@ from moesweep.shapes.expressions import exact
 from moesweep.trace.programs import Section, quantities
 from moesweep.trace.vocabulary import Op
 
-SUMS = (*PARTS, "hidden", "peers", "dispatches", "recomputes", "model_flops")
+SUMS = (*PARTS, "hidden", "peers", "dispatches", "recomputes", *MODEL_FLOPS)
 """What the ops of a pass add up to, besides what is asked for by name."""
 
-OF_A_PASS = ("seconds", "exposed", *COMM, "model_flops")
+OF_A_PASS = ("seconds", "exposed", *COMM, *MODEL_FLOPS)
 """What is kept of a pass through a layer."""
 
 
@@ -42,22 +42,21 @@ class Wide:
 
     own      its quantities and place, as far as its seconds and its flops read them
     reads    the columns of a configuration that all of it reads, constants among them
-    seconds, needed   of one execution, over `own` and `reads`; `needed` are flops, as the model needs them
-    key      equal for ops that take their seconds and flops from one expression each
+    values   seconds and MODEL_FLOPS of one execution, over `own` and `reads`
+    key      equal for ops that take their values from the same expressions
     """
 
     op: Op
     words: Words
     own: dict[str, pl.Expr]
     reads: frozenset[str]
-    seconds: pl.Expr
-    needed: pl.Expr
+    values: dict[str, pl.Expr]
     key: bytes
 
     @property
     def beside(self) -> list[str]:
-        """The columns of a configuration that `seconds` and `needed` read besides `own`."""
-        return sorted(roots(self.seconds, self.needed) - set(self.own))
+        """The columns of a configuration that `values` read besides `own`."""
+        return sorted(roots(*self.values.values()) - set(self.own))
 
 
 def wide(section: Section) -> list[Wide]:
@@ -67,15 +66,17 @@ def wide(section: Section) -> list[Wide]:
 
 def _wide(op: Op, phase: str) -> Wide:
     words = Words(op.name, op.kind, phase, op.collective, op.group_kind)
-    seconds = timing(words).seconds
-    needed = needed_once(words) if phase == "forward" and op.collective is None else pl.lit(0.0)
+    needs = phase == "forward" and op.collective is None
+    values = {"seconds": timing(words).seconds}
+    for name, causal in MODEL_FLOPS.items():
+        values[name] = needed_once(words, causal) if needs else pl.lit(0.0)
     # How often an op runs is its pass's to say.
     given = {name: value for name, value in quantities(op).items() if name != "num_microbatches"}
-    read = roots(seconds, needed) | ({"group_size"} if meets_peers(words) else set())
+    read = roots(*values.values()) | ({"group_size"} if meets_peers(words) else set())
     own = {name: value for name, value in (given | _placed(op.group_kind)).items() if name in read}
     reads = roots(op.when, *own.values()) | (read - set(own))
-    key = seconds.meta.serialize() + needed.meta.serialize()
-    return Wide(op, words, own, frozenset(reads), seconds, needed, key)
+    key = b"".join(value.meta.serialize() for value in values.values())
+    return Wide(op, words, own, frozenset(reads), values, key)
 
 
 def _placed(group_kind: str | None) -> dict[str, pl.Expr]:
@@ -99,9 +100,9 @@ def sums(ops: Sequence[Wide], rows: pl.DataFrame, also: Mapping[str, Iterable[st
     )
     found = {name: np.zeros(rows.height) for name in SUMS}
     seconds: dict[str, Array] = {}
-    for at, once, needed in _executed(ops, rows, declared):
+    for at, once in _executed(ops, rows, declared):
         name, words, there = ops[at].op.name, ops[at].words, declared[f"{at} there"].to_numpy()
-        own = np.where(there, once, 0.0)
+        own = np.where(there, once["seconds"], 0.0)
         seconds[name] = seconds.get(name, 0.0) + own
         for part in PARTS:
             if counts_as(words, part):
@@ -112,7 +113,8 @@ def sums(ops: Sequence[Wide], rows: pl.DataFrame, also: Mapping[str, Iterable[st
             found["dispatches"] += there
         if repeats_forward(words):
             found["recomputes"] = np.maximum(found["recomputes"], there)
-        found["model_flops"] += np.where(there, needed, 0.0)
+        for needed in MODEL_FLOPS:
+            found[needed] += np.where(there, once[needed], 0.0)
         for quantity in also.get(name, ()):
             found[f"{name}_{quantity}"] = (
                 exact(rows).select(quantities(ops[at].op)[quantity].cast(pl.Float64)).to_series().to_numpy()
@@ -131,15 +133,15 @@ def _typed(each: Wide) -> dict[str, pl.Expr]:
 
 def _executed(
     ops: Sequence[Wide], rows: pl.DataFrame, declared: pl.DataFrame
-) -> Iterator[tuple[int, Array, Array]]:
-    """Yield each op's number, its seconds and its needed flops on every row, in the order of the ops.
+) -> Iterator[tuple[int, dict[str, Array]]]:
+    """Yield each op's number and its values on every row, in the order of the ops.
 
     Ops that take them from the same expressions stand one below the other, so that there are few of those.
     """
     alike: dict[bytes, list[int]] = {}
     for at, each in enumerate(ops):
         alike.setdefault(each.key, []).append(at)
-    done: dict[int, tuple[Array, Array]] = {}
+    done: dict[int, dict[str, Array]] = {}
     for numbers in alike.values():
         one = ops[numbers[0]]
         beside = rows.select(one.beside)
@@ -147,13 +149,13 @@ def _executed(
             declared.select(pl.col(f"{at} {name}").alias(name) for name in one.own).hstack(beside)
             for at in numbers
         )
-        frame = stacked.select(seconds=one.seconds, needed=one.needed)
-        seconds, needed = (_of_height(frame[name], stacked.height) for name in ("seconds", "needed"))
+        frame = stacked.select(**one.values)
+        found = {name: _of_height(frame[name], stacked.height) for name in one.values}
         for place, at in enumerate(numbers):
             here = slice(place * rows.height, (place + 1) * rows.height)
-            done[at] = seconds[here], needed[here]
+            done[at] = {name: values[here] for name, values in found.items()}
     for at in range(len(ops)):
-        yield at, *done[at]
+        yield at, done[at]
 
 
 def _of_height(column: pl.Series, height: int) -> Array:
@@ -168,5 +170,5 @@ def of_a_layer(section: Section, found: Mapping[str, Array], rows: pl.DataFrame)
         phase=pl.lit(section.phase),
         layer_kind=pl.lit(section.layer_kind, dtype=pl.String),
     ).with_columns(pl.col("recomputes") > 0)
-    passed = frame.select(**seconds_of_a_pass(), **{name: pl.col(name) for name in (*COMM, "model_flops")})
+    passed = frame.select(**seconds_of_a_pass(), **{name: pl.col(name) for name in (*COMM, *MODEL_FLOPS)})
     return {name: passed[name].to_numpy() for name in OF_A_PASS}

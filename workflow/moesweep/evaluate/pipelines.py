@@ -6,6 +6,7 @@ import numpy as np
 import polars as pl
 
 from moesweep.cost.iteration import overlaps_messages, own_seconds
+from moesweep.cost.model import MODEL_FLOPS
 from moesweep.cost.pipeline import PHASES
 from moesweep.cost.stages import COMM
 from moesweep.evaluate.batch import Batch, Pass, Scope
@@ -15,7 +16,7 @@ from moesweep.evaluate.segments import Segments, segments
 from moesweep.shapes.placement import ARRIVALS
 from moesweep.shapes.steps import makespans
 
-OF_A_STAGE = ("seconds", "exposed", *COMM, "model_flops")
+OF_A_STAGE = ("seconds", "exposed", *COMM, *MODEL_FLOPS)
 """What is summed of the passes of a stage."""
 
 
@@ -25,7 +26,7 @@ class Pipelines:
 
     of         the pipeline of each workload
     slowest    the class of each pipeline's slowest stage, counted from its layout's first
-    values     by pipeline: all_seconds, stage_seconds, stage_<part> of the slowest, model_flops of all stages
+    values     by pipeline: all_seconds, stage_seconds, stage_<part> of the slowest, MODEL_FLOPS of all stages
     stepping   those that `filled_and_drained` is not exact for
     """
 
@@ -50,7 +51,7 @@ def pipelines(batch: Batch) -> Pipelines:
         "all_seconds": rows.sums(count * stages["own_seconds"]),
         "stage_seconds": most,
         **{f"stage_{part}": stages[part][at] for part in ("own_exposed", *COMM)},
-        "model_flops": rows.sums(count * stages["model_flops"]),
+        **{name: rows.sums(count * stages[name]) for name in MODEL_FLOPS},
     }
     is_last = lines.classes["is_last"].to_numpy()[rows.rows]
     last, _ = rows.greatest(np.where(is_last, stages["own_seconds"], 0.0))

@@ -8,17 +8,19 @@ long as the larger of both. Layers with equal loads are one kind, `moe 1`, `moe 
 import numpy as np
 import polars as pl
 
-from moesweep.cost.memory import activations_of_the_fullest
+from moesweep.cost.memory import passes_of_the_fullest
+from moesweep.cost.model import MODEL_FLOPS
 from moesweep.evaluate.batch import Batch, Declared, Pass, Scope, declared, merged
 from moesweep.evaluate.distinct import Array, Codes, distinct
 from moesweep.evaluate.layouts import layouts
 from moesweep.evaluate.passes import of_a_layer, sums
+from moesweep.shapes.layer_kinds import KIND_READS, KINDS, has_experts
 from moesweep.shapes.placement import READS, layer_layout
 from moesweep.trace.skewed_copies import Routed, loads
 
 ROUTED = (
     *("routing", "num_experts", "moe_router_topk", "micro_batch_size", "seq_length", "sequence_parallel"),
-    *("tp", "ep", "etp", "num_layers", "first_k_dense"),
+    *("tp", "ep", "etp", *KIND_READS),
 )
 """The columns of a workload that its loads follow from."""
 
@@ -42,12 +44,13 @@ class SkewedBatch(Batch):
             number=pl.col("load").rank("dense").over("workload").cast(pl.Int64)
         )
         kinds = layer_layout(placed).join(
-            numbered.select("workload", "layer", pl.format("moe {}", "number").alias("loaded")),
+            numbered.select("workload", "layer", "number"),
             on=["workload", "layer"],
             how="left",
             maintain_order="left",
         )
-        kinds = kinds.with_columns(layer_kind=pl.coalesce("loaded", "layer_kind")).drop("loaded")
+        loaded = pl.format("{} {}", "layer_kind", "number")
+        kinds = kinds.with_columns(layer_kind=pl.coalesce(loaded, "layer_kind")).drop("number")
         self.layouts = layouts(placed, kinds, _fullest(kinds, ranks))
         self._load_of = _by_number(numbered, placed.height)
 
@@ -80,10 +83,12 @@ class SkewedBatch(Batch):
     @property
     def scopes(self) -> list[Scope]:
         """The passes of a micro-batch, one a load of MoE layers."""
-        kinds = [f"moe {number + 1}" for number in range(len(self._load_of))]
-        return [
-            (kind, phase) for name, phase in super().scopes for kind in (kinds if name == "moe" else [name])
-        ]
+        routed = {
+            kind: [f"{kind} {number + 1}" for number in range(len(self._load_of))]
+            for kind in KINDS
+            if has_experts(kind)
+        }
+        return [(kind, phase) for name, phase in super().scopes for kind in routed.get(name, [name])]
 
     def reads(self, scope: Scope) -> frozenset[str]:
         """Return the columns and constants that a pass depends on, besides its load."""
@@ -91,7 +96,7 @@ class SkewedBatch(Batch):
 
     def bytes_of_a_stage(self) -> dict[str, pl.Expr]:
         """Return the parts of the memory of a stage's fullest rank."""
-        return super().bytes_of_a_stage() | activations_of_the_fullest()
+        return super().bytes_of_a_stage() | passes_of_the_fullest()
 
     def evaluated(self, scope: Scope) -> dict[Scope, Pass]:
         """Return a pass evaluated on the distinct rows of what it reads; those of all loads together."""
@@ -106,21 +111,26 @@ class SkewedBatch(Batch):
         values = of_a_layer(what.section, sums(what.ops, frame), frame)
         if scope[1] == "forward":
             # The model needs what is computed, not that everybody waits for the busiest.
-            values["model_flops"] = sums(declared("mean")["moe", "forward"].ops, frame)["model_flops"]
+            values |= {name: sums(_loaded(scope, "mean").ops, frame)[name] for name in MODEL_FLOPS}
+        kind = _kind(scope)
         return {
-            (f"moe {number + 1}", scope[1]): merged(Codes(index, len(found.first)), values)
+            (f"{kind} {number + 1}", scope[1]): merged(Codes(index, len(found.first)), values)
             for number, index in enumerate(np.split(found.index, len(self._load_of)))
         }
 
 
 def _number(scope: Scope) -> int | None:
     """Return the number of a load of MoE layers, None for other passes."""
-    kind, _, number = scope[0].partition(" ")
-    return int(number) if kind == "moe" and number else None
+    _, _, number = scope[0].partition(" ")
+    return int(number) if number else None
 
 
-def _loaded(scope: Scope) -> Declared:
-    return declared("busiest")["moe", scope[1]]
+def _kind(scope: Scope) -> str:
+    return scope[0].partition(" ")[0]
+
+
+def _loaded(scope: Scope, load: str = "busiest") -> Declared:
+    return declared(load)[_kind(scope), scope[1]]
 
 
 def _by_number(numbered: pl.DataFrame, workloads: int) -> list[Array]:

@@ -17,7 +17,9 @@ from moesweep.cost.skewed_ranks import at_mean_load, computed_rows, flops_of
 from moesweep.evaluate.programs import LOADS, Programs, programs_of
 from moesweep.explain.columns import Definition, Table, over
 from moesweep.explain.node import Node, Origin
+from moesweep.shapes.layer_kinds import KINDS, has_experts
 from moesweep.shapes.sizes import BALANCED, GIVEN
+from moesweep.shapes.weights import layers_of
 from moesweep.study.catalog import Cluster
 from moesweep.study.workload import derivations
 from moesweep.trace.programs import quantities, sections
@@ -131,7 +133,7 @@ class Ledger:
         counted = over(self.ops, ("stage",), memory.contents_of_a_stage())
         of_a_row, frame = memory.bytes_of_a_stage() | memory.peak_bytes(), self._costs.memory
         if self.programs.fullest is not None:
-            of_a_row |= memory.activations_of_the_fullest()
+            of_a_row |= memory.passes_of_the_fullest()
             counted |= over(self.members, ("stage",), {name: pl.col(name).max() for name in FULLEST})
             rows = frame.join(self.programs.fullest, on=KEY[:2], how="left", maintain_order="left")
             frame = rows.with_columns(pl.col(FULLEST).fill_null(0))
@@ -154,7 +156,8 @@ class Ledger:
     def members(self) -> Table:
         """One row per stage and ep rank, where routing is given: the expert rows of its MoE layers."""
         rows = pl.col("rows")
-        of_rows = {"mean_rows": rows.sum() / pl.col("moe_layers").first(), "most_rows": rows.max()}
+        routed = layers_of(kind for kind in KINDS if has_experts(kind))
+        of_rows = {"mean_rows": rows.sum() / routed.first(), "most_rows": rows.max()}
         ranks = self.loads.frame.group_by("stage", "ep_rank", maintain_order=True)
         frame = ranks.agg(**of_rows, ep=pl.col("ep").first())
         return self._table("member", frame, _member, {}, over(self.loads, ("stage", "ep_rank"), of_rows))

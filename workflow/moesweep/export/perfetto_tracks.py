@@ -12,6 +12,7 @@ import polars as pl
 from moesweep.cost.memory import kept_bytes
 from moesweep.export.source import Traced
 from moesweep.network.cards import card_shares
+from moesweep.shapes.layer_kinds import KINDS
 from moesweep.shapes.placement import layer_layout
 from moesweep.shapes.states import state_bytes
 from moesweep.study.keys import SCHEMA
@@ -78,8 +79,7 @@ class Tracks:
         of_layers = layers.with_columns(
             bytes=pl.col("len")
             * pl.col("layer_kind").replace_strict(
-                {kind: float(kept[f"{kind}_kept_bytes"]) for kind in ("dense", "moe")},
-                return_dtype=pl.Float64,
+                {kind: float(kept[f"{kind}_kept_bytes"]) for kind in KINDS}, return_dtype=pl.Float64
             )
         )
         first = (pl.col("stage") == 0) & (pl.col("chunk") == 0)

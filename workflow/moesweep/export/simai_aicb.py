@@ -12,12 +12,26 @@ from typing import Any
 from moesweep.edge.problems import Problem, shown
 from moesweep.export.simai_text import NONE, Block, header, row, write
 
+_ATTENTION = "AICB counts 4·h² attention parameters and knows no other attention"
+_ALIKE, _EVEN = "AICB makes all layers alike", "AICB gives every stage num_layers / pp layers"
 _NOT_EXPRESSED: dict[str, tuple[Any, str]] = {
-    "attention": ("mha", "AICB counts 4·h² attention parameters and knows no other attention"),
+    "attention": ("mha", _ATTENTION),
     "gated_mlp": (False, "AICB counts two projections an MLP"),
     "position_embedding": ("learned", "AICB counts a table of learned positions"),
     "num_shared_experts": (0, "AICB has no shared experts"),
-    "first_k_dense": (0, "AICB makes all layers alike"),
+    "first_k_dense": (0, _ALIKE),
+    "moe_layer_freq": ("1", _ALIKE),
+    "mtp_num_layers": (0, _ALIKE),
+    "window_size": ("none", _ATTENTION),
+    "softmax_type": ("vanilla", _ATTENTION),
+    "qk_layernorm": (False, _ATTENTION),
+    "add_qkv_bias": (False, _ATTENTION),
+    "add_bias_linear": (False, "AICB counts weights alone"),
+    "num_layers_in_first_pipeline_stage": (0, _EVEN),
+    "num_layers_in_last_pipeline_stage": (0, _EVEN),
+    "account_for_embedding_in_pipeline_split": (False, _EVEN),
+    "account_for_loss_in_pipeline_split": (False, _EVEN),
+    "pipeline_model_parallel_layout": ("none", _EVEN),
     "virtual_pipeline": (1, "AICB writes the layers of a stage in that header field"),
     "recompute": ("none", "AICB's rows have no recomputation"),
     "routing": ("balanced", "AICB gives every expert as many tokens"),
@@ -34,6 +48,9 @@ def inexpressible(workload: Mapping[str, Any]) -> list[Problem]:
         for column, (value, reason) in _NOT_EXPRESSED.items()
         if workload[column] != value
     ]
+    width = workload["hidden_size"] // workload["num_attention_heads"]
+    if workload["attention"] == "mha" and workload["head_dim"] != width:
+        wanted.append(("head_dim", width, _ATTENTION))
     if workload["kind"] == "moe" and workload["etp"] != workload["tp"]:
         wanted.append(("etp", workload["tp"], "AICB splits experts over the tp group"))
     if workload["kind"] == "moe" and workload["tp"] > 1 and not workload["sequence_parallel"]:

@@ -18,6 +18,7 @@ PARAMETERS: dict[str, tuple[str, ...]] = {
     "model": (
         *("model", "num_layers", "hidden_size", "ffn_hidden_size", "num_attention_heads", "num_query_groups"),
         *("padded_vocab_size", "num_experts", "moe_router_topk", "moe_ffn_hidden_size"),
+        *("parameters", "active_parameters"),
     ),
     "options": (
         *("sequence_parallel", "recompute", "flash_attention", "distributed_optimizer", "dtype"),

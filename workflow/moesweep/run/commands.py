@@ -43,15 +43,22 @@ def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 
 def enumerate_(arguments: argparse.Namespace) -> int:
-    """Write the catalogue, and say what grids leave out; results of workloads not listed are removed."""
+    """Write the catalogue, and say what grids leave out and how large models are.
+
+    Results of workloads not listed are removed.
+    """
     from moesweep.run.clean import forget_others
     from moesweep.store.tablefile import write_table
+    from moesweep.tables.numbers import whole_spread
 
     plan = _plan(arguments)
     results = plan.configuration.written()
     write_table(plan.workloads, results.workloads, "workloads")
     for entry, reason, points in plan.skipped.iter_rows():
         print(f"{plan.config['sweep']}: {entry}: {reason}: {points} points left out", file=sys.stderr)
+    for (model, kind), rows in plan.workloads.group_by("model", "kind", maintain_order=True):
+        held, passed = (whole_spread(rows[name]) for name in ("parameters", "active_parameters"))
+        print(f"{model} {kind}: {held} parameters, of which a token passes {passed}")
     forget_others(plan)
     say(f"{results.workloads}: {plan.workloads.height} workloads")
     return 0

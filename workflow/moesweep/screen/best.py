@@ -29,7 +29,12 @@ MOST_TP = 64
 SEQ_LENGTH, SEQUENCES_A_GPU = 4096, 2
 """Without other word: tokens of a sequence, and sequences of a global batch for each GPU."""
 
-UNREFUSED = ["num_attention_heads % tp = 0", "num_layers % (pp * virtual_pipeline) = 0"]
+UNREFUSED = [
+    "num_attention_heads % tp = 0",
+    "num_layers % (pp * virtual_pipeline) = 0 OR num_layers_in_first_pipeline_stage > 0 OR "
+    "num_layers_in_last_pipeline_stage > 0 OR account_for_embedding_in_pipeline_split OR "
+    "account_for_loss_in_pipeline_split OR pipeline_model_parallel_layout <> 'none'",
+]
 """What Megatron refuses is no layout to run."""
 
 NOT_TAKEN = ("model", "routing", "cluster")

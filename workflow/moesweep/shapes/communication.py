@@ -22,6 +22,15 @@ HIDES_BEHIND = {
     "attention_regather": "qkv_dgrad",
     "attention_gather": "qkv_wgrad",
     "attention_reduce_grad": "qkv_wgrad",
+    "q_regather": "q_proj_dgrad",
+    "q_gather": "q_proj_wgrad",
+    "q_reduce_grad": "q_proj_wgrad",
+    "q_latent_regather": "q_up_dgrad",
+    "q_latent_gather": "q_up_wgrad",
+    "q_latent_reduce_grad": "q_up_wgrad",
+    "kv_latent_regather": "kv_up_dgrad",
+    "kv_latent_gather": "kv_up_wgrad",
+    "kv_latent_reduce_grad": "kv_up_wgrad",
     "mlp_regather": "fc1_dgrad",
     "mlp_gather": "fc1_wgrad",
     "mlp_reduce_grad": "fc1_wgrad",
@@ -30,6 +39,12 @@ HIDES_BEHIND = {
     "head_regather": "logits_dgrad",
     "head_gather": "logits_wgrad",
     "head_reduce_grad": "logits_wgrad",
+    "mtp_regather": "mtp_projection_dgrad",
+    "mtp_gather": "mtp_projection_wgrad",
+    "mtp_reduce_grad": "mtp_projection_wgrad",
+    "mtp_head_regather": "mtp_logits_dgrad",
+    "mtp_head_gather": "mtp_logits_wgrad",
+    "mtp_head_reduce_grad": "mtp_logits_wgrad",
 }
 """Backward tp collectives and the GEMM that Megatron issues beside each
 (`linear_with_grad_accumulation_and_async_allreduce`)."""

@@ -1,44 +1,29 @@
 """Where the layers of a model stand: which stage of the pipeline holds which, in which of its chunks."""
 
+import re
+from collections.abc import Mapping
+from functools import cache
+from typing import Any
+
 import polars as pl
 
+from moesweep.shapes.layer_kinds import KIND_READS, KINDS, layer_kinds
 
-def layer_layout(workloads: pl.DataFrame) -> pl.DataFrame:
-    """Return workload, layer, layer_kind, stage and chunk: which stage holds which layer.
+COUNTED = ("num_layers_in_first_pipeline_stage", "num_layers_in_last_pipeline_stage")
+ACCOUNTED = ("account_for_embedding_in_pipeline_split", "account_for_loss_in_pipeline_split")
+LAYOUT = "pipeline_model_parallel_layout"
+"""Options that place layers by hand: counts, ends that count as layers, or every part in letters."""
 
-    L layers over q = pp·v virtual stages: ⌊L/q⌋ each, the remainder one each to the middle ones,
-    as the first and last also hold the embedding and the head. Virtual stage c·pp + p is chunk c
-    of stage p (Megatron's interleaved assignment).
-    """
-    virtual_stages = pl.col("pp") * pl.col("virtual_pipeline")
-    base, rest = pl.col("num_layers") // virtual_stages, pl.col("num_layers") % virtual_stages
-    before = (virtual_stages - rest) // 2
-    layer = pl.col("layer")
-    long_from, long_to = before * base, before * base + rest * (base + 1)
-    virtual_stage = (
-        pl.when(layer < long_from)
-        .then(layer // base)
-        .when(layer < long_to)
-        .then(before + (layer - long_from) // (base + 1))
-        .otherwise(before + rest + (layer - long_to) // base)
-    )
-    is_moe = (pl.col("kind") == "moe") & (layer >= pl.col("first_k_dense"))
-    return (
-        workloads.with_columns(layer=pl.int_ranges(0, "num_layers", dtype=pl.Int64))
-        .explode("layer")
-        .with_columns(virtual_stage=virtual_stage)
-        .select(
-            "workload",
-            "layer",
-            layer_kind=pl.when(is_moe).then(pl.lit("moe")).otherwise(pl.lit("dense")),
-            stage=pl.col("virtual_stage") % pl.col("pp"),
-            chunk=pl.col("virtual_stage") // pl.col("pp"),
-        )
-    )
-
-
-READS = ("kind", "num_layers", "pp", "virtual_pipeline", "first_k_dense")
+READS = (*KIND_READS, "pp", "virtual_pipeline", *COUNTED, *ACCOUNTED, LAYOUT)
 """The columns of a workload that place its layers."""
+
+UNSAID = "none"
+"""A layout that nothing says."""
+
+MOST_LETTERS = 1 << 18
+"""Letters and bars of a layout that is written out."""
+
+_REPEATED = (re.compile(r"\(([^()*]+)\)\*([0-9]{1,6})"), re.compile(r"([EtmL|])\*([0-9]{1,6})"))
 
 ENDS = ("first", "last")
 """What a chunk runs besides layers: embedding and head."""
@@ -47,14 +32,116 @@ ARRIVALS = ("recv_forward", "recv_backward")
 """Messages that a chunk waits for."""
 
 
-KINDS = ("dense", "moe")
-"""Kinds of layers that every stage is asked for, be there any or not."""
+def layer_layout(workloads: pl.DataFrame) -> pl.DataFrame:
+    """Return workload, layer, layer_kind, stage and chunk: which stage holds which layer.
+
+    Layers of multi-token prediction follow those of the decoder. Virtual stage c·pp + p is chunk c of
+    stage p (Megatron's interleaved assignment). Placements are lists, made once for all workloads that share
+    what they are made from.
+    """
+    distinct = workloads.select(READS).unique(maintain_order=True)
+    rows = [*distinct.iter_rows(named=True)]
+    placed = distinct.with_columns(
+        pl.Series("layer_kind", [layer_kinds(row) for row in rows], dtype=pl.List(pl.String)),
+        pl.Series("virtual_stage", [virtual_stages(row) for row in rows], dtype=pl.List(pl.Int64)),
+    )
+    each = workloads.select("workload", *READS).join(placed, on=READS, maintain_order="left")
+    return (
+        each.with_columns(layer=pl.int_ranges(0, pl.col("layer_kind").list.len(), dtype=pl.Int64))
+        .explode("layer", "layer_kind", "virtual_stage")
+        .select(
+            "workload",
+            "layer",
+            "layer_kind",
+            stage=pl.col("virtual_stage") % pl.col("pp"),
+            chunk=pl.col("virtual_stage") // pl.col("pp"),
+        )
+    )
+
+
+def virtual_stages(workload: Mapping[str, Any]) -> tuple[int, ...]:
+    """Return the virtual stage of each layer of a workload; multi-token prediction stands on the last one."""
+    parts = workload["pp"] * workload["virtual_pipeline"]
+    return *_decoder_stages(*(workload[name] for name in PLACING)), *(
+        [parts - 1] * workload["mtp_num_layers"]
+    )
+
+
+PLACING = ("num_layers", "pp", "virtual_pipeline", *COUNTED, *ACCOUNTED, LAYOUT)
+
+
+@cache
+def _decoder_stages(
+    layers: int, pp: int, chunks: int, first: int, last: int, embedding: bool, loss: bool, layout: str
+) -> tuple[int, ...]:
+    """Return the virtual stage of each of the decoder's layers (Megatron `get_num_layers_to_build`)."""
+    if layout != UNSAID:
+        held = [part.count("t") for part in layout_parts(layout)]
+    elif first or last:
+        stages = _counted(layers, pp, first, last)
+        held = [stages[part % pp] // chunks for part in range(pp * chunks)]
+    elif embedding or loss:
+        held = [(layers + embedding + loss) // (pp * chunks)] * (pp * chunks)
+        held[0], held[-1] = held[0] - embedding, held[-1] - loss
+    else:
+        held = _spread(layers, pp * chunks)
+    return tuple(part for part, count in enumerate(held) for _ in range(count))
+
+
+def _counted(layers: int, pp: int, first: int, last: int) -> list[int]:
+    """Return the layers of each stage: those said of the ends (0: not said), the others alike."""
+    others = pp - (first > 0) - (last > 0)
+    each = (layers - first - last) // others if others else 0
+    return [first or each, *([each] * (pp - 2)), last or each]
+
+
+def _spread(layers: int, parts: int) -> list[int]:
+    """Return ⌊L/q⌋ layers for each of q parts, the remainder one each for the middle ones.
+
+    The first and the last part also hold the embedding and the head.
+    """
+    base, rest = divmod(layers, parts)
+    before = (parts - rest) // 2
+    return [base + (before <= part < before + rest) for part in range(parts)]
+
+
+@cache
+def layout_parts(text: str) -> tuple[str, ...]:
+    """Return the parts of a layout such as `Et*3|(tt|)*29tL`, one a virtual stage, written out.
+
+    E embedding, t a layer of the decoder, m one of multi-token prediction, L loss; `*n` repeats a letter or
+    what stands in parentheses; commas mean nothing (Megatron `pipeline_parallel_layer_layout.py`). Raises
+    ValueError for other texts and those of more than MOST_LETTERS.
+    """
+    text = text.replace(",", "")
+    for pattern in _REPEATED:
+        length = sum(len(one[1]) * int(one[2]) for one in pattern.finditer(text))
+        if length > MOST_LETTERS:
+            raise ValueError(f"more than {MOST_LETTERS} letters")
+        text = pattern.sub(lambda one: one[1] * int(one[2]), text)
+    if set(text) - set("EtmL|"):
+        raise ValueError("letters E, t, m, L, | between parts, * and a number to repeat")
+    return tuple(text.split("|"))
+
+
+def layers_of_stages(workloads: pl.DataFrame) -> pl.DataFrame:
+    """Return workload, stage and `<kind>_layers`, one row a stage: how many layers of each kind it holds."""
+    layout = layer_layout(workloads)
+    counts = layout.group_by("workload", "stage", maintain_order=True).agg(
+        (pl.col("layer_kind") == kind).sum().cast(pl.Int64).alias(f"{kind}_layers") for kind in KINDS
+    )
+    return (
+        workloads.select("workload", stage=pl.int_ranges(0, "pp", dtype=pl.Int64))
+        .explode("stage")
+        .join(counts, on=["workload", "stage"], how="left", maintain_order="left")
+        .with_columns(pl.exclude("workload", "stage").fill_null(0))
+    )
 
 
 def kinds_of(layers: pl.DataFrame) -> list[str]:
-    """Return the kinds of layers that some rows of `layer_layout` tell apart, KINDS first."""
+    """Return the kinds that some rows of `layer_layout` tell apart, those of KINDS first and in order."""
     found = layers["layer_kind"].unique(maintain_order=True).to_list()
-    return [*KINDS, *(kind for kind in found if kind not in KINDS)]
+    return [*(kind for kind in KINDS if kind in found), *(kind for kind in found if kind not in KINDS)]
 
 
 def chunk_contents(workloads: pl.DataFrame, layers: pl.DataFrame) -> pl.DataFrame:

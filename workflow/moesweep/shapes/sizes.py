@@ -24,7 +24,15 @@ microbatches = pl.col("num_microbatches")
 chunks = pl.col("virtual_pipeline")
 
 gated = pl.col("gated_mlp")
+fused_activation = pl.col("bias_activation_fusion")
+hidden_dropout = pl.col("hidden_dropout") > 0
+attention_dropout = pl.col("attention_dropout") > 0
+linear_bias = pl.col("add_bias_linear")
+query_key_norms = pl.col("qk_layernorm")
 mla = pl.col("attention") == "mla"
+norms_heads, norms_latents = query_key_norms & ~mla, query_key_norms & mla
+norms_across = norms_heads & pl.col("qk_layernorm_across_heads")
+qkv_bias = (linear_bias | pl.col("add_qkv_bias")) & ~mla
 flash = pl.col("flash_attention")
 learned_positions = pl.col("position_embedding") == "learned"
 tied = pl.col("tied_embeddings")
@@ -39,19 +47,40 @@ activation_bytes = (ELEMENT_BYTES * tokens * hidden).alias("activation_bytes")  
 vocabulary = (pl.col("padded_vocab_size") // tp).alias("vocabulary_slice")  # V/t, this rank's slice
 
 # Widths of the attention projections, all heads together. Multi-latent attention (DeepSeek-V2,
-# arXiv:2405.04434 section 2.1) has its own head sizes; elsewhere a head is h/a wide.
+# arXiv:2405.04434 section 2.1) has its own head sizes.
+head_dim = pl.col("head_dim")  # d
+groups = pl.col("num_query_groups")  # g
+q_latent, kv_latent = pl.col("q_lora_rank"), pl.col("kv_lora_rank")
 qk_head = pl.col("qk_nope_head_dim") + pl.col("qk_rope_head_dim")
-query_width = pl.when(mla).then(heads * qk_head).otherwise(hidden)
-value_width = pl.when(mla).then(heads * pl.col("v_head_dim")).otherwise(hidden)
+query_width = pl.when(mla).then(heads * qk_head).otherwise(heads * head_dim)  # a·d
+value_width = pl.when(mla).then(heads * pl.col("v_head_dim")).otherwise(heads * head_dim)
 # Flash attention has one head size: values are padded to the width of queries.
 core_value_width = pl.when(mla & flash).then(query_width).otherwise(value_width)
-kv_width = hidden * pl.col("num_query_groups") // heads  # h_kv = h·groups/a
-key_width = pl.when(mla).then(query_width).otherwise(kv_width)
-kv_value_width = pl.when(mla).then(value_width).otherwise(kv_width)
+kv_width = groups * head_dim  # g·d
+qkv_width = query_width + 2 * kv_width  # (a + 2g)·d
 kv_up_width = heads * (pl.col("qk_nope_head_dim") + pl.col("v_head_dim"))
-kv_down_width = pl.col("kv_lora_rank") + pl.col("qk_rope_head_dim")
-gradient_bytes = pl.when(pl.col("dtype") == "fp16").then(2).otherwise(4)
-"""What a gradient takes in memory and on the wire: Megatron sums bf16 ones in fp32, fp16 ones as they are."""
+kv_down_width = kv_latent + pl.col("qk_rope_head_dim")
+compresses_queries = mla & (q_latent > 0)
+gathers_qkv = ~mla & (tp > groups) & (tp % groups == 0)
+"""tp is a multiple of the query groups: each rank gathers all of qkv and keeps whole keys of one group."""
+
+_rank_kv = pl.when(gathers_qkv).then(head_dim).otherwise(kv_width // tp)
+rank_query_width = query_width // tp
+rank_key_width = pl.when(mla).then(query_width // tp).otherwise(_rank_kv)
+rank_value_width = pl.when(mla).then(value_width // tp).otherwise(_rank_kv)
+window = pl.col("window_keys")
+"""Keys that a query of a windowed layer sees, itself among them."""
+
+gradient_bytes = pl.when(pl.col("grad_reduce_in_fp32")).then(4).otherwise(2)
+"""What a gradient takes in memory and on the wire: Megatron sums those of bf16 in fp32 unless told."""
+
+_moments = [
+    pl.when(pl.col(f"{name}_dtype") == "fp32").then(4).otherwise(2) for name in ("exp_avg", "exp_avg_sq")
+]
+moment_bytes = _moments[0] + _moments[1]
+"""What both moments of a parameter take."""
+
+precision_aware = pl.col("use_precision_aware_optimizer")
 
 scores = (batch * heads * sequence * sequence // tp).alias("scores")  # elements of the rank's score matrices
 
@@ -59,6 +88,8 @@ gate = pl.when(gated).then(2).otherwise(1)  # a gated MLP's first layer is twice
 ffn = pl.col("ffn_hidden_size")
 expert_ffn = pl.col("moe_ffn_hidden_size")
 shared_ffn = pl.col("num_shared_experts") * expert_ffn
+has_shared_experts = pl.col("num_shared_experts") > 0
+shared_expert_gate = pl.col("moe_shared_expert_gate")
 
 local_experts = (experts // ep).alias("local_experts")  # E/e
 sorts_experts = local_experts > 1

@@ -5,44 +5,54 @@ from operator import add
 
 import polars as pl
 
-from moesweep.shapes.sizes import ELEMENT_BYTES, gradient_bytes
+from moesweep.shapes.layer_kinds import number_of_moe_layers
+from moesweep.shapes.sizes import ELEMENT_BYTES, gradient_bytes, mla, moment_bytes, precision_aware
 
-OPTIMIZER_BYTES = 12
-"""Of a parameter that a rank updates: fp32 master weight and two moments."""
+MASTER_BYTES, REMAINDER_BYTES = 4, 2
+"""Of a parameter that a rank updates: its fp32 master weight, or the bits of it that a bf16 weight lacks."""
 
 FP32_BYTES = 4
+
+MEMORY = ("weights", "gradients", "optimizer", "activations", "workspace")
+"""The parts of a rank's memory: cost columns `<part>_bytes`, which add up to its peak."""
+
+MEMORY_PARTS = tuple(f"{part}_bytes" for part in MEMORY)
 
 
 def state_bytes(parameters: pl.Expr, owned: pl.Expr) -> dict[str, pl.Expr]:
     """Return `weights_bytes gradients_bytes optimizer_bytes` of the parameters that a rank holds and updates.
 
     2P, 4P and 12 of those owned; gradients of 16 bits are 2P, and the step makes an fp32 copy of the owned
-    ones (Megatron-LM, docs of the distributed optimizer: 18 bytes a parameter in all, with fp16 20).
+    ones (Megatron-LM, docs of the distributed optimizer: 18 bytes a parameter in all, with fp16 20). A
+    precision-aware optimizer (Transformer Engine's FusedAdam with parameter remainders) needs no copy, keeps
+    2 bytes for the master weight's 4, and 2 for a moment in bf16: 6 to 10 of those owned.
     """
-    copied = pl.when(gradient_bytes < FP32_BYTES).then(FP32_BYTES).otherwise(0)
+    copies = (gradient_bytes < FP32_BYTES) & ~precision_aware
+    copied = pl.when(copies).then(FP32_BYTES).otherwise(0)
+    master = pl.when(precision_aware).then(REMAINDER_BYTES).otherwise(MASTER_BYTES)
     return {
         "weights_bytes": ELEMENT_BYTES * parameters,
         "gradients_bytes": gradient_bytes * parameters + copied * owned,
-        "optimizer_bytes": OPTIMIZER_BYTES * owned,
+        "optimizer_bytes": (master + moment_bytes) * owned,
     }
 
 
 def least_state_bytes() -> pl.Expr:
     """Return the states of the mean stage's rank, over a workload's columns.
 
-    Layers only, L/pp of them: attention (2h² + 2h·h_kv)/tp, left out where it is latent, MLP 2hf/tp (gated
+    Layers only, L/pp of them: attention h·d(2a + 2g)/tp, left out where it is latent, MLP 2hf/tp (gated
     3hf), experts 2hf(E/ep)/etp; no norms, router, embedding or head. Some stage has at least the mean, so the
     cost stage never finds a lower peak (Megatron-Core: ParamAndGradBuffer, DistributedOptimizer).
     """
     c = pl.col
     hidden, width = c("hidden_size").cast(pl.Float64), c("moe_ffn_hidden_size")
     matrices = pl.when(c("gated_mlp")).then(3).otherwise(2)
-    keys = hidden * c("num_query_groups") / c("num_attention_heads")
-    attention = pl.when(c("attention") == "mla").then(0.0).otherwise(2 * hidden * (hidden + keys) / c("tp"))
+    heads = 2 * (c("num_attention_heads") + c("num_query_groups"))
+    attention = pl.when(mla).then(0.0).otherwise(hidden * c("head_dim") * heads / c("tp"))
     mlp = matrices * hidden * c("ffn_hidden_size") / c("tp")
     shared = matrices * hidden * c("num_shared_experts") * width / c("tp")
     experts = matrices * hidden * width * c("num_experts") / c("ep") / c("etp")
-    moe_layers = pl.when(c("kind") == "moe").then(c("num_layers") - c("first_k_dense")).otherwise(0)
+    moe_layers = number_of_moe_layers()
     dense_layers = c("num_layers") - moe_layers
     of_all = (c("num_layers") * attention + dense_layers * mlp + moe_layers * shared) / c("pp")
     of_experts = moe_layers * experts / c("pp")

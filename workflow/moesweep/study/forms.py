@@ -28,6 +28,56 @@ def one_of(*words: str) -> Schema:
     return {"type": "string", "enum": list(words)}
 
 
+def below(most: float) -> Schema:
+    """A number from 0 to below a bound."""
+    return {"type": "number", "minimum": 0, "exclusiveMaximum": most}
+
+
+def marks(least: int) -> Schema:
+    """A whole number, every how many layers something is; or a list of 0 and 1, one for each layer."""
+    return {
+        "type": ["integer", "array"],
+        "minimum": least,
+        "maximum": 1 << 16,
+        "items": {"description": "Whether the layer has it.", "type": "integer", "enum": [0, 1]},
+        "minItems": 1,
+        "maxItems": 1 << 16,
+    }
+
+
+MARKS_TEXT: Schema = {
+    "type": "string",
+    "pattern": "^(none|[1-9][0-9]*|\\[[01](,[01])*\\])$",
+    "x-form": "none, a whole number, or a list of 0 and 1",
+}
+WINDOW: Schema = {
+    "type": "array",
+    "items": {"description": "Keys before a token, and after it.", **whole(0, 1 << 24)},
+    "minItems": 2,
+    "maxItems": 2,
+}
+WINDOW_TEXT: Schema = {
+    "type": "string",
+    "pattern": "^(none|\\[[0-9]+,[0-9]+\\])$",
+    "x-form": "none or a pair of whole numbers",
+}
+
+
+LAYOUT: Schema = {
+    "type": "string",
+    "pattern": "^[EtmL|()*,0-9]{1,2000}$",
+    "x-form": "letters E, t, m, L with | between the parts, such as Et*3|(tt|)*29tL",
+}
+LAYOUT_TEXT: Schema = {**LAYOUT, "pattern": "^(none|[EtmL|()*,0-9]{1,2000})$"}
+
+
+def as_text(value: Any) -> Any:
+    """A number or a list as a column has it: `2`, `[0,1]`; text stays as it is."""
+    if isinstance(value, list):
+        return f"[{','.join(str(int(item)) for item in value)}]"
+    return str(value) if isinstance(value, int) else value
+
+
 EP: Schema = {
     "type": ["integer", "string", "object"],
     "minimum": 1,

@@ -15,11 +15,19 @@ from moesweep.study.forms import (
     ETP,
     GLOBAL_BATCH,
     ID,
+    LAYOUT,
+    LAYOUT_TEXT,
+    MARKS_TEXT,
     NAME,
     ROUTING,
     ROUTING_TEXT,
     TRUTH,
+    WINDOW,
+    WINDOW_TEXT,
     Schema,
+    as_text,
+    below,
+    marks,
     one_of,
     whole,
 )
@@ -97,7 +105,11 @@ def _model(name: str, form: Schema, about: str, default: Any = NEEDED, **more: A
 
 _gqa = pl.when(pl.col("num_query_groups") < pl.col("num_attention_heads"))
 _kind_of_attention = _gqa.then(pl.lit("gqa")).otherwise(pl.lit("mha"))
-_degree = whole(1, 1 << 20)
+_mla = pl.col("attention") == "mla"
+_hidden, _heads = pl.col("hidden_size"), pl.col("num_attention_heads")
+# Null, for validation to judge, where the hidden size is no multiple of the heads.
+_whole_head = pl.when(_mla).then(0).when(_hidden % _heads == 0).then(_hidden // _heads)
+_degree, _parameters = whole(1, 1 << 20), whole(0, 1 << 62)
 _batch = whole(1, 1 << 36)
 _rank, _head = whole(0, 1 << 20), whole(0, 1 << 16)
 _width, _count = whole(0, 1 << 22), whole(0, 1 << 16)
@@ -142,9 +154,22 @@ COLUMNS: tuple[Derived, ...] = (
     _model("num_attention_heads", whole(1, 1 << 16), "Query heads."),
     _model("num_query_groups", whole(1, 1 << 16),
         "Key and value heads; equal to num_attention_heads without grouping."),
+    _model("head_dim", whole(1, 1 << 16),
+        "Width of a head (Megatron's kv_channels); left out: hidden_size/num_attention_heads. 0 with MLA, "
+        "which has widths of its own.", _whole_head, resolved=whole(0, 1 << 16)),
+    _model("qk_layernorm", TRUTH, "Queries and keys are normed: each head, or with MLA the latents.", False),
+    _model("qk_layernorm_across_heads", TRUTH, "Those norms go over all heads together (OLMoE).", False),
+    _model("add_qkv_bias", TRUTH, "The linear of queries, keys and values has a bias.", False),
+    _model("add_bias_linear", TRUTH, "All linears have a bias, experts' and router's among them.", False),
     _model("vocab_size", whole(1, 1 << 24), "Tokens of the vocabulary, before padding."),
     Derived("padded_vocab_size", whole(1, 1 << 40), "vocab_size rounded up to a multiple of 128*tp."),
     _model("gated_mlp", TRUTH, "Two input projections per MLP, one gating the other (SwiGLU)."),
+    _model("bias_activation_fusion", TRUTH,
+        "One kernel for SwiGLU, which keeps its input only; left out: where gated_mlp is.",
+        pl.col("gated_mlp")),
+    _model("hidden_dropout", below(1), "Share of activations dropped before residuals and after the "
+        "embedding; 0: no masks.", 0.1),
+    _model("attention_dropout", below(1), "Share of attention scores dropped; 0: no masks.", 0.1),
     _model("normalization", one_of("layernorm", "rmsnorm"), "Kind of normalisation; layernorm has a bias."),
     _model("position_embedding", one_of("learned", "rope", "none"),
         "How positions enter; learned ones are parameters of the first stage."),
@@ -155,7 +180,14 @@ COLUMNS: tuple[Derived, ...] = (
     _model("moe_ffn_hidden_size", _width, "FFN width of one expert; 0: as wide as ffn_hidden_size.",
         0, word="ffn", without=0),
     _model("num_shared_experts", _count, "Experts every token passes through.", 0, without=0),
+    _model("moe_shared_expert_gate", TRUTH, "A gate weighs what the shared experts give.", False,
+        without=False),
     _model("first_k_dense", _count, "Layers at the bottom with a dense MLP.", 0, without=0),
+    _model("moe_layer_freq", marks(1),
+        "Which layers have experts: a number n, layers 0, n, 2n and so on; or a list of 0 and 1, one for "
+        "each layer.", 1, resolved=MARKS_TEXT, text=as_text, without=pl.lit("1")),
+    _model("mtp_num_layers", whole(0, 64),
+        "Modules of multi-token prediction: each a layer like the last one, a projection and a loss.", 0),
     _model("attention", one_of("mha", "gqa", "mla"),
         "Kind of attention; left out: gqa where num_query_groups is below num_attention_heads, else mha.",
         _kind_of_attention),
@@ -164,8 +196,36 @@ COLUMNS: tuple[Derived, ...] = (
     _model("qk_nope_head_dim", _head, "MLA: width per head without rotation.", 0),
     _model("qk_rope_head_dim", _head, "MLA: width per head with rotation.", 0),
     _model("v_head_dim", _head, "MLA: width of a value head.", 0),
+    _model("window_size", WINDOW,
+        "Keys before a token that its query sees in windowed layers, and keys after it: [127, 0] is a window "
+        "of 128 with the token itself. Left out: all of them.",
+        "none", resolved=WINDOW_TEXT, text=as_text),
+    _model("window_attn_skip_freq", marks(2),
+        "Which layers have the window: a number n, all but every n-th; or a list of 0 and 1, one for each "
+        "layer. Left out: every layer.", "none", resolved=MARKS_TEXT, text=as_text),
+    Derived("window_keys", whole(0, 1 << 24),
+        "Keys that a query of a windowed layer sees, itself among them; 0: no layer is windowed."),
+    _model("softmax_type", one_of("vanilla", "off-by-one", "learnable"),
+        "Softmax of attention; learnable: each head has a sink, a parameter beside its scores.", "vanilla"),
+    Derived("parameters", _parameters,
+        "Parameters of the main model: vocabulary unpadded, biases and norms in, without mtp_parameters."),
+    Derived("active_parameters", _parameters, "Of them those that a token passes: k of E experts."),
+    Derived("mtp_parameters", _parameters, "Parameters of multi-token prediction."),
     Key("virtual_pipeline", whole(1, 1 << 16), "Model chunks per pipeline stage; 1: no interleaving.",
         1, word="vp", divides="num_layers"),
+    Key("num_layers_in_first_pipeline_stage", whole(1, 1 << 16),
+        "Layers of the first stage; the others share what is left evenly. Left out: 0, as many as theirs.",
+        0, resolved=whole(0, 1 << 16)),
+    Key("num_layers_in_last_pipeline_stage", whole(1, 1 << 16), "The same of the last stage.",
+        0, resolved=whole(0, 1 << 16)),
+    Key("account_for_embedding_in_pipeline_split", TRUTH,
+        "The embedding counts as a layer of the first part when layers are spread.", False),
+    Key("account_for_loss_in_pipeline_split", TRUTH,
+        "The head and its loss count as a layer of the last part.", False),
+    Key("pipeline_model_parallel_layout", LAYOUT,
+        "What each of the pp*virtual_pipeline parts holds, stage by stage and then chunk by chunk: E the "
+        "embedding, t a layer, m one of multi-token prediction, L the loss, | between parts.",
+        "none", resolved=LAYOUT_TEXT),
     Key("sequence_parallel", TRUTH,
         "Split activations along the sequence over tp where tensor parallelism leaves them whole.",
         True, word="sp"),
@@ -177,6 +237,14 @@ COLUMNS: tuple[Derived, ...] = (
     Key("distributed_optimizer", TRUTH, "Optimizer state sharded over the data-parallel ranks.",
         True, word="distopt"),
     Key("dtype", one_of("bf16", "fp16"), "Number format of parameters and activations.", "bf16", word=""),
+    Key("grad_reduce_in_fp32", TRUTH,
+        "Gradients are kept and summed in fp32, not in 16 bits; left out: with bf16.",
+        pl.col("dtype") == "bf16"),
+    Key("use_precision_aware_optimizer", TRUTH,
+        "The optimizer keeps of a master weight the 16 bits that the bf16 weight lacks, and moments in "
+        "formats of their own.", False),
+    Key("exp_avg_dtype", one_of("fp32", "bf16"), "Format of the first moment.", "fp32"),
+    Key("exp_avg_sq_dtype", one_of("fp32", "bf16"), "Format of the second moment.", "fp32"),
     Key("framework", one_of("megatron-core", "megatron-lm", "megatron-deepspeed"),
         "Training framework, for what it does at the host and between stages.", "megatron-core"),
     Key("blocking_launches", TRUTH, "Kernel launches wait for the kernel (CUDA_LAUNCH_BLOCKING=1).", False),

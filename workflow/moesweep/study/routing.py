@@ -17,6 +17,7 @@ import polars as pl
 
 from moesweep.edge.paths import inside
 from moesweep.edge.problems import BadInput, Problem, shown
+from moesweep.shapes.layer_kinds import moe_layers
 from moesweep.study.words import digest, number, worded
 
 PARAMETERS = {"zipf": "alpha", "lognormal": "sigma"}
@@ -240,7 +241,7 @@ def misfit(routing: str, root: Path, workload: Mapping[str, Any]) -> str:
     found, wanted = counts["expert"].n_unique(), workload["num_experts"]
     if found != wanted:
         return f"{spec.file} counts {found} experts, the workload has {wanted}"
-    layers = set(range(workload["first_k_dense"], workload["num_layers"]))
+    layers = set(moe_layers(workload))
     missing, extra = sorted(layers - set(counts["layer"])), sorted(set(counts["layer"]) - layers)
     if missing or extra:
         what = f"lacks MoE layers {shown(missing)}" if missing else f"has layers {shown(extra)} too many"

@@ -7,6 +7,8 @@ from math import gcd, isqrt
 import polars as pl
 
 from moesweep.edge.problems import Severity
+from moesweep.shapes.placement import ACCOUNTED, COUNTED, LAYOUT, UNSAID
+from moesweep.study.pipeline_layouts import layout_faults
 
 PADDING_WARNED = 0.05
 """Share of the vocabulary above which padding is worth a warning."""
@@ -94,8 +96,29 @@ _chunks = _c("pp") * _c("virtual_pipeline")
 _chunks_of_stage = pl.when(_c("num_layers") % _c("pp") == 0).then(_c("num_layers") // _c("pp")).otherwise(1)
 _interleaved = _c("virtual_pipeline") > 1
 _fewer_groups = _c("num_query_groups") < _c("num_attention_heads")
-_grouped = ~_mla & (_c("num_query_groups") < _c("num_attention_heads"))
-_kv_width = _c("hidden_size") * _c("num_query_groups") // _c("num_attention_heads")
+_heads, _groups = _c("num_attention_heads"), _c("num_query_groups")
+_grouped = ~_mla & _fewer_groups
+# More tp ranks than query groups, a multiple: each gathers qkv and keeps the keys of one group.
+_more_ranks = (_c("tp") > _groups) & (_c("tp") % _groups == 0)
+_kv_width, _qkv_width = _groups * _c("head_dim"), (_heads + 2 * _groups) * _c("head_dim")
+_cut_widths = (_qkv_width % _c("tp") != 0) | (~_more_ranks & (_kv_width % _c("tp") != 0))
+_some_dense = ~_moe | (_c("first_k_dense") > 0) | (_c("moe_layer_freq") != "1")
+_shared_width = _c("num_shared_experts") * _c("moe_ffn_hidden_size")
+_latent_keys = ("q_lora_rank", "kv_lora_rank", "qk_nope_head_dim", "qk_rope_head_dim", "v_head_dim")
+_windowed = _c("window_size") != "none"
+_laid_out = _c(LAYOUT) != UNSAID
+_counts = pl.sum_horizontal(COUNTED)
+_others = _c("pp") - pl.sum_horizontal(_c(name) > 0 for name in COUNTED)
+_rest = _c("num_layers") - _counts
+_shared_evenly = pl.when(_others > 0).then((_rest % _others == 0) & (_rest >= _others)).otherwise(_rest == 0)
+_in_chunks = pl.all_horizontal(
+    *(_c(name) % _c("virtual_pipeline") == 0 for name in COUNTED),
+    _rest % (pl.max_horizontal(_others, 1) * _c("virtual_pipeline")) == 0,
+)
+_accounted = _c("num_layers") + pl.sum_horizontal(ACCOUNTED)
+_ways_to_place = pl.sum_horizontal(_counts > 0, pl.any_horizontal(ACCOUNTED), _laid_out)
+_placed = _ways_to_place > 0
+_aware = _c("use_precision_aware_optimizer")
 _padding = _c("padded_vocab_size") - _c("vocab_size")
 _least_mla_width = pl.min_horizontal("kv_lora_rank", "qk_nope_head_dim", "v_head_dim")
 # The largest products of one micro-batch: an unsharded MLP or head, and attention scores.
@@ -105,7 +128,37 @@ _widest = pl.max_horizontal(
     1.0 * _c("padded_vocab_size"),
     5.0 * _c("seq_length"),
 )
-_flops = 2.0 * _c("micro_batch_size") * _c("seq_length") * _c("hidden_size") * _widest
+_width = pl.max_horizontal("hidden_size", _heads * _c("head_dim").fill_null(0))
+_flops = 2.0 * _c("micro_batch_size") * _c("seq_length") * _width * _widest
+
+
+def _of_other_length(key: str) -> pl.Expr:
+    """Whether a list of 0 and 1 has another length than the model has layers."""
+    return _c(key).str.starts_with("[") & (
+        _c(key).str.count_matches(",", literal=True) + 1 != _c("num_layers")
+    )
+
+
+def nearest_counts(key: str) -> pl.Expr:
+    """As text, the nearest layers of the first or last stage that leave a rest which the others can share."""
+    (other,) = (name for name in COUNTED if name != key)
+
+    def nearest(row: dict[str, int]) -> str:
+        others, chunks = row["pp"] - 1 - (row["other"] > 0), row["virtual_pipeline"]
+        unit = max(others, 1) * chunks
+        most = row["num_layers"] - row["other"] - others * chunks
+        given = row["value"]
+        legal = [
+            n for n in range(chunks, most + 1, chunks) if (row["num_layers"] - row["other"] - n) % unit == 0
+        ]
+        if not others:
+            legal = [n for n in legal if n == most]
+        around = [n for n in legal if n < given][-1:] + [n for n in legal if n > given][:1]
+        return "nearest: " + ", ".join(map(str, around)) if around else ""
+
+    columns = ("pp", "virtual_pipeline", "num_layers")
+    fields = pl.struct(*columns, pl.col(key).alias("value"), pl.col(other).alias("other"))
+    return fields.map_elements(nearest, return_dtype=pl.String)
 
 
 def _error(name: str, key: str, violated: pl.Expr, message: str, nearest: pl.Expr) -> Rule:
@@ -122,6 +175,15 @@ def _warning(
 ) -> Rule:
     return Rule(name, "warning", key, violated, message, nearest, also)
 
+
+_accounted_of_chunk = (
+    pl.when(_accounted % _c("virtual_pipeline") == 0).then(_accounted // _c("virtual_pipeline")).otherwise(1)
+)
+_UNEVEN = (
+    "num_layers_in_first_pipeline_stage {num_layers_in_first_pipeline_stage} and num_layers_in_last_pipeline_"
+    "stage {num_layers_in_last_pipeline_stage} of num_layers {num_layers} leave the other stages of pp {pp}, "
+    "in virtual_pipeline {virtual_pipeline} chunks each, no even share"
+)
 
 # Name, key, where it is broken, what to say, the nearest legal values.
 # fmt: off
@@ -158,9 +220,9 @@ RULES = (
         "tp {tp} does not divide hidden_size {hidden_size}",
         nearest_divisors("tp", _c("hidden_size"), _stage_ranks)),
     _error("hidden_by_heads", "num_attention_heads",
-        ~_mla & (_c("hidden_size") % _c("num_attention_heads") != 0),
-        "num_attention_heads {num_attention_heads} does not divide hidden_size {hidden_size}",
-        nearest_divisors("num_attention_heads", _c("hidden_size"))),
+        ~_mla & _c("head_dim").is_null(),
+        "num_attention_heads {num_attention_heads} does not divide hidden_size {hidden_size}, and there is "
+        "no head_dim", nearest_divisors("num_attention_heads", _c("hidden_size"))),
     _error("heads_by_groups", "num_query_groups", _c("num_attention_heads") % _c("num_query_groups") != 0,
         "num_query_groups {num_query_groups} does not divide num_attention_heads {num_attention_heads}",
         nearest_divisors("num_query_groups", _c("num_attention_heads"))),
@@ -168,10 +230,10 @@ RULES = (
         ((_c("attention") == "mha") & _fewer_groups) | ((_c("attention") == "gqa") & ~_fewer_groups),
         "{num_query_groups} query groups of {num_attention_heads} heads are no {attention}",
         nearest_is(pl.when(_fewer_groups).then(pl.lit("gqa")).otherwise(pl.lit("mha")))),
-    _error("keys_by_tp", "tp", ~_mla & (_c("hidden_size") % _c("tp") == 0) & (_kv_width % _c("tp") != 0),
-        "tp {tp} does not divide the width of the keys of {num_query_groups} query groups",
-        nearest_divisors("tp", _kv_width, _stage_ranks)),
-    _error("ffn_by_tp", "tp", (~_moe | (_c("first_k_dense") > 0)) & (_c("ffn_hidden_size") % _c("tp") != 0),
+    _error("keys_by_tp", "tp", ~_mla & (_c("hidden_size") % _c("tp") == 0) & _cut_widths,
+        "tp {tp} does not divide the width of the queries and keys of {num_query_groups} query groups",
+        nearest_divisors("tp", _kv_width, _qkv_width, _stage_ranks)),
+    _error("ffn_by_tp", "tp", _some_dense & (_c("ffn_hidden_size") % _c("tp") != 0),
         "tp {tp} does not divide ffn_hidden_size {ffn_hidden_size}",
         nearest_divisors("tp", _c("ffn_hidden_size"), _stage_ranks)),
     _error("expert_ffn_by_tp", "tp",
@@ -182,7 +244,10 @@ RULES = (
         _moe & (_c("etp") != _c("tp")) & (_c("moe_ffn_hidden_size") % _c("etp") != 0),
         "etp {etp} does not divide moe_ffn_hidden_size {moe_ffn_hidden_size}",
         nearest_divisors("etp", _c("moe_ffn_hidden_size"), _stage_ranks)),
-    _error("layer_per_stage", "pp", _c("pp") > _c("num_layers"),
+    _error("shared_ffn_by_tp", "tp", _moe & (_shared_width % _c("tp") != 0),
+        "tp {tp} does not divide the width of {num_shared_experts} shared experts",
+        nearest_divisors("tp", _shared_width, _stage_ranks)),
+    _error("layer_per_stage", "pp", ~_laid_out & (_c("pp") > _c("num_layers")),
         "pp {pp} is more than num_layers {num_layers}",
         nearest_divisors("pp", _pipeline_ranks, most=_c("num_layers"))),
     _error("dense_layers", "first_k_dense", _c("first_k_dense") > _c("num_layers"),
@@ -190,15 +255,87 @@ RULES = (
     _error("interleaving_needs_stages", "virtual_pipeline", _interleaved & (_c("pp") == 1),
         "virtual_pipeline {virtual_pipeline} with pp 1: there is nothing to interleave", nearest_is(1)),
     _error("interleaving_by_layers", "virtual_pipeline",
-        _interleaved & (_c("pp") > 1) & (_c("num_layers") % _chunks != 0),
+        _interleaved & ~_placed & (_c("pp") > 1) & (_c("num_layers") % _chunks != 0),
         "pp {pp} * virtual_pipeline {virtual_pipeline} does not divide num_layers {num_layers}",
         nearest_divisors("virtual_pipeline", _chunks_of_stage)),
+    _error("placement_needs_stages", "pp", _placed & (_c("pp") == 1),
+        "pp 1 leaves nothing to place: num_layers_in_..., account_for_... and pipeline_model_parallel_layout "
+        "have no effect", pl.lit("leave them out")),
+    _error("placed_twice", LAYOUT, _ways_to_place > 1,
+        "num_layers_in_..._pipeline_stage, account_for_..._in_pipeline_split and "
+        "pipeline_model_parallel_layout exclude one another", pl.lit("leave all but one out")),
+    _error("first_stage", COUNTED[0],
+        (_c("pp") > 1) & (_c(COUNTED[0]) > 0) & ~(_shared_evenly & _in_chunks), _UNEVEN,
+        nearest_counts(COUNTED[0])),
+    _error("last_stage", COUNTED[1],
+        (_c("pp") > 1) & (_c(COUNTED[0]) == 0) & (_c(COUNTED[1]) > 0) & ~(_shared_evenly & _in_chunks),
+        _UNEVEN, nearest_counts(COUNTED[1])),
+    _error("accounted_layers", "pp",
+        pl.any_horizontal(ACCOUNTED) & (_accounted % _chunks != 0),
+        "pp {pp} * virtual_pipeline {virtual_pipeline} does not divide num_layers {num_layers} and what else "
+        "counts as a layer", nearest_divisors("pp", _accounted_of_chunk, _pipeline_ranks)),
+    _error("layout", LAYOUT, _laid_out & (layout_faults() != ""),
+        "the layout does not place the {num_layers} layers", layout_faults()),
     _error("interleaving_by_microbatches", "global_batch_size",
         _interleaved & _tp_fits & (_c("num_microbatches") % _c("pp") != 0),
         "pp {pp} does not divide num_microbatches {num_microbatches}, as interleaving needs",
         nearest_multiples("global_batch_size", _batch_unit * _c("pp"))),
     _error("mla_widths", "attention", _mla & (_least_mla_width < 1),
         "mla attention needs kv_lora_rank, qk_nope_head_dim and v_head_dim above 0", pl.lit("")),
+    _error("keys_of_mla", "attention", ~_mla & (pl.max_horizontal(_latent_keys) > 0),
+        "attention {attention} has no q_lora_rank, kv_lora_rank, qk_nope_head_dim, qk_rope_head_dim or "
+        "v_head_dim: the width of its heads is head_dim", nearest_is("mla")),
+    _error("head_dim_of_mla", "head_dim", _mla & (_c("head_dim") > 0),
+        "mla attention has no head_dim, but qk_nope_head_dim, qk_rope_head_dim and v_head_dim",
+        pl.lit("leave it out")),
+    _error("qkv_bias_of_mla", "add_qkv_bias", _mla & _c("add_qkv_bias"),
+        "mla attention has no linear of queries, keys and values together", nearest_is("false")),
+    _error("norms_across_heads", "qk_layernorm_across_heads",
+        _c("qk_layernorm_across_heads") & (_mla | ~_c("qk_layernorm")),
+        "across heads go norms of queries and keys alone: qk_layernorm without mla attention",
+        nearest_is("false")),
+    _error("bias_by_etp", "add_bias_linear", _moe & _c("add_bias_linear") & (_c("etp") > 1),
+        "experts of etp {etp} have no biases: Megatron refuses them", nearest_is("false")),
+    _error("bias_of_shared_experts", "add_bias_linear",
+        _moe & _c("add_bias_linear") & (_c("num_shared_experts") > 0),
+        "shared experts have no biases: Megatron refuses them", nearest_is("false")),
+    _error("gate_of_shared_experts", "moe_shared_expert_gate",
+        _moe & _c("moe_shared_expert_gate") & (_c("num_shared_experts") == 0),
+        "there are no shared experts to weigh", nearest_is("false")),
+    _error("fusion_of_gelu", "bias_activation_fusion", _c("bias_activation_fusion") & ~_c("gated_mlp"),
+        "GELU is not fused with anything that is modelled: gated_mlp is false", nearest_is("false")),
+    _error("experts_said_twice", "first_k_dense",
+        (_c("first_k_dense") > 0) & (_c("moe_layer_freq") != "1"),
+        "moe_layer_freq {moe_layer_freq} says which layers have experts", nearest_is(0)),
+    _error("moe_layers_by_layers", "moe_layer_freq", _of_other_length("moe_layer_freq"),
+        "the list has another length than num_layers {num_layers}", nearest_is(1)),
+    _error("no_moe_layer", "moe_layer_freq",
+        _moe & _c("moe_layer_freq").str.contains(r"^\[[0,]*\]$"),
+        "no layer has any of the {num_experts} experts", nearest_is(1)),
+    _error("window_ahead", "window_size", _windowed & ~_c("window_size").str.ends_with(",0]"),
+        "a causal mask hides the keys after a token", pl.format("nearest: {},0]",
+            _c("window_size").str.extract(r"^(\[\d+),"))),
+    _error("window_of_mla", "window_size", _windowed & _mla,
+        "windows of mla attention are not modelled", pl.lit("leave it out")),
+    _error("window_of_prediction", "window_size", _windowed & (_c("mtp_num_layers") > 0),
+        "windows beside multi-token prediction are not modelled", pl.lit("leave one of them out")),
+    _error("windows_by_layers", "window_attn_skip_freq", _of_other_length("window_attn_skip_freq"),
+        "the list has another length than num_layers {num_layers}", pl.lit("leave it out")),
+    _error("skips_without_window", "window_attn_skip_freq",
+        ~_windowed & (_c("window_attn_skip_freq") != "none"),
+        "there is no window_size to skip", pl.lit("leave it out")),
+    _error("sinks_of_mla", "softmax_type", _mla & (_c("softmax_type") != "vanilla"),
+        "softmax_type {softmax_type} of mla attention is not modelled", nearest_is("vanilla")),
+    _error("precision_needs_shards", "use_precision_aware_optimizer",
+        _aware & ~_c("distributed_optimizer"),
+        "a precision-aware optimizer is a distributed one: Megatron refuses it replicated",
+        nearest_is("false")),
+    _error("precision_of_fp16", "use_precision_aware_optimizer", _aware & (_c("dtype") == "fp16"),
+        "a precision-aware optimizer of fp16 parameters is not modelled", nearest_is("false")),
+    _error("precision_of_moments", "use_precision_aware_optimizer",
+        ~_aware & ((_c("exp_avg_dtype") != "fp32") | (_c("exp_avg_sq_dtype") != "fp32")),
+        "exp_avg_dtype {exp_avg_dtype} and exp_avg_sq_dtype {exp_avg_sq_dtype} are those of a precision-"
+        "aware optimizer", nearest_is("true")),
     _error("countable", "seq_length", _flops >= COUNTABLE_FLOPS,
         "a micro-batch of {micro_batch_size} * {seq_length} tokens has more operations than can be counted",
         pl.lit("use a smaller seq_length or micro_batch_size")),
@@ -206,11 +343,11 @@ RULES = (
         "tp {tp} splits {num_attention_heads} attention heads into fractions, which Megatron refuses",
         nearest_divisors("tp", _c("num_attention_heads"), _stage_ranks)),
     _warning("groups_by_tp", "tp",
-        _grouped & (_c("num_query_groups") % _c("tp") != 0),
+        _grouped & (_groups % _c("tp") != 0) & ~_more_ranks,
         "tp {tp} splits {num_query_groups} query groups into fractions, which Megatron refuses",
-        nearest_divisors("tp", _c("num_query_groups"), _stage_ranks)),
+        nearest_divisors("tp", _groups, _stage_ranks)),
     _warning("layers_by_pp", "pp",
-        ~_interleaved & (_c("pp") <= _c("num_layers")) & (_c("num_layers") % _c("pp") != 0),
+        ~_interleaved & ~_placed & (_c("pp") <= _c("num_layers")) & (_c("num_layers") % _c("pp") != 0),
         "pp {pp} does not divide num_layers {num_layers}, which Megatron refuses without keys of placement, "
         "such as num_layers_in_first_pipeline_stage",
         nearest_divisors("pp", _c("num_layers"), _pipeline_ranks)),

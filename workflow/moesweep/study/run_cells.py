@@ -3,6 +3,7 @@
 import math
 import re
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import polars as pl
@@ -13,10 +14,11 @@ from moesweep.edge.yaml_reader import read_yaml_text
 from moesweep.study.axes import encoded
 from moesweep.study.forms import Schema
 from moesweep.study.keys import KEYS, SCHEMA, Key
+from moesweep.study.routing import PARAMETERS, with_texts
 
 TRUTH = {"0": False, "1": True, "false": False, "true": True, "False": False, "True": True}
 ROUTINGS = ("uncontrolled", "balanced")
-"""Routings of a list; the first where it says none."""
+"""Routings of a list beside those drawn from a seed; the first where it says none."""
 
 LATENT = {
     "q_lora": "q_lora_rank",
@@ -64,7 +66,7 @@ def _value(key: Key, cell: str) -> Any:
     if key.name == "attention":
         return _attention(cell)
     if key.name == "routing":
-        return _one_of(cell, ROUTINGS)
+        return cell if cell in ROUTINGS else _drawn(key, cell)
     if form["type"] == "boolean":
         if cell not in TRUTH:
             raise Meaningless(f"{shown(cell)} where 0 or 1 is needed")
@@ -72,6 +74,20 @@ def _value(key: Key, cell: str) -> Any:
     if form["type"] in ("integer", "number"):
         return _number(form, cell)
     return _one_of(cell, form["enum"]) if "enum" in form else _as_written(key, cell)
+
+
+def _drawn(key: Key, cell: str) -> str:
+    """The text of a routing drawn from a seed, such as zipf:1.2 or a mapping; tables are a sweep's alone."""
+    form, _, rest = cell.partition(":")
+    if "{" not in cell and (form not in PARAMETERS or not rest):
+        raise Meaningless(f"{shown(cell)} where {', '.join(ROUTINGS)}, zipf:1.2 or lognormal:0.5 is needed")
+    value = _as_written(key, cell if "{" in cell else f"{{{form}: {rest}}}")
+    if "table" in value:
+        raise Meaningless(f"{shown(cell)}: measured tables are not modelled in a list; a sweep takes them")
+    texts, problems = with_texts({"": {"routing": value}}, Path(), "")
+    if problems:
+        raise Meaningless(problems[0].message)
+    return str(texts[""]["routing"])
 
 
 def _one_of(cell: str, words: Sequence[str]) -> str:

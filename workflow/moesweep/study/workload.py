@@ -10,8 +10,9 @@ from typing import Any
 import polars as pl
 
 from moesweep.shapes.parallelism import dp_size, edp_size
+from moesweep.shapes.weights import parameters
 from moesweep.study.ids import OF_OPTIONS, with_ids
-from moesweep.study.keys import KEYS, SCHEMA
+from moesweep.study.keys import KEYS, NEEDED, SCHEMA
 
 GIVEN = tuple(KEYS)
 """Columns that a sweep and the catalogue give; `with_derived` computes the others."""
@@ -75,6 +76,7 @@ def steps(columns: Iterable[str]) -> list[dict[str, pl.Expr]]:
     derived = derivations()
     without = {key.name: key.without for key in KEYS.values() if key.without is not None}
     return [
+        dict(_filled(columns)),
         {name: value for column in columns for name, value in _followed(column)},
         {
             "kind": pl.when(moe).then(pl.lit("moe")).otherwise(pl.lit("dense")),
@@ -85,9 +87,25 @@ def steps(columns: Iterable[str]) -> list[dict[str, pl.Expr]]:
             },
             "dp": derived["dp"],
             "padded_vocab_size": derived["padded_vocab_size"],
+            "window_keys": _window_keys(),
         },
-        {"edp": derived["edp"], "num_microbatches": derived["num_microbatches"]},
+        {"edp": derived["edp"], "num_microbatches": derived["num_microbatches"], **parameters()},
     ]
+
+
+def _filled(columns: Iterable[str]) -> Iterator[tuple[str, pl.Expr]]:
+    """Defaults where nothing says a key, one of them another key; what options leave open stays so."""
+    for key in KEYS.values():
+        if key.name in columns and key.default is not NEEDED and not isinstance(key.default, pl.Expr):
+            default = key.text(key.default) if key.text else key.default
+            value = pl.col(default) if default in KEYS else pl.lit(default, SCHEMA[key.name])
+            yield key.name, pl.col(key.name).fill_null(value)
+
+
+def _window_keys() -> pl.Expr:
+    """Keys that a query of a windowed layer sees, itself among them; 0 where it sees all anyway."""
+    keys = pl.col("window_size").str.extract(r"^\[(\d+),").cast(pl.Int64) + 1
+    return pl.when(keys < pl.col("seq_length")).then(keys).otherwise(0)
 
 
 def _followed(column: str) -> Iterator[tuple[str, pl.Expr]]:

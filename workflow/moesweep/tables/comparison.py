@@ -3,8 +3,9 @@
 import polars as pl
 
 from moesweep.shapes.parallelism import placement
+from moesweep.shapes.states import MEMORY_PARTS
 from moesweep.tables.communication import communication, wire_bytes_per_rank
-from moesweep.tables.expense import PARTS, costed
+from moesweep.tables.expense import costed
 from moesweep.tables.results import BATCH, LAYOUT, Inputs, per_iteration, seconds_per_iteration
 
 _COMPARED = (
@@ -78,7 +79,7 @@ def ep_scaling(inputs: Inputs) -> pl.DataFrame:
         comparison=pl.col("comparison").rle_id().cast(pl.Int64) + 1,
         experts_per_ep_rank=pl.col("num_experts") // pl.col("ep"),
         nodes_per_ep_group=placement("ep", int(inputs.cluster.value("gpus_per_node"))).nodes,
-        state_bytes=pl.sum_horizontal(PARTS[:3]),
+        state_bytes=pl.sum_horizontal(MEMORY_PARTS[:3]),
     ).with_columns(
         _over(pl.col(name), pl.col(name).first().over("comparison")).alias(f"{name}_ratio")
         for name in (*MEASURES, "experts_per_ep_rank")

@@ -2,9 +2,8 @@
 
 import polars as pl
 
+from moesweep.shapes.states import MEMORY, MEMORY_PARTS
 from moesweep.tables.results import BATCH, LAYOUT, Inputs
-
-PARTS = ("weights_bytes", "gradients_bytes", "optimizer_bytes", "activations_bytes")
 
 
 def costed(inputs: Inputs) -> pl.DataFrame:
@@ -20,6 +19,7 @@ def cost_summary(inputs: Inputs) -> pl.DataFrame:
         "iteration_seconds",
         "tokens_per_second_per_gpu",
         "mfu",
+        "causal_mfu",
         "compute_seconds",
         "exposed_comm_seconds",
         "bubble_seconds",
@@ -35,17 +35,17 @@ def cost_summary(inputs: Inputs) -> pl.DataFrame:
 def memory(inputs: Inputs) -> pl.DataFrame:
     """Return the memory of the worst rank by part, its headroom on the cluster's GPU, its largest part."""
     hbm = pl.lit(inputs.cluster.value("hbm_bytes"), pl.Float64)
-    largest = pl.concat_list(PARTS).list.arg_max()
-    names = pl.lit(pl.Series([part.removesuffix("_bytes") for part in PARTS]).implode())
+    largest = pl.concat_list(MEMORY_PARTS).list.arg_max()
+    names = pl.lit(pl.Series(MEMORY).implode())
     return costed(inputs).select(
         "workload",
         "kind",
         *LAYOUT,
-        *PARTS,
+        *MEMORY_PARTS,
         "peak_memory_bytes",
         hbm.alias("hbm_bytes"),
         (hbm - pl.col("peak_memory_bytes")).alias("headroom_bytes"),
         "fits",
         names.list.get(largest).alias("largest_part"),
-        (pl.max_horizontal(PARTS) / pl.col("peak_memory_bytes")).alias("largest_share"),
+        (pl.max_horizontal(MEMORY_PARTS) / pl.col("peak_memory_bytes")).alias("largest_share"),
     )

@@ -1,5 +1,7 @@
 """Numbers and words for people: prefixes, significant digits."""
 
+import polars as pl
+
 _BINARY = (("TiB", 2.0**40), ("GiB", 2.0**30), ("MiB", 2.0**20), ("KiB", 2.0**10), ("B", 1.0))
 _SECONDS = (("s", 1.0), ("ms", 1e-3), ("µs", 1e-6), ("ns", 1e-9))
 _DECIMAL = (("P", 1e15), ("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3), ("", 1.0))
@@ -39,3 +41,9 @@ def rounded(value: float, digits: int = 4) -> str:
     if abs(value) >= 1000:
         return f"{value:,.0f}"
     return f"{float(f'{value:.{digits}g}'):.12g}"
+
+
+def whole_spread(values: pl.Series) -> str:
+    """Return `low to high` of whole numbers, or the one there is, every digit of them."""
+    low, high = (f"{int(end):,}" for end in values.sort().gather([0, -1]))
+    return low if low == high else f"{low} to {high}"

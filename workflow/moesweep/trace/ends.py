@@ -3,13 +3,14 @@
 import polars as pl
 
 from moesweep.shapes import sizes as s
+from moesweep.trace.elementwise import norm, norm_backward
+from moesweep.trace.linears import SP, column_parallel, column_parallel_backward
 from moesweep.trace.vocabulary import (
     Op,
     all_gather,
     all_reduce,
     elementwise,
     gemm,
-    linear_backward,
     recv,
     reduce_scatter,
     send,
@@ -21,66 +22,66 @@ TABLE_BACKWARD = s.ELEMENT_BYTES + 2 * s.gradient_bytes
 DROPOUT = 5  # read x, write y, 1-byte mask; the same in backward
 LOGIT_FORWARD, LOGIT_BACKWARD = 36, 16  # cast to fp32, max, subtract, exp, sum, divide; then the gradient
 
-SP, PLAIN = s.sequence_parallel, s.plain_tensor_parallel
+
+def _dropout(base: str) -> Op:
+    return elementwise(f"{base}_dropout", DROPOUT * s.local_tokens * s.hidden).only(s.hidden_dropout)
 
 
-def _dropout() -> Op:
-    return elementwise("embedding_dropout", DROPOUT * s.local_tokens * s.hidden)
-
-
-def embedding_forward() -> list[Op]:
-    """Return vocabulary-parallel lookup, its tp reduction and dropout.
+def lookup_forward(base: str = "embedding") -> list[Op]:
+    """Return vocabulary-parallel lookup, its tp reduction and dropout; `base` begins their names.
 
     Learned absolute positions are added before the tokens are split, so the sum stays an
     all_reduce under sequence parallelism; otherwise it is a reduce_scatter.
     """
     scattered = SP & ~s.learned_positions
     return [
-        elementwise("embedding_lookup", LOOKUP_FORWARD * s.tokens * s.hidden),
-        all_reduce("embedding_reduce", "tp", s.activation_bytes).only(~scattered),
-        reduce_scatter("embedding_reduce", "tp", s.activation_bytes).only(scattered),
-        _dropout(),
+        elementwise(f"{base}_lookup", LOOKUP_FORWARD * s.tokens * s.hidden),
+        all_reduce(f"{base}_reduce", "tp", s.activation_bytes).only(~scattered),
+        reduce_scatter(f"{base}_reduce", "tp", s.activation_bytes).only(scattered),
+        _dropout(base),
     ]
 
 
-def embedding_backward() -> list[Op]:
+def lookup_backward(base: str = "embedding") -> list[Op]:
     """Return the gather of the split gradient, and its scatter-add into the whole table's gradient."""
+    table = s.hidden * (LOOKUP_BACKWARD * s.tokens + TABLE_BACKWARD * s.vocabulary)
     return [
-        _dropout(),
-        all_gather("embedding_gather", "tp", s.activation_bytes).only(SP),
-        elementwise(
-            "embedding_lookup", s.hidden * (LOOKUP_BACKWARD * s.tokens + TABLE_BACKWARD * s.vocabulary)
-        ),
+        _dropout(base),
+        all_gather(f"{base}_gather", "tp", s.activation_bytes).only(SP),
+        elementwise(f"{base}_lookup", table),
     ]
 
 
-def _logits() -> Op:
-    return gemm("logits", s.tokens, s.vocabulary, s.hidden)
+def final_norm_forward() -> list[Op]:
+    """Return the norm after the decoder's last layer."""
+    return [norm("final_norm", s.local_tokens, s.hidden)]
 
 
-def head_forward() -> list[Op]:
-    """Return final norm, logits and vocabulary-parallel cross entropy with its three 4·b·s all_reduces."""
+def final_norm_backward() -> list[Op]:
+    """Return the mirror of `final_norm_forward`."""
+    return [norm_backward("final_norm", s.local_tokens, s.hidden)]
+
+
+def _logits(prefix: str) -> Op:
+    # [b·s, V/t] <- [b·s, h]
+    return gemm(f"{prefix}logits", s.tokens, s.vocabulary, s.hidden)
+
+
+def prediction_forward(prefix: str = "") -> list[Op]:
+    """Return logits and vocabulary-parallel cross entropy with its three 4·b·s all_reduces."""
     per_token = 4 * s.tokens
     return [
-        elementwise("final_norm", 4 * s.local_tokens * s.hidden),
-        all_gather("head_gather", "tp", s.activation_bytes).only(SP),
-        _logits(),
-        *(all_reduce(f"cross_entropy_{part}", "tp", per_token) for part in ("max", "target", "sum")),
-        elementwise("cross_entropy", LOGIT_FORWARD * s.tokens * s.vocabulary),
+        *column_parallel(f"{prefix}head", _logits(prefix)),
+        *(all_reduce(f"{prefix}cross_entropy_{part}", "tp", per_token) for part in ("max", "target", "sum")),
+        elementwise(f"{prefix}cross_entropy", LOGIT_FORWARD * s.tokens * s.vocabulary),
     ]
 
 
-def head_backward() -> list[Op]:
-    """Return the mirror of `head_forward`, with the sharded input gathered again."""
-    dgrad, wgrad = linear_backward(_logits())
+def prediction_backward(prefix: str = "") -> list[Op]:
+    """Return the mirror of `prediction_forward`: nothing of the loss is summed again."""
     return [
-        elementwise("cross_entropy", LOGIT_BACKWARD * s.tokens * s.vocabulary),
-        all_gather("head_regather", "tp", s.activation_bytes).only(SP),
-        dgrad,
-        reduce_scatter("head_gather", "tp", s.activation_bytes).only(SP),
-        all_reduce("head_reduce_grad", "tp", s.activation_bytes).only(PLAIN),
-        wgrad,
-        elementwise("final_norm", 6 * s.local_tokens * s.hidden),
+        elementwise(f"{prefix}cross_entropy", LOGIT_BACKWARD * s.tokens * s.vocabulary),
+        *column_parallel_backward(f"{prefix}head", _logits(prefix)),
     ]
 
 

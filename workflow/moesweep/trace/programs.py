@@ -9,7 +9,8 @@ from dataclasses import dataclass
 import polars as pl
 
 from moesweep.shapes.expressions import exact
-from moesweep.shapes.placement import layer_layout
+from moesweep.shapes.layer_kinds import DECODER, KINDS, PREDICTING
+from moesweep.shapes.placement import layer_layout, layers_of_stages
 from moesweep.shapes.sizes import BALANCED, GROUP_SIZE, Rows
 from moesweep.study.routing import given
 from moesweep.trace import ends, layers
@@ -21,54 +22,48 @@ from moesweep.trace.vocabulary import Op, wire_bytes
 class Section:
     """A run of ops in a stage's program; `scope` says which stages have it, or which layers repeat it."""
 
-    scope: str  # stage | first | last | dense | moe
+    scope: str  # stage | first | last | a kind of layer
     phase: str
     ops: list[Op]
 
     @property
     def layer_kind(self) -> str | None:
         """The kind of the layers that repeat the section, None outside the layers."""
-        return self.scope if self.scope in ("dense", "moe") else None
+        return self.scope if self.scope in KINDS else None
 
 
 def sections(rows: Rows = BALANCED) -> list[list[Section]]:
     """Return the sections in program order; those of one inner list alternate layer by layer.
 
-    `rows` are what a rank's experts have to do.
+    `rows` are what a rank's experts have to do. A layer of multi-token prediction brings its head.
     """
     message = ends.pipeline_messages()
+    forward = {kind: Section(kind, "forward", layers.layer_forward(kind, rows)) for kind in KINDS}
+    backward = {kind: Section(kind, "backward", layers.layer_backward(kind, rows)) for kind in KINDS}
     return [
         [Section("stage", "forward", message["recv_forward"])],
-        [Section("first", "forward", ends.embedding_forward())],
-        [Section(kind, "forward", layers.layer_forward(kind, rows)) for kind in ("dense", "moe")],
-        [Section("last", "forward", ends.head_forward())],
+        [Section("first", "forward", ends.lookup_forward())],
+        [forward[kind] for kind in DECODER],
+        [Section("last", "forward", ends.final_norm_forward())],
+        [forward[kind] for kind in PREDICTING],
+        [Section("last", "forward", ends.prediction_forward())],
         [Section("stage", "forward", message["send_forward"])],
         [Section("stage", "backward", message["recv_backward"])],
-        [Section("last", "backward", ends.head_backward())],
-        [Section(kind, "backward", layers.layer_backward(kind, rows)) for kind in ("dense", "moe")],
-        [Section("first", "backward", ends.embedding_backward())],
+        [Section("last", "backward", ends.prediction_backward())],
+        [backward[kind] for kind in PREDICTING],
+        [Section("last", "backward", ends.final_norm_backward())],
+        [backward[kind] for kind in DECODER],
+        [Section("first", "backward", ends.lookup_backward())],
         [Section("stage", "backward", message["send_backward"])],
         [Section("stage", "optimizer", optimizer_ops())],
     ]
 
 
 def stages(workloads: pl.DataFrame) -> pl.DataFrame:
-    """Return one row per stage: the workload's columns and `dense_layers moe_layers is_first is_last`."""
-    layout = layer_layout(workloads).group_by("workload", "stage", maintain_order=True)
-    counts = layout.agg(
-        dense_layers=(pl.col("layer_kind") == "dense").sum().cast(pl.Int64),
-        moe_layers=(pl.col("layer_kind") == "moe").sum().cast(pl.Int64),
-    )
-    return (
-        workloads.with_columns(stage=pl.int_ranges(0, "pp", dtype=pl.Int64))
-        .explode("stage")
-        .join(counts, on=["workload", "stage"], how="left", maintain_order="left")
-        .with_columns(
-            pl.col("dense_layers", "moe_layers").fill_null(0),
-            is_first=pl.col("stage") == 0,
-            is_last=pl.col("stage") == pl.col("pp") - 1,
-        )
-    )
+    """Return one row per stage: the workload's columns, `<kind>_layers`, `is_first` and `is_last`."""
+    return workloads.join(
+        layers_of_stages(workloads), on="workload", maintain_order="left_right"
+    ).with_columns(is_first=pl.col("stage") == 0, is_last=pl.col("stage") == pl.col("pp") - 1)
 
 
 def quantities(op: Op) -> dict[str, pl.Expr]:
@@ -102,15 +97,17 @@ SCOPES = {
     "stage": (pl.lit(True), pl.lit(1)),
     "first": (pl.col("is_first"), pl.lit(1)),
     "last": (pl.col("is_last"), pl.lit(1)),
-    "dense": (pl.col("dense_layers") > 0, pl.col("dense_layers")),
-    "moe": (pl.col("moe_layers") > 0, pl.col("moe_layers")),
+    **{kind: (pl.col(f"{kind}_layers") > 0, pl.col(f"{kind}_layers")) for kind in KINDS},
 }
 
 
 def evaluate(
     stage_frame: pl.DataFrame, place: int, section: Section, also: tuple[str, ...] = ()
 ) -> list[pl.LazyFrame]:
-    """Return one frame an op of a section that stands at `place`, with the columns `also` of the stages."""
+    """Return one frame an op of a section that stands at `place`, with the columns `also` of the stages.
+
+    Ops that no stage has are left out, as a section lists those of every kind of attention.
+    """
     present, repeats = SCOPES[section.scope]
     where = [
         pl.col("workload"),
@@ -120,9 +117,15 @@ def evaluate(
         pl.lit(section.layer_kind, dtype=pl.String).alias("layer_kind"),
         repeats.cast(pl.Int64).alias("repeats"),
     ]
-    here = exact(stage_frame.filter(present)).lazy()
+    here = exact(stage_frame.filter(present))
+    if here.is_empty():
+        # No row, but the columns of one, for traces of nothing.
+        return [here.lazy().select(*where, *_row(section.ops[0], 0))]
+    there = here.select(op.when.alias(f"{position}") for position, op in enumerate(section.ops))
     return [
-        here.filter(op.when).select(*where, *_row(op, position)) for position, op in enumerate(section.ops)
+        here.filter(there[f"{position}"]).lazy().select(*where, *_row(op, position))
+        for position, op in enumerate(section.ops)
+        if there[f"{position}"].any()
     ]
 
 

@@ -16,6 +16,7 @@ from typing import Any
 
 import polars as pl
 
+from moesweep.shapes.layer_kinds import moe_layers
 from moesweep.study.routing import Routing, parsed, read_counts, sent_between
 
 RESOLUTION = 1 << 40
@@ -94,7 +95,7 @@ def given_routing(workload: Mapping[str, Any], root: Path) -> pl.DataFrame:
     )
     split = workload["tp"] if workload["sequence_parallel"] else 1
     copies = workload["moe_router_topk"] * (workload["micro_batch_size"] * workload["seq_length"] // split)
-    layers = tuple(range(workload["first_k_dense"], workload["num_layers"]))
+    layers = moe_layers(workload)
     most = copies if routing.capacity is None else math.ceil(routing.capacity * copies / experts)
     wide = pl.col("weight").cast(pl.Int128)
     until = wide.cum_sum().over("layer") * (ep * copies) // wide.sum().over("layer")

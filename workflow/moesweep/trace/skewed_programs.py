@@ -4,6 +4,7 @@ from pathlib import Path
 
 import polars as pl
 
+from moesweep.shapes.layer_kinds import KINDS, has_experts
 from moesweep.shapes.placement import layer_layout
 from moesweep.shapes.sizes import GIVEN
 from moesweep.trace.programs import PROGRAM_COLUMNS, evaluate, in_order, sections, stages
@@ -18,12 +19,10 @@ def rank_programs(workloads: pl.DataFrame, root: Path) -> pl.DataFrame:
     layout = layer_layout(workloads).select("workload", "stage", "layer_kind", "layer")
     every = stages(workloads).with_columns(ep_rank=pl.int_ranges(0, "ep", dtype=pl.Int64)).explode("ep_rank")
     in_layers = every.join(layout, on=["workload", "stage"])
-    moe = in_layers.filter(pl.col("layer_kind") == "moe").join(
-        loads(workloads, by_tables_in(root)), on=["workload", "layer", "ep_rank"]
-    )
+    loaded = in_layers.join(loads(workloads, by_tables_in(root)), on=["workload", "layer", "ep_rank"])
     frames = {
-        "dense": in_layers.filter(pl.col("layer_kind") == "dense"),
-        "moe": moe,
+        kind: (loaded if has_experts(kind) else in_layers).filter(pl.col("layer_kind") == kind)
+        for kind in KINDS
     }
     around = every.with_columns(layer=pl.lit(-1, dtype=pl.Int64))
     rows = [

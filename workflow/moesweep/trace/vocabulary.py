@@ -84,7 +84,7 @@ def linear_backward(forward: Op) -> tuple[Op, Op]:
         gemm(f"{forward.name}_wgrad", forward.n, forward.k, forward.m, forward.kind, forward.groups),
         hbm_bytes=wgrad_bytes,
     )
-    return dgrad.only(forward.when), wgrad.only(forward.when)
+    return replace(dgrad, when=forward.when), replace(wgrad, when=forward.when)
 
 
 def elementwise(name: str, hbm_bytes: pl.Expr) -> Op:

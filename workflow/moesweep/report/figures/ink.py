@@ -22,6 +22,7 @@ MEMORY: dict[str, str] = {
     "gradients": "#7fc4ee",
     "optimizer": "#c8500a",
     "activations": "#f7e08a",
+    "workspace": "#8a8f98",
 }
 PASSES = {"forward": "#3f74b0", "backward": "#f0a202", "closing": "#5b5b63"}
 """Passes of a pipeline, and what follows the last one."""

@@ -2,7 +2,7 @@
 
 from moesweep.tables.results import Inputs
 from moesweep.tables.summary.experts import ep_breakdown, expert_distribution, global_parameters
-from moesweep.tables.summary.findings import costs, dense_twins, memory, refusals, validated
+from moesweep.tables.summary.findings import costs, dense_twins, memory, parameters, refusals, validated
 from moesweep.tables.summary.insights import key_insights
 from moesweep.tables.summary.patterns import communication_patterns
 from moesweep.tables.summary.wording import RULER, Tables
@@ -13,6 +13,7 @@ SECTIONS = (
     ("COMMUNICATION PATTERNS FOR MOE", communication_patterns),
     ("KEY INSIGHTS", key_insights),
     ("MOE AGAINST DENSE", dense_twins),
+    ("PARAMETERS OF THE MODELS", parameters),
     ("SECONDS, TOKENS, DOLLARS", costs),
     ("MEMORY", memory),
     ("WHAT MEGATRON WOULD REFUSE", refusals),

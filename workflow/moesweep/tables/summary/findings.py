@@ -8,8 +8,18 @@ from moesweep.cost.validity import outside
 from moesweep.shapes.parallelism import placement
 from moesweep.study.catalog import Cluster
 from moesweep.study.rules import TRACE_FAILED
+from moesweep.tables.numbers import whole_spread
 from moesweep.tables.results import Inputs
-from moesweep.tables.summary.wording import Tables, bullet, columns, count, moe_rows, paragraph, spread, times
+from moesweep.tables.summary.wording import (
+    Tables,
+    bullet,
+    columns,
+    count,
+    moe_rows,
+    paragraph,
+    spread,
+    times,
+)
 
 _RATIOS = {
     "flops_per_token": "model flops per token",
@@ -46,6 +56,25 @@ def dense_twins(inputs: Inputs, tables: Tables) -> list[str]:
 
 def _quantiles(values: pl.Series) -> tuple[str, ...]:
     return tuple(times(pl.Series([value])) for value in (values.min(), values.median(), values.max()))
+
+
+def parameters(inputs: Inputs, tables: Tables) -> list[str]:
+    """Return how many parameters each model has, and how many of them a token passes."""
+    cells = [
+        (f"{model} {kind}", *(whole_spread(rows[name]) for name in ("parameters", "active_parameters")))
+        for (model, kind), rows in inputs.workloads.group_by("model", "kind", maintain_order=True)
+    ]
+    predicting = inputs.workloads.filter(pl.col("mtp_parameters") > 0)
+    apart = [
+        f"{model}: {whole_spread(rows['mtp_parameters'])} more of multi-token prediction."
+        for (model,), rows in predicting.group_by("model", maintain_order=True)
+    ]
+    return [
+        *paragraph("Biases and norms are in, padding of the vocabulary is not (table workloads)."),
+        "",
+        *columns(("model", "parameters", "a token passes"), cells),
+        *(line for text in apart for line in bullet(text)),
+    ]
 
 
 def costs(inputs: Inputs, tables: Tables) -> list[str]:

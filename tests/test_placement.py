@@ -1,0 +1,70 @@
+"""Where layers stand, worked out by hand."""
+
+from typing import Any
+
+import pytest
+
+from moesweep.shapes.placement import layer_layout, layout_parts
+from naive_model import part_sizes
+from small import small
+
+FIRST, LAST = "num_layers_in_first_pipeline_stage", "num_layers_in_last_pipeline_stage"
+EMBEDDING, LOSS = "account_for_embedding_in_pipeline_split", "account_for_loss_in_pipeline_split"
+LAYOUT = "pipeline_model_parallel_layout"
+DEEPSEEK: dict[str, Any] = {"num_layers": 61, "pp": 16, "world_size": 64, "global_batch_size": 128}
+
+
+def held(**changes: Any) -> list[list[int]]:
+    """Layers of each chunk of each stage."""
+    row = small(**changes)
+    found = layer_layout(row).filter(layer_kind="moe")
+    pp, chunks = row["pp"].item(), row["virtual_pipeline"].item()
+    return [[found.filter(stage=p, chunk=c).height for c in range(chunks)] for p in range(pp)]
+
+
+def test_deepseek_v3_on_sixteen_stages() -> None:
+    # Megatron-LM issues 381, 857, 1303: 4 layers on each stage but the last, which has the loss and 1
+    assert held(**DEEPSEEK, **{FIRST: 4, LAST: 1}) == [[4]] * 15 + [[1]]
+    # 61 and two that count as such are no multiple of 16, 62 and two are 4 each
+    ends = {EMBEDDING: True, LOSS: True, "num_layers": 62}
+    assert held(**DEEPSEEK | ends) == [[3], *([[4]] * 14), [3]]
+
+
+def test_counts_are_cut_into_chunks() -> None:
+    # 16 layers: 2, 4, 4, 6, half of each in either chunk; the second chunks follow the first ones
+    changes = {"num_layers": 16, "pp": 4, "virtual_pipeline": 2, FIRST: 2, LAST: 6}
+    assert held(**changes) == [[1, 1], [2, 2], [2, 2], [3, 3]]
+    layers = layer_layout(small(**changes)).filter(stage=0)
+    assert layers.select("layer", "chunk").rows() == [(0, 0), (8, 1)]
+
+
+def test_the_loss_counts_in_the_last_chunk_alone() -> None:
+    assert held(num_layers=7, virtual_pipeline=2, **{LOSS: True}) == [[2, 2], [2, 1]]
+
+
+def test_a_layout_in_letters() -> None:
+    # ModelZoo's DeepSeek-V3, its prediction beside the loss: 32 parts on 16 stages
+    text = "Et*3|(tt|)*28t,t|,mL"
+    assert layout_parts(text) == ("Ettt", *["tt"] * 29, "mL")
+    changes = {"num_layers": 8, "virtual_pipeline": 2, LAYOUT: "Et*3||(t)*4|tL"}
+    assert held(**changes) == [[3, 4], [0, 1]]
+
+
+@pytest.mark.parametrize("text", ["Et*3|(tt|)*29,m|L", "E|t*10||tL", "Ett|(t|,t|)*3L", "(E)*1(tm|)*2,L*1"])
+def test_what_is_written_out_is_what_reading_from_left_to_right_gives(text: str) -> None:
+    from naive_model import written_out
+
+    assert "|".join(layout_parts(text)) == written_out(text)
+
+
+@pytest.mark.parametrize("text", ["Et*300000L", "((t)*2)*3", "t*", "E t", "(t"])
+def test_other_texts_are_no_layouts(text: str) -> None:
+    with pytest.raises(ValueError, match="letters"):
+        layout_parts(text)
+
+
+def test_sizes_of_parts_add_up() -> None:
+    for changes in ({FIRST: 4, LAST: 1}, {LAST: 1}, {FIRST: 16}, {}):
+        row = small(**DEEPSEEK, **changes).row(0, named=True)
+        assert sum(part_sizes(row)) == 61
+        assert sum(map(sum, held(**DEEPSEEK, **changes))) == 61

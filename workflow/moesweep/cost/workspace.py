@@ -1,0 +1,59 @@
+"""What a backward pass needs in device memory besides what the forward kept: buffers and passing gradients.
+
+Transformer Engine adds weight gradients to the main ones inside its GEMMs, and hands autograd a buffer of
+the weight's shape instead, which it keeps: one a distinct shape (`module/base.py`, `get_dummy_wgrad`).
+"""
+
+from functools import reduce
+from operator import or_
+
+import polars as pl
+
+from moesweep.shapes import sizes as s
+from moesweep.shapes.weights import gradient_shapes
+
+LOGIT_BYTES = 6
+"""Of a logit when the loss is computed: 16 bits beside fp32."""
+
+
+def gradient_buffers() -> pl.Expr:
+    """Return the bytes of the buffers for weight gradients, over a stage's layers and its workload.
+
+    2 bytes for each element of every distinct shape of a linear layer's weight; of older frameworks, which
+    free each gradient, those of the largest.
+    """
+    shapes = [(there, n.cast(pl.Float64), k) for there, n, k in gradient_shapes()]
+    kept = []
+    for place, (there, n, k) in enumerate(shapes):
+        before = [also & (rows == n) & (columns == k) for also, rows, columns in shapes[:place]]
+        new = there & ~reduce(or_, before) if before else there
+        kept.append(pl.when(new).then(n * k).otherwise(0.0))
+    sizes = [pl.when(there).then(n * k).otherwise(0.0) for there, n, k in shapes]
+    modern = pl.col("framework") == "megatron-core"
+    elements = pl.when(modern).then(pl.sum_horizontal(kept)).otherwise(pl.max_horizontal(sizes))
+    return (s.ELEMENT_BYTES * elements).alias("gradient_buffer_bytes")
+
+
+def _of_an_mlp(rows: pl.Expr, width: pl.Expr) -> pl.Expr:
+    """Return the gradients of an MLP's output and of fc1's output: 2·rows·(h + f), gated 2f."""
+    return s.ELEMENT_BYTES * rows * (s.hidden + s.gate * width)
+
+
+def workspace_bytes(dense: pl.Expr, moe: pl.Expr, rows: pl.Expr) -> pl.Expr:
+    """Return the bytes at the fullest moment beyond those that the forward keeps.
+
+    `dense` and `moe` say whether the stage has such layers, `rows` are the expert rows of a rank. On the last
+    stage either the loss is that moment, with all its logits (which count as activations); or the backward of
+    the head: 2 bytes a logit, the head's weight gradient, its gathered input and that input's gradient; or
+    that of the last layer, when the logits are gone. Elsewhere it is the latter.
+    """
+    in_layers = pl.max_horizontal(
+        pl.when(dense).then(_of_an_mlp(s.tokens, s.ffn / s.tp)).otherwise(0.0),
+        pl.when(moe).then(_of_an_mlp(rows, s.expert_ffn / s.etp)).otherwise(0.0),
+    ).alias("layer_gradient_bytes")
+    logits = (LOGIT_BYTES * s.tokens * s.vocabulary).cast(pl.Float64)
+    whole = s.activation_bytes * pl.when(s.sequence_parallel).then(2).otherwise(1)
+    of_head = s.ELEMENT_BYTES * s.vocabulary * (s.tokens + s.hidden) + whole
+    last = pl.max_horizontal(of_head.alias("head_gradient_bytes"), in_layers) - logits
+    beyond = pl.when(pl.col("stage") == s.pp - 1).then(pl.max_horizontal(last, 0.0)).otherwise(in_layers)
+    return gradient_buffers() + beyond

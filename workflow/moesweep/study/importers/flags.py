@@ -1,0 +1,236 @@
+"""Megatron's options, as launch scripts, ModelZoo and Megatron-Bridge say them: a model and a row.
+
+Options of one name with ours are taken as they are; what Megatron means by leaving one out is said here.
+Sources: megatron/training/arguments.py, megatron/core/transformer/transformer_config.py.
+"""
+
+import ast
+import re
+from typing import Any, NoReturn
+
+from moesweep.study.importers.draft import MAX_LAYERS, Draft, Told, whole
+from moesweep.study.keys import KEYS
+from moesweep.study.names import MEGATRON, UNMODELLED
+
+TOKENIZERS = {"GPT2BPETokenizer": 50257, "Llama2Tokenizer": 32000}
+"""Vocabularies that a tokenizer's name tells."""
+
+DEFAULT = "Megatron's default"
+"""How the source of a value begins that no file says."""
+
+_LATENT = {
+    "kv_lora_rank": ("kv_lora_rank", 512),
+    "qk_nope_head_dim": ("qk_head_dim", 128),
+    "qk_rope_head_dim": ("qk_pos_emb_head_dim", 64),
+    "v_head_dim": ("v_head_dim", 128),
+}
+"""Widths of latent attention: Megatron's name and default."""
+
+_FORMATS = {"torch.float32": "fp32", "torch.bfloat16": "bf16", "torch.float16": "fp16"}
+_COPIED = ("num_layers", "hidden_size", "num_attention_heads", "moe_ffn_hidden_size", "micro_batch_size")
+_LIST = re.compile(r"[0-9\[\]()+*, ]{1,2000}")
+
+
+def read_options(draft: Draft, told: Told, switches: bool) -> None:
+    """Put what Megatron's options, by their names in snake case, say into a draft.
+
+    `switches` says that they are those of the command line, where what is off is left out.
+    """
+    for name, value in list(told.values.items()):
+        if isinstance(value, str) and "$" in value:
+            _leave_open(draft, name, told.values.pop(name))
+    for key in _COPIED:
+        draft.copy(told, key, key)
+    _shape(draft, told, switches)
+    if told.take("multi_latent_attention", False):
+        _latent(draft, told)
+    _attention(draft, told)
+    _experts(draft, told)
+    _layout(draft, told)
+    _training(draft, told)
+    for name in list(told.left()):
+        key = MEGATRON.get(name, name)
+        if key in KEYS:
+            draft.copy(told, key, name, value=_number_format)
+        elif key in UNMODELLED and told.values[name] not in (None, False):
+            draft.unread[name] = told.take(name)
+    draft.leave(told, told.left())
+
+
+def _leave_open(draft: Draft, name: str, text: str) -> None:
+    """Note what only a run would know: an option of ours, to be said elsewhere, or one not modelled."""
+    key = MEGATRON.get(name, name)
+    if key in KEYS:
+        draft.open[key] = (name, text)
+    elif key in UNMODELLED:
+        draft.unread[name] = text
+
+
+def _source(draft: Draft, told: Told, name: str) -> str:
+    """Where the value of an option is from that may be left out."""
+    return draft.at(name) if name in told.values else f"{DEFAULT}: {name}"
+
+
+def _shape(draft: Draft, told: Told, switches: bool) -> None:
+    gated = bool(told.take("swiglu", False) or told.take("gated_linear_unit", False))
+    draft.say("gated_mlp", gated, _source(draft, told, "swiglu" if switches else "gated_linear_unit"))
+    if not gated:
+        told.taken.add("bias_activation_fusion")
+    width = 4 * whole(draft, told, "hidden_size")
+    if not draft.copy(told, "ffn_hidden_size", "ffn_hidden_size") and width > 0:
+        width = width * 2 // 3 // 64 * 64 if gated else width
+        draft.say("ffn_hidden_size", width, f"{DEFAULT}: 4 hidden_size")
+    grouped = told.take("group_query_attention", not switches)
+    if not (grouped and draft.copy(told, "num_query_groups", "num_query_groups")):
+        draft.copy(told, "num_query_groups", "num_attention_heads")
+        told.taken.add("num_query_groups")
+    draft.say(
+        "normalization",
+        str(told.take("normalization", "LayerNorm")).lower(),
+        _source(draft, told, "normalization"),
+    )
+    rotary = told.take("use_rotary_position_embeddings", False)
+    kind = str(told.take("position_embedding_type", "learned_absolute"))
+    kinds = {"learned_absolute": "learned", "yarn": "rope"}
+    position = "rope" if rotary else kinds.get(kind, kind)
+    draft.say("position_embedding", position, _source(draft, told, "position_embedding_type"))
+    untied = told.take("untie_embeddings_and_output_weights", False)
+    shared = told.take("share_embeddings_and_output_weights", not untied)
+    name = "untie_embeddings_and_output_weights" if switches else "share_embeddings_and_output_weights"
+    draft.say("tied_embeddings", bool(shared), _source(draft, told, name))
+    linear = told.take("add_bias_linear", not told.take("disable_bias_linear", False))
+    draft.say(
+        "add_bias_linear",
+        bool(linear),
+        _source(draft, told, "disable_bias_linear" if switches else "add_bias_linear"),
+    )
+    if not draft.copy(told, "vocab_size", "vocab_size", "padded_vocab_size"):
+        tokenizer = str(told.values.get("tokenizer_type"))
+        if tokenizer in TOKENIZERS:
+            draft.say("vocab_size", TOKENIZERS[tokenizer], draft.at(f"tokenizer_type {tokenizer}"))
+
+
+def _latent(draft: Draft, told: Told) -> None:
+    draft.say("attention", "mla", draft.at("multi_latent_attention"))
+    draft.copy(told, "num_query_groups", "num_attention_heads")
+    draft.copy(told, "q_lora_rank", "q_lora_rank")
+    for key, (name, default) in _LATENT.items():
+        if not draft.copy(told, key, name):
+            draft.say(key, default, f"{DEFAULT}: {name}")
+    # Widths of heads are those above.
+    told.taken.add("kv_channels")
+
+
+def _attention(draft: Draft, told: Told) -> None:
+    for name in ("window_size", "window_attn_skip_freq"):
+        draft.copy(told, name, name, value=_number_or_list)
+    backend = str(told.take("attention_backend", "auto")).rpartition(".")[2]
+    draft.say(
+        "flash_attention", backend not in ("unfused", "local"), _source(draft, told, "attention_backend")
+    )
+    told.taken.add("use_flash_attn")
+
+
+def _experts(draft: Draft, told: Told) -> None:
+    if not draft.copy(told, "num_experts", "num_experts", "num_moe_experts"):
+        return
+    if not draft.copy(told, "moe_router_topk", "moe_router_topk"):
+        draft.say("moe_router_topk", 2, f"{DEFAULT}: moe_router_topk")
+    shared = whole(draft, told, "moe_shared_expert_intermediate_size")
+    width = draft.model.get("moe_ffn_hidden_size", draft.model.get("ffn_hidden_size", (0, "")))[0]
+    if isinstance(width, int) and shared > 0 and width > 0 and shared % width == 0:
+        source = draft.at("moe_shared_expert_intermediate_size over the width of an expert")
+        draft.say("num_shared_experts", shared // width, source)
+    elif shared:
+        draft.unread["moe_shared_expert_intermediate_size"] = shared
+    _expert_layers(draft, told)
+
+
+def _expert_layers(draft: Draft, told: Told) -> None:
+    """Which layers have experts: a number, or a list, which may be written as Python does."""
+    source = _source(draft, told, "moe_layer_freq")
+    marks = _number_or_list(told.take("moe_layer_freq", 1))
+    if isinstance(marks, list) and 1 in marks and all(mark == 1 for mark in marks[marks.index(1) :]):
+        if marks[0] == 0:
+            draft.say("first_k_dense", marks.index(1), source)
+    elif marks != 1:
+        draft.say("moe_layer_freq", marks, source)
+
+
+def _number_format(said: Any) -> Any:
+    """A number format by its short name (Megatron-Bridge writes PyTorch's); anything else as it is."""
+    return _FORMATS.get(said, said) if isinstance(said, str) else said
+
+
+def _number_or_list(said: Any) -> Any:
+    """The number or list that a text such as ([0]*3+[1]*58) or 127,0 stands for; anything else as it is."""
+    if not isinstance(said, str):
+        return said
+    value = _listed(said)
+    return said if value is None else value
+
+
+def _listed(text: str) -> Any:
+    """The number or list of numbers that such a text stands for; None if it is neither."""
+    if not _LIST.fullmatch(text):
+        return None
+    try:
+        return _evaluated(ast.parse(text.strip(), mode="eval").body)
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return None
+
+
+def _evaluated(node: ast.AST) -> int | list[int]:
+    """A number, a flat list of numbers, a sum of lists, a list several times. Raises ValueError."""
+    if isinstance(node, ast.Constant) and type(node.value) is int:
+        return node.value
+    if isinstance(node, ast.List | ast.Tuple):
+        items = [_evaluated(item) for item in node.elts]
+        if all(isinstance(item, int) for item in items):
+            return [item for item in items if isinstance(item, int)]
+    if isinstance(node, ast.BinOp):
+        left, right = _evaluated(node.left), _evaluated(node.right)
+        if isinstance(node.op, ast.Mult) and isinstance(left, list) and isinstance(right, int):
+            return left * right if len(left) * right <= MAX_LAYERS else _too_long()
+        if isinstance(node.op, ast.Add) and isinstance(left, list) and isinstance(right, list):
+            return left + right if len(left) + len(right) <= MAX_LAYERS else _too_long()
+    raise ValueError(ast.dump(node))
+
+
+def _too_long() -> NoReturn:
+    raise ValueError(f"more than {MAX_LAYERS} layers")
+
+
+def _layout(draft: Draft, told: Told) -> None:
+    for key, name in (("tp", "tensor"), ("pp", "pipeline"), ("ep", "expert")):
+        if not draft.copy(told, key, f"{name}_model_parallel_size"):
+            draft.say(key, 1, f"{DEFAULT}: {name}_model_parallel_size")
+    draft.copy(told, "etp", "expert_tensor_parallel_size")
+    if told.values.get("context_parallel_size") == 1:
+        told.taken.add("context_parallel_size")
+    names = ("virtual_pipeline_model_parallel_size", "num_virtual_stages_per_pipeline_rank")
+    each = whole(draft, told, "num_layers_per_virtual_pipeline_stage")
+    stages = draft.row["pp"][0]
+    if not draft.copy(told, "virtual_pipeline", *names) and each > 0 and isinstance(stages, int):
+        per_stage = whole(draft, told, "num_layers") // max(stages, 1)
+        source = draft.at("num_layers_per_virtual_pipeline_stage")
+        draft.say("virtual_pipeline", max(per_stage // each, 1), source)
+    parallel = told.take("sequence_parallel", False)
+    draft.say("sequence_parallel", bool(parallel), _source(draft, told, "sequence_parallel"))
+
+
+def _training(draft: Draft, told: Told) -> None:
+    draft.copy(told, "world_size", "world_size")
+    draft.copy(told, "global_batch_size", "global_batch_size")
+    draft.copy(told, "seq_length", "seq_length", "sequence_length")
+    half, brain = told.take("fp16", False), told.take("bf16", False)
+    if half or brain:
+        draft.say("dtype", "fp16" if half else "bf16", draft.at("fp16" if half else "bf16"))
+    if told.take("grad_reduce_in_bf16", False):
+        draft.say("grad_reduce_in_fp32", False, draft.at("grad_reduce_in_bf16"))
+    sharded = told.take("use_distributed_optimizer", False)
+    draft.say("distributed_optimizer", bool(sharded), _source(draft, told, "use_distributed_optimizer"))
+    again = "selective" if told.take("recompute_activations", False) else "none"
+    draft.say(
+        "recompute", told.take("recompute_granularity", again), _source(draft, told, "recompute_granularity")
+    )

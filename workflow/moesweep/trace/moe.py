@@ -1,0 +1,135 @@
+"""The experts of a layer, forward and backward (Megatron-Core 0.20 `MoEAlltoAllTokenDispatcher`)."""
+
+from dataclasses import replace
+
+import polars as pl
+
+from moesweep.shapes import sizes as s
+from moesweep.trace.elementwise import activation, norm, norm_backward, residual, residual_backward
+from moesweep.trace.mlp import mlp_backward, mlp_forward
+from moesweep.trace.vocabulary import (
+    Op,
+    all_gather,
+    all_to_all,
+    elementwise,
+    gemm,
+    linear_backward,
+    reduce_scatter,
+)
+
+ROUTER_LOGIT = 12  # softmax and top-k: two reads and a write of one fp32 router logit
+GATING, GATING_BACKWARD = 4, 12  # times a number a token, like BY_PROBABILITY
+SUM = 6  # shared and routed experts' outputs: read two, write one
+
+
+def _router() -> Op:
+    # [b·s/t, E] <- [b·s/t, h]
+    return gemm("router", s.local_tokens, s.experts, s.hidden)
+
+
+def _router_topk() -> Op:
+    return elementwise("router_topk", ROUTER_LOGIT * s.local_tokens * s.experts)
+
+
+def _permute(name: str, rows: s.Rows) -> Op:
+    """Return the move of b·s/t tokens from or to their k copies each: every copy is read and written."""
+    return elementwise(name, 2 * s.ELEMENT_BYTES * s.hidden * rows.sent)
+
+
+def _sort(name: str, rows: s.Rows) -> Op:
+    """Return the reordering of the R expert rows by local expert: read and write."""
+    return elementwise(name, 2 * s.ELEMENT_BYTES * rows.expert * s.hidden).only(s.sorts_experts)
+
+
+def _expert_linears(rows: s.Rows) -> tuple[Op, Op]:
+    """Return the grouped GEMMs of the E/e local experts, over their R rows in all."""
+    width = s.expert_ffn // s.etp
+    # [R, f/etp] <- [R, h], gated 2f/etp; [R, h] <- [R, f/etp]
+    fc1 = gemm("expert_fc1", rows.expert, s.gate * width, s.hidden, "grouped_gemm", s.local_experts)
+    return fc1, gemm("expert_fc2", rows.expert, s.hidden, width, "grouped_gemm", s.local_experts)
+
+
+def _exchange(name: str, copies: pl.Expr, rows: s.Rows) -> Op:
+    """Return the all_to_all over ep that sends `copies`: routed ones to their experts, or results back.
+
+    Around it, the etp ranks that share an expert exchange theirs.
+    """
+    moved = copies if rows.exchanged is None else rows.exchanged
+    op = all_to_all(name, "ep", s.ELEMENT_BYTES * moved * s.hidden)
+    return op if rows.own is None else replace(op, own_bytes=s.ELEMENT_BYTES * rows.own * s.hidden)
+
+
+def _expert_bytes(rows: s.Rows) -> pl.Expr:
+    return s.ELEMENT_BYTES * rows.expert * s.hidden
+
+
+def _shared_gate() -> Op:
+    # [b·s/t, 1] <- [b·s/t, h]
+    one = pl.lit(1, dtype=pl.Int64)
+    return gemm("shared_gate", s.local_tokens, one, s.hidden).only(s.shared_expert_gate)
+
+
+def _gating(bytes_: int) -> Op:
+    return elementwise("shared_gating", bytes_ * s.local_tokens * s.hidden).only(s.shared_expert_gate)
+
+
+def _shared_forward() -> list[Op]:
+    """Return the always-on shared experts, before the router: one MLP, split over tp like the dense one."""
+    ops = [*mlp_forward("shared", s.shared_ffn), _shared_gate(), _gating(GATING)]
+    return [op.only(s.has_shared_experts) for op in ops]
+
+
+def _shared_backward() -> list[Op]:
+    gate = linear_backward(_shared_gate())
+    ops = [_gating(GATING_BACKWARD), *gate, *mlp_backward("shared", s.shared_ffn)]
+    return [op.only(s.has_shared_experts) for op in ops]
+
+
+def moe_mlp_forward(rows: s.Rows = s.BALANCED) -> list[Op]:
+    """Return shared experts, router, dispatch, experts and combine."""
+    fc1, fc2 = _expert_linears(rows)
+    counts_bytes = 8 * s.experts * s.ep * s.etp  # int64 tokens per expert, from every rank of the group
+    return [
+        norm("mlp_norm", s.local_tokens, s.hidden),
+        *_shared_forward(),
+        _router(),
+        _router_topk(),
+        all_gather("token_counts", "tp_ep", counts_bytes),
+        _permute("permute", rows),
+        _exchange("moe_dispatch", rows.sent, rows),
+        all_gather("expert_gather", "etp", _expert_bytes(rows)),
+        _sort("expert_sort", rows),
+        fc1,
+        activation("expert_activation", rows.expert, s.expert_ffn // s.etp, experts=True),
+        fc2,
+        _sort("expert_unsort", rows),
+        reduce_scatter("expert_scatter", "etp", _expert_bytes(rows)),
+        _exchange("moe_combine", rows.received, rows),
+        _permute("unpermute", rows),
+        elementwise("shared_sum", SUM * s.local_tokens * s.hidden).only(s.has_shared_experts),
+        residual("mlp_residual"),
+    ]
+
+
+def moe_mlp_backward(rows: s.Rows = s.BALANCED) -> list[Op]:
+    """Return the exact mirror of `moe_mlp_forward`: permuted tokens are saved, nothing is gathered again."""
+    fc1, fc2 = _expert_linears(rows)
+    width = s.expert_ffn // s.etp
+    return [
+        residual_backward("mlp_residual"),
+        _permute("unpermute", rows),
+        _exchange("moe_combine", rows.sent, rows),
+        all_gather("expert_scatter", "etp", _expert_bytes(rows)),
+        _sort("expert_unsort", rows),
+        *linear_backward(fc2),
+        activation("expert_activation", rows.expert, width, experts=True, backward=True),
+        *linear_backward(fc1),
+        _sort("expert_sort", rows),
+        reduce_scatter("expert_gather", "etp", _expert_bytes(rows)),
+        _exchange("moe_dispatch", rows.received, rows),
+        _permute("permute", rows),
+        _router_topk(),
+        *linear_backward(_router()),
+        *_shared_backward(),
+        norm_backward("mlp_norm", s.local_tokens, s.hidden, joins=True),
+    ]
