@@ -8,8 +8,9 @@ import pytest
 
 from moesweep.shapes.schedule import schedules
 from moesweep.store.layout import TRACE_TABLES, Results
-from moesweep.store.tablefile import dictionary, dtypes, read_table
+from moesweep.store.tablefile import dictionary, dtypes, read_table, words
 from moesweep.trace.files import write_traces
+from moesweep.trace.programs import sections
 from naive_layout import naive_groups, naive_schedule
 from naive_trace import naive_ops
 from small import VARIED, small
@@ -104,3 +105,8 @@ def test_the_same_bytes_again(results: Results, tmp_path: Path) -> None:
     files = [path.relative_to(tmp_path) for path in tmp_path.rglob("*.parquet")]
     assert len(files) == len(TRACE_TABLES)
     assert all((tmp_path / file).read_bytes() == (first / file).read_bytes() for file in files)
+
+
+def test_the_words_for_ops_are_those_that_sections_have_in_their_order() -> None:
+    ops = (op.name for run in sections() for section in run for op in section.ops)
+    assert words()["op"] == list(dict.fromkeys(ops))
