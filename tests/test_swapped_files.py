@@ -78,7 +78,7 @@ def test_another_workloads_file_is_refused(
     assert f"{own}: workload: is of another workload: " in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("command", ["tables", "figures", "report"])
+@pytest.mark.parametrize("command", ["tables", "figures"])
 def test_ops_of_another_sweep_are_refused(
     balanced: Results, tmp_path: Path, command: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
