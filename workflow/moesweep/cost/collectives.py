@@ -107,8 +107,8 @@ def inside_ways(op: Words) -> Ways:
         "ring LL": (short.alias("ll_latency_seconds"), _short(wire, bandwidth)),
     }
     if reduces is not False:
-        switched = (wire / constant("nvls_bytes_per_second")).alias("nvls_transfer_seconds")
-        ways["NVLS"] = (latency, choose(reduces, switched, pl.lit(float("inf"))))
+        adding = pl.max_horizontal(bandwidth, constant("nvls_bytes_per_second"))
+        ways["NVLS"] = (latency, wire / choose(reduces, adding, bandwidth))
     return ways
 
 
@@ -128,7 +128,8 @@ def _tree_latency(op: Words, prefix: str, inner: str, outer: str) -> pl.Expr:
     """Return NCCL's latency of a tree, up and down: base + 2((g-1) steps inside + log2(nodes) between)."""
     steps = (members - 1) * constant(inner) + nodes.log(2) * constant(outer)
     latency = (constant(f"{prefix}ring_base_seconds") + 2 * steps).alias(f"{prefix}tree_latency_seconds")
-    return choose(among(op.collective, "all_reduce"), latency, pl.lit(float("inf")))
+    # Of rows of all kinds the others take the ring's way.
+    return choose(among(op.collective, "all_reduce"), latency, _ring_latency(op, prefix))
 
 
 def outside_ways(op: Words) -> Ways:
@@ -190,7 +191,7 @@ def exchange_ways() -> Ways:
 
     Of n members, g stand on one node: (g-1)/n and (n-g)/n of the send buffer.
     direct         base + a time for each of n-g remote peers; NVLink and NIC at the same time
-    hierarchical   base + a time for each of nodes-1 peers; what goes to a node is first gathered on one GPU
+    hierarchical   base + a time for each of n/g - 1 peers; what goes to a node is first gathered on one GPU
                    and there spread out again: two passes of (g-1)/g of the buffer inside nodes (Tutel,
                    arXiv:2206.03382)
     """
@@ -203,7 +204,7 @@ def exchange_ways() -> Ways:
     base, peer = constant("all_to_all_latency_seconds"), constant("all_to_all_peer_seconds")
     direct = (base + (size - members) * peer).alias("latency_seconds")
     gathered = 2 * (members - 1) / members * sent / node_bandwidth
-    few = (base + (nodes - 1) * peer).alias("hierarchical_latency_seconds")
+    few = (base + (size / members - 1) * peer).alias("hierarchical_latency_seconds")
     return {
         "direct": (direct, pl.max_horizontal(inside, network)),
         "hierarchical": (few, gathered + network),
