@@ -18,6 +18,7 @@ from moesweep.cost.pipeline import stepped
 from moesweep.cost.skewed_ranks import at_mean_load
 from moesweep.cost.stages import passes
 from moesweep.cost.uncertainty import band, regime
+from moesweep.cost.validity import validity
 from moesweep.cost.words import ROWS, Words, among, choose
 from moesweep.shapes import sizes as s
 from moesweep.shapes.placement import layer_layout
@@ -79,7 +80,7 @@ def cost(
         .join(worst_rank(memory), on="workload", maintain_order="left")
         .join(_model_flops(at_mean_load(folded, fullest), workloads), on="workload", maintain_order="left")
     )
-    rated = frame.with_columns(**throughput()).with_columns(**price(), **regime())
+    rated = frame.with_columns(**throughput()).with_columns(**price(), **regime(), **validity())
     rated = rated.with_columns(**band())
     return Costs(ops, per_pass, stages, memory, rated)
 

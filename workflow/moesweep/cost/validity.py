@@ -34,3 +34,12 @@ def outside() -> pl.Expr:
     """Return the criteria that a workload fails, joined by "; "; empty inside the measured range."""
     failed = [pl.when(fails).then(pl.lit(words)) for words, fails in criteria().items()]
     return pl.concat_str(*failed, separator="; ", ignore_nulls=True)
+
+
+def validity() -> dict[str, pl.Expr]:
+    """Return whether a workload is inside the measured range, and what takes it out."""
+    fails = pl.any_horizontal(*criteria().values())
+    return {
+        "validated": pl.when(fails).then(pl.lit("outside")).otherwise(pl.lit("inside")),
+        "validated_why": outside(),
+    }

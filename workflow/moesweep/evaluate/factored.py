@@ -19,6 +19,7 @@ from moesweep.cost.iteration import (
 from moesweep.cost.model import MODEL_FLOPS, price, throughput
 from moesweep.cost.stages import COMM
 from moesweep.cost.uncertainty import band, regime
+from moesweep.cost.validity import validity
 from moesweep.evaluate.batch import Batch
 from moesweep.evaluate.distinct import Array
 from moesweep.evaluate.passes import roots
@@ -32,7 +33,7 @@ def costs(batch: Batch) -> pl.DataFrame:
     """Return `workload` and the cost columns of every workload of a batch, and its model's flops."""
     tail = tails(batch)
     timed, memory = _timed(batch, tail), fullest(batch, tail)
-    rated = [throughput(), price() | regime(), band()]
+    rated = [throughput(), price() | regime() | validity(), band()]
     reads = roots(*(each for some in rated for each in some.values()))
     own, constants = reads & set(batch.workloads.columns), reads & set(batch.constants.columns)
     frame = timed.hstack(batch.workloads.select("workload", *sorted(own - set(timed.columns))))

@@ -34,6 +34,8 @@ STEPPED = Origin(
     "docs/costs.md", "the schedule of all chunks, stepped through: they do not last equally long"
 )
 
+COVERED = Origin("docs/new-cluster.md", "what measured runs cover: measured_... of the cluster")
+
 LOADED = Origin("docs/trace.md", "layers of the stage whose experts have as many rows")
 FULLEST = ("mean_rows", "most_rows")
 
@@ -198,9 +200,10 @@ class Ledger:
 
     def _of_the_costs(self, row: pl.DataFrame, name: str) -> Definition | Node:
         """Return what defines a column of the costs that has no formula."""
-        if name != "pipeline_seconds":
+        known = {"pipeline_seconds": STEPPED, "validated": COVERED, "validated_why": COVERED}
+        if name not in known:
             return self._of_the_workload(row, name)
-        return Node("pipeline_seconds", name, row[name][0], "", STEPPED)
+        return Node(name, name, row[name][0], "", known[name])
 
     def _of_an_op(self, row: pl.DataFrame, name: str) -> Definition | Node:
         """Return what defines a column that the op's row has from the trace or from its workload."""
