@@ -21,6 +21,7 @@ IGNORED: list[tuple[list[str], list[str]]] = [
         [f"--{name}: no_effect: " for name in ("ranks", "microbatches", "overwrite")],
     ),
     (["trace", "--chunk", "x"], ["--chunk: no_effect: has no effect without --resolved"]),
+    (["trace", "--resolved", "none", "--chunk", "x"], ["none: readable: cannot be read as Parquet: "]),
     (["trace", "--resolved", "x"], ["--chunk: missing_option: --resolved needs --chunk"]),
     (
         ["trace", "--resolved", "x", "--chunk", "y", "--workload", ID],

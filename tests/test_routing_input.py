@@ -1,6 +1,7 @@
 """What a sweep may say of routing, what is said of it when it is wrong, all stages on a sweep that skews."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -137,6 +138,12 @@ def test_counts_of_any_whole_type_are_read(project: Path, kind: str) -> None:
     whole = pl.read_parquet(project / name)
     whole.cast(getattr(pl, kind)).write_parquet(project / name)
     assert read_counts(project, name).equals(whole)
+
+
+def test_a_pipe_is_not_waited_for(project: Path) -> None:
+    os.mkfifo(project / "mine.parquet")
+    (found,) = problems(project, {"table": "mine.parquet"})
+    assert "mine.parquet cannot be read as Parquet: not a regular file" in found.line()
 
 
 def test_a_count_beyond_64_bits_is_none(project: Path) -> None:

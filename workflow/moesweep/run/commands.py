@@ -110,10 +110,19 @@ def trace(arguments: argparse.Namespace) -> int:
 
 
 def _of_job(resolved: Path, chunk: str) -> "pl.DataFrame":
-    """Return the workloads of one trace job, as the plan has written them."""
+    """Return the workloads of one trace job, as the plan has written them; raise BadInput if it has not."""
     import polars as pl
 
-    return pl.scan_parquet(resolved).filter(pl.col("chunk") == chunk).drop("chunk").collect()
+    from moesweep.edge.problems import BadInput, Problem, did_you_mean, shown
+    from moesweep.store.tablefile import readable
+
+    with readable(resolved):
+        written = pl.read_parquet(resolved, glob=False)
+        found = written.filter(pl.col("chunk") == chunk).drop("chunk")
+    if found.is_empty():
+        message, known = f"{resolved} has no trace job {shown(chunk)}", written["chunk"].unique().to_list()
+        raise BadInput([Problem("", "--chunk", "known", shown(chunk), message, did_you_mean(chunk, known))])
+    return found
 
 
 def cost(arguments: argparse.Namespace) -> int:

@@ -15,6 +15,7 @@ from typing import Any
 
 import polars as pl
 
+from moesweep.edge.natives import kept_back
 from moesweep.edge.paths import inside
 from moesweep.edge.problems import BadInput, Problem, shown
 from moesweep.shapes.layer_kinds import moe_layers
@@ -191,7 +192,10 @@ def read_counts(root: Path, name: str, digest: str = "") -> pl.DataFrame:
     try:
         if path.stat().st_size > MAX_TABLE_BYTES:
             raise _bad(name, "table_size", path.stat().st_size, "is too large for a routing table")
-        frame = pl.read_parquet(path, hive_partitioning=False, glob=False)
+        if not path.is_file():
+            raise _bad(name, "readable", name, f"{name} cannot be read as Parquet: not a regular file")
+        with kept_back():
+            frame = pl.read_parquet(path, hive_partitioning=False, glob=False)
     except (OSError, pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
         reason = str(error).partition("\n")[0]
         raise _bad(name, "readable", name, f"{name} cannot be read as Parquet: {reason}") from error
