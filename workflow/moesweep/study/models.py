@@ -24,8 +24,14 @@ def load_model(root: Path, name: str) -> dict[str, Any]:
     keys = [key for key in KEYS.values() if key.of_model]
     values = {key.name: key.default for key in keys if key.default is not NEEDED} | given_by_model(root, name)
     follow = {key: value for key, value in values.items() if isinstance(value, pl.Expr)}
-    plain = pl.DataFrame([{key: value for key, value in values.items() if key not in follow}])
-    return values | plain.select(**follow).row(0, named=True)
+    frame = pl.DataFrame([{key: value for key, value in values.items() if key not in follow}])
+    while follow:
+        ready = {
+            key: value for key, value in follow.items() if {*value.meta.root_names()} <= {*frame.columns}
+        }
+        frame = frame.with_columns(**ready)
+        follow = {key: value for key, value in follow.items() if key not in ready}
+    return values | frame.row(0, named=True)
 
 
 def given_by_model(root: Path, name: str) -> dict[str, Any]:

@@ -4,10 +4,10 @@ import csv
 import io
 from collections.abc import Sequence
 from difflib import get_close_matches
-from typing import Any
 
 from moesweep.edge.problems import BadInput, Problem, did_you_mean, shown
-from moesweep.study.keys import COLUMNS, KEYS, NEEDED
+from moesweep.edge.schema import check
+from moesweep.study.keys import COLUMNS, KEYS, NEEDED, Key
 from moesweep.study.names import ELSEWHERE, UNMODELLED
 from moesweep.study.run_cells import ROUTINGS
 
@@ -26,7 +26,7 @@ _LIKE = 0.8
 def template(cluster: str) -> str:
     """Return a list of one run with every column that is read, as CSV text: defaults, and a model by name."""
     cells = dict.fromkeys(READ, "")
-    cells |= {key.name: _cell(key.default) for key in KEYS.values() if not key.of_model and key.name in READ}
+    cells |= {key.name: _cell(key) for key in KEYS.values() if not key.of_model and key.name in READ}
     cells |= {
         "run": "example",
         "cluster": cluster,
@@ -41,11 +41,14 @@ def template(cluster: str) -> str:
     return text.getvalue()
 
 
-def _cell(default: Any) -> str:
-    """A default as a cell; empty where there is none."""
-    if isinstance(default, bool):
-        return str(default).lower()
-    return str(default) if isinstance(default, int | float | str) else ""
+def _cell(key: Key) -> str:
+    """A key's default as a cell; empty where there is none, or none that could be written."""
+    default = key.default
+    if not isinstance(default, bool | int | float | str) or check(
+        {key.name: default}, "sweep", "", key="row"
+    ):
+        return ""
+    return str(default).lower() if isinstance(default, bool) else str(default)
 
 
 def unread(header: Sequence[str], file: str, has_cluster: bool = False) -> tuple[str, ...]:
