@@ -94,6 +94,19 @@ def test_pxn_keeps_an_exchange_off_the_spines(root: Path) -> None:
     }
 
 
+def test_stages_side_by_side_leave_no_island(root: Path) -> None:
+    """In the order tp, pp, dp a node of 8 holds both stages of tp 4: only dp, of 128, still leaves it."""
+    found = built(root, "leaf-spine-4to1", 1024)
+    layout = LAYOUT | {"tp": 4, "dp": 128, "etp": 4, "edp": 8}
+    ranked, placed = (
+        dict(layout_slowdowns(found, layout, order).select("group_kind", "worst_bundle").iter_rows())
+        for order in (None, "tp-pp-dp")
+    )
+    assert ranked["pp"] >= 0
+    assert placed["pp"] == -1
+    assert placed["dp"] >= 0
+
+
 def test_ports_that_share_a_card(root: Path) -> None:
     """A ring takes one of a GPU's 22 ports: 22 times slower; full ports slow nothing."""
     shared = built(root, "hyperx-shared-ports")

@@ -33,7 +33,7 @@ def unit_flows(layout: Mapping[str, Any], island: int, order: str | None = None)
     """
     place = slots(layout, order)
     members = groups({**layout, "num_experts": 1}).with_columns(
-        slot=pl.Series(place).gather(pl.col("rank")) if order else pl.col("rank")
+        slot=pl.lit(pl.Series(place)).gather(pl.col("rank")) if order else pl.col("rank")
     )
     rings = members.filter(~pl.col("group_kind").is_in((*EXCHANGED, *MESSAGES)))
     standing = rings.with_columns(rank="slot", node=pl.col("slot") // island)

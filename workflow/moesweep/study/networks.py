@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from moesweep.edge.paths import inside
+from moesweep.edge.paths import provided
 from moesweep.edge.problems import BadInput, Problem, did_you_mean
 from moesweep.edge.schema import check, definition
 from moesweep.edge.yaml_reader import read_yaml
@@ -171,7 +171,7 @@ def _lattice_problems(file: str, shape: Mapping[str, Any]) -> list[Problem]:
 
 def load_parts(root: Path) -> dict[str, Constant]:
     """Return what parts of networks cost and delay, by name. Raises BadInput."""
-    data = read_yaml(inside(root, PARTS_FILE), PARTS_FILE)
+    data = read_yaml(provided(root, PARTS_FILE), PARTS_FILE)
     problems = check(data, "network_parts", PARTS_FILE)
     if problems:
         raise BadInput(problems)
