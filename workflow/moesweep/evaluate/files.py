@@ -6,6 +6,7 @@ columns of money alone, which are computed last.
 
 import json
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any
 
 import polars as pl
@@ -99,13 +100,14 @@ def distinct_ops(unfolded: pl.DataFrame) -> pl.DataFrame:
 
 
 def constants_but_prices(cluster: Cluster) -> str:
-    """Return what costs other than money are made from of a cluster, as text: values and their ranges."""
-    told = {
+    """Return what costs other than money are made from of a cluster, as text: all but prices and sources."""
+    constants = {
         name: (constant.value, constant.low, constant.high)
         for name, constant in sorted(cluster.constants.items())
         if name not in PRICES
     }
-    return json.dumps([cluster.name, told])
+    # Whatever else a cluster has one day counts too.
+    return json.dumps(asdict(cluster) | {"constants": constants}, default=str)
 
 
 def _digests(results: Results, listed: pl.DataFrame, cluster: Cluster) -> list[str]:
