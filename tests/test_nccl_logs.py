@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from moesweep.cli import main
 from moesweep.cost.predicted_collectives import predicted
 from moesweep.edge.problems import BadInput, Problem
 from moesweep.study.catalog import load_cluster
@@ -179,6 +180,22 @@ def test_faults_of_logs_and_options_come_at_once(project: Path) -> None:
     assert [problem.rule for problem in found] == ["unknown_cluster", "cut", "missing_file"]
     assert problems(lambda: import_cluster([RINGS], out, "", project))[0].path == "--like"
     assert not out.exists()
+
+
+def test_the_command(
+    project: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(project)
+    command = ["import", str(RINGS), "--out", "config/clusters/mine.yaml"]
+    assert main([*command, "--like", LIKE[RINGS], "--sweep-out", "sweep.yaml"]) == 2
+    assert main(command) == 2
+    assert main(["import", str(RINGS), "--like", LIKE[RINGS]]) == 2
+    rules = [line.split(": ")[:2] for line in capsys.readouterr().err.splitlines()]
+    assert rules == [["--sweep-out", "no_effect"], ["--like", "missing"], ["--out", "missing"]]
+    assert not (project / "config/clusters/mine.yaml").exists()
+    assert main([*command, "--like", LIKE[RINGS]]) == 0
+    assert "ring_efficiency: 0.93" in capsys.readouterr().out
+    assert load_cluster(project, "mine").constants["ring_efficiency"].tag == "measured"
 
 
 def test_what_no_such_machine_reaches(project: Path) -> None:

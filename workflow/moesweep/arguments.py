@@ -7,7 +7,6 @@ from typing import NoReturn
 
 from moesweep.archive import command as archive
 from moesweep.calibration import command as calibration
-from moesweep.calibration import measure
 from moesweep.cost import command as collectives
 from moesweep.diff import command as diff
 from moesweep.edge.problems import one_line
@@ -37,7 +36,7 @@ def parsed(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     top.add_argument("--version", action="version", version=f"moesweep {version('moesweep')}")
     commands = top.add_subparsers(required=True, metavar="COMMAND")
-    rooms = (init, importers, stages, calibration, measure, collectives, export, archive, clean, runner)
+    rooms = (init, importers, stages, calibration, collectives, export, archive, clean, runner)
     for module in (*rooms, traffic, explain, diff, report, screen):
         module.add_commands(commands)
     arguments, rest = top.parse_known_args(argv)

@@ -19,13 +19,15 @@ if TYPE_CHECKING:
 def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Add `import`."""
     help_ = (
-        "make a model, and a row of a sweep, of a config.json, a launch script, a recipe, a simulator's input"
+        "make a model, and a row of a sweep, of a config.json, a launch script, a recipe, a simulator's "
+        "input; a cluster of logs of nccl-tests"
     )
     command = commands.add_parser("import", help=help_, description=help_)
     add = command.add_argument
-    add("files", nargs="+", metavar="FILE", help="files to read together (docs/models.md)")
+    add("files", nargs="+", metavar="FILE", help="files to read together (docs/models.md, new-cluster.md)")
     add("--out", metavar="MODEL.yaml", help="the model's file to write: config/models/NAME.yaml")
     add("--sweep-out", metavar="SWEEP.yaml", help="write a sweep of one row, too")
+    add("--like", metavar="CLUSTER", help="cluster that says what logs do not: GPU, cards, price")
     command.set_defaults(run=import_files, given=[])
 
 
@@ -33,9 +35,15 @@ def import_files(arguments: argparse.Namespace) -> int:
     """Read files, write what was asked for; say on stderr what they say that is not modelled."""
     from moesweep.study.assigned import assignments, values
     from moesweep.study.importers.known import read_file
+    from moesweep.study.importers.logs import any_log, import_logs
     from moesweep.study.importers.written import joined, write_model, write_row
 
+    if any_log(arguments.files):
+        return import_logs(arguments)
     problems: list[Problem] = []
+    if arguments.like is not None:
+        message = "--like is for logs of nccl-tests, and none is named"
+        problems.append(Problem("", "--like", "no_effect", shown(arguments.like), message, "leave it out"))
     # Names of values may stand among the files.
     files = [name for name in arguments.files if "=" not in name]
     given = [*(name for name in arguments.files if "=" in name), *arguments.given]
