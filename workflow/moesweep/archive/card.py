@@ -117,7 +117,7 @@ def _verification() -> str:
     return (
         "## Verifying\n\n"
         "`pip install moesweep` and `moesweep verify .` find every changed, missing, extra or renamed file. "
-        "Without it, `sha256sum -c SHA256SUMS` finds every changed or missing one but the manifest; "
+        "Without it, `sha256sum -c manifest-sha256.txt` one folder up finds what changed or is missing; "
         f"`{NAME}` has the SHA-256 of every other file, and on its first line that of its later lines:\n\n"
         + _CHECK
     )
