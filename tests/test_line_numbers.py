@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from moesweep.cli import main
 from moesweep.edge.line_numbers import lines_of_text, numbered
 from moesweep.edge.problems import Problem
+from moesweep.edge.yaml_reader import MAX_DEPTH
 from project import make_project
 
 TEXT = """\
@@ -115,3 +116,9 @@ def test_the_command_line_says_them(
     said = capsys.readouterr().err
     assert "config/sweeps/small.yaml:4: options.x: unknown_key: " in said
     assert "config/models/tiny.yaml:2: num_layers.value: range: " in said
+
+
+def test_what_is_too_deep_is_not_walked() -> None:
+    lines = lines_of_text("a: 1\nrows: " + "[" * 100_000)
+    assert list(lines)[:3] == ["a", "rows", "rows[0]"]
+    assert len(lines) == MAX_DEPTH + 1

@@ -12,7 +12,7 @@ from typing import Any
 from moesweep.edge.problems import BadInput, Problem
 from moesweep.edge.schema import place
 from moesweep.edge.textfile import read_text
-from moesweep.edge.yaml_reader import MAX_FILE_BYTES, events_of
+from moesweep.edge.yaml_reader import MAX_DEPTH, MAX_FILE_BYTES, events_of
 
 SUFFIXES = (".yaml", ".yml")
 
@@ -26,7 +26,8 @@ def numbered(problems: Iterable[Problem]) -> list[str]:
 def lines_of_text(text: str) -> dict[str, int]:
     """Return the line, from 1, of each place in a YAML text: `grids[0].tp[1]` as problems write it.
 
-    A key stands where its name does, an element of a list where it begins.
+    A key stands where its name does, an element of a list where it begins. What lies deeper than files are
+    read has none, nor what follows it.
     """
     lines: dict[str, int] = {}
     # Of each open mapping or list, where it stands, and the key or index that comes next.
@@ -38,6 +39,8 @@ def lines_of_text(text: str) -> dict[str, int]:
             continue
         if kind not in ("MappingStartEvent", "SequenceStartEvent", "ScalarEvent"):
             continue
+        if len(stack) > MAX_DEPTH:
+            break
         here = _next(stack, event, lines)
         if here is not None and kind != "ScalarEvent":
             stack.append((here, None if kind == "MappingStartEvent" else 0))

@@ -348,8 +348,8 @@ RULES = (
         nearest_divisors("tp", _groups, _stage_ranks)),
     _warning("layers_by_pp", "pp",
         ~_interleaved & ~_placed & (_c("pp") <= _c("num_layers")) & (_c("num_layers") % _c("pp") != 0),
-        "pp {pp} does not divide num_layers {num_layers}, which Megatron refuses without keys of placement, "
-        "such as num_layers_in_first_pipeline_stage",
+        "pp {pp} does not divide num_layers {num_layers}: Megatron wants placement keys for that, such as "
+        "num_layers_in_first_pipeline_stage",
         nearest_divisors("pp", _c("num_layers"), _pipeline_ranks)),
     _warning("tp_within_node", "tp", _c("gpus_per_node") % _c("tp") != 0,
         "tp {tp} does not divide the {gpus_per_node} GPUs of a node: tensor parallelism crosses nodes",

@@ -94,9 +94,17 @@ def steps(columns: Iterable[str]) -> list[dict[str, pl.Expr]]:
 
 
 def _filled(columns: Iterable[str]) -> Iterator[tuple[str, pl.Expr]]:
-    """Defaults where nothing says a key, one of them another key; what options leave open stays so."""
+    """Defaults where nothing says a key, one of them another key; what options leave open stays so.
+
+    A null ep is no key that nothing says, but a point that has no largest one.
+    """
     for key in KEYS.values():
-        if key.name in columns and key.default is not NEEDED and not isinstance(key.default, pl.Expr):
+        if (
+            key.name in columns
+            and key.name != "ep"
+            and key.default is not NEEDED
+            and not isinstance(key.default, pl.Expr)
+        ):
             default = key.text(key.default) if key.text else key.default
             value = pl.col(default) if default in KEYS else pl.lit(default, SCHEMA[key.name])
             yield key.name, pl.col(key.name).fill_null(value)
