@@ -168,7 +168,7 @@ def _worked_example(tables: Tables) -> list[str]:
         )
         for row in chosen.iter_rows(named=True)
     ]
-    headers = ("ep", "nodes", "sent GiB", "sent s", "sort s", "edp s", "iteration s", "state GiB", "peak GiB")
+    headers = ("ep", "nodes", "sent GiB", "sent s", "sort s", "edp s", "total s", "state GiB", "peak GiB")
     same = f"{first['model']} ws{first['world_size']} tp{first['tp']} pp{first['pp']}"
     return [
         f"Worked example: {same}, dp {first['dp']}, global batch {first['global_batch_size']}",
