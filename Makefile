@@ -1,6 +1,6 @@
 # make sweep    regenerate the study: results/
-# make quick    run the tests of the formulas and of what users see: two minutes
-# make test     run every test but kills and faults: half an hour on 2 cores
+# make quick    run the tests of the formulas and of what users see
+# make test     run every test but kills and faults
 # make check    run every static check
 # make bench    measure time, memory and size
 # make audit    compare what uv.lock pins with the published vulnerabilities (asks the network)
