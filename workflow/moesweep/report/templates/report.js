@@ -141,7 +141,8 @@
   });
   body.addEventListener("change", () => { choose(); remember(); });
   open.addEventListener("click", () => { compare.hidden = false; fill(); compare.focus(); });
-  form.addEventListener("input", () => { filter(); remember(); });
+  // A menu that is chosen from by a program, or in an older browser, says "change" alone.
+  for (const kind of ["input", "change"]) form.addEventListener(kind, () => { filter(); remember(); });
   form.addEventListener("reset", () => setTimeout(() => { filter(); remember(); }));
   form.addEventListener("submit", (event) => event.preventDefault());
   document.getElementById("details").addEventListener("click", (event) => {
