@@ -125,10 +125,11 @@ def attempt(project: Path, case: Input) -> Outcome:
         changed = {path for path in before.keys() | after.keys() if before.get(path) != after.get(path)}
         # Beside the results, the checksums of what was written are kept with Snakemake's own records.
         own = tuple(str(spoilt / name) for name in ("results", ".snakemake", "exported", "archived"))
+        parts = tuple(filter(_is_a_part, changed))
         faults += [
             f"touched {path}"
             for path in changed
-            if not path.startswith(own) or (code != 0 and not _is_a_part(path))
+            if not path.startswith(own) or (code != 0 and not _leads_to(path, parts))
         ]
     if code not in (0, 1, 2):
         faults.append(f"exit code {code}")
@@ -140,6 +141,11 @@ def attempt(project: Path, case: Input) -> Outcome:
 def _is_a_part(path: str) -> bool:
     """Whether a file is one workload's: it is whole, and whatever gathers it is only written with all."""
     return "/workload=" in path
+
+
+def _leads_to(path: str, parts: tuple[str, ...]) -> bool:
+    """Whether a path is one workload's, or a folder on the way to one that was made."""
+    return _is_a_part(path) or any(part.startswith(f"{path}/") for part in parts)
 
 
 def _run(project: Path, command: tuple[str, ...]) -> tuple[int | None, str, list[str]]:

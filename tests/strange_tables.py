@@ -117,11 +117,11 @@ def _a_column_less(frame: pl.DataFrame, dice: random.Random) -> pl.DataFrame:
 
 
 def _another_type(frame: pl.DataFrame, dice: random.Random) -> pl.DataFrame:
-    name, dtype = (
-        dice.choice(frame.columns),
-        dice.choice((pl.String, pl.Float32, pl.Int8, pl.Boolean, pl.Binary)),
-    )
-    return frame.with_columns(frame[name].cast(pl.String).cast(dtype, strict=False))
+    name = dice.choice(frame.columns)
+    text = frame[name].cast(pl.String)
+    # Texts do not become truths by a cast.
+    others = [*(text.cast(dtype, strict=False) for dtype in (pl.Float32, pl.Int8, pl.Binary)), text.is_null()]
+    return frame.with_columns(dice.choice((text, *others)))
 
 
 CHANGES = (

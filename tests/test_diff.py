@@ -161,7 +161,11 @@ def test_a_changed_parameter_moves_its_own_workload_alone(folders: dict[str, Pat
 
 def test_a_changed_number_of_a_model_is_told_from_a_parameter(folders: dict[str, Path]) -> None:
     found = compared(folders, "narrower")
-    assert [(each.kind, each.name) for each in found.inputs] == [("model", "hidden_size")]
+    assert {(each.kind, each.name) for each in found.inputs} == {
+        ("model", "hidden_size"),
+        # Not said by the model, the width of a head is h/a.
+        ("model", "head_dim"),
+    }
     assert effects(found, "dense").keys() == {"model"}
 
 

@@ -205,6 +205,7 @@ def test_recomputing_trades_time_for_memory(inputs: Inputs) -> None:
     assert found["workload"].to_list() == inputs.workloads["workload"].to_list()
     assert found["none_iteration_seconds"].to_list() == inputs.costs["iteration_seconds"].to_list()
     for less, more in (("none", "selective"), ("selective", "full")):
-        # The host's launches may outlast the kernels of both.
-        assert (found[f"{less}_iteration_seconds"] <= found[f"{more}_iteration_seconds"]).all()
+        # The host's launches may outlast the kernels of both: then they differ by rounding alone.
+        longer = found[f"{more}_iteration_seconds"] * (1 + 1e-12)
+        assert (found[f"{less}_iteration_seconds"] <= longer).all()
         assert (found[f"{less}_peak_memory_bytes"] > found[f"{more}_peak_memory_bytes"]).all()

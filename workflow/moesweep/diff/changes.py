@@ -12,7 +12,7 @@ from moesweep.shapes.communication import comm_seconds
 from moesweep.shapes.states import MEMORY_PARTS
 from moesweep.study.catalog import unit_of
 
-NOT_INPUTS = ("workload", "twin", "listed")
+NOT_INPUTS = ("workload", "twin", "listed", "parameters", "active_parameters", "mtp_parameters")
 """Columns of a workload that its costs do not depend on."""
 
 TERMS = {

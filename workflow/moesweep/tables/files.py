@@ -1,13 +1,16 @@
 """The files of the last stage: every table as Parquet, CSV and Markdown, the summary, the data dictionary."""
 
 import json
+from collections.abc import Mapping
 
 import polars as pl
 
 from moesweep import __version__
+from moesweep.edge.problems import BadInput, Problem, collect
 from moesweep.store.layout import Results
 from moesweep.store.tablefile import TABLES as DECLARED
 from moesweep.store.tablefile import conform, dictionary, whole, write_table
+from moesweep.store.values import check_rows
 from moesweep.tables.markdown import markdown
 from moesweep.tables.registry import TABLES
 from moesweep.tables.results import read_inputs
@@ -15,12 +18,16 @@ from moesweep.tables.summary import summary
 
 
 def write_tables(results: Results) -> None:
-    """Write tables/<name>.{parquet,csv,md}, summary.txt, schema.json; raise BadInput on unusable inputs."""
+    """Write tables/<name>.{parquet,csv,md}, summary.txt, schema.json.
+
+    Raises BadInput on unusable inputs, and with every fault of every table before any of them is written.
+    """
     inputs = read_inputs(results)
     tables = {name: conform(table(inputs).lazy(), name).collect() for name, table in TABLES.items()}
+    _refuse_faults(results, tables)
     facts = {"cluster": inputs.cluster.name}
     for name, frame in tables.items():
-        write_table(frame, results.table(name, "parquet"), name, facts)
+        write_table(frame.lazy(), results.table(name, "parquet"), name, facts)
         with whole(results.table(name, "csv")) as partial:
             _harmless(frame).write_csv(partial)
         _write_text(results, name, frame)
@@ -28,6 +35,14 @@ def write_tables(results: Results) -> None:
         partial.write_text(summary(inputs, tables), encoding="utf-8")
     with whole(results.dictionary) as partial:
         partial.write_text(_dictionaries(), encoding="utf-8")
+
+
+def _refuse_faults(results: Results, tables: Mapping[str, pl.DataFrame]) -> None:
+    problems: list[Problem] = []
+    for name, frame in tables.items():
+        collect(problems, check_rows, frame, dictionary(name), str(results.table(name, "parquet")))
+    if problems:
+        raise BadInput(problems)
 
 
 def _harmless(frame: pl.DataFrame) -> pl.DataFrame:

@@ -73,7 +73,7 @@ def linear_backward(forward: Op) -> tuple[Op, Op]:
     """Return the data-gradient and weight-gradient GEMMs of a forward GEMM y[m, n] = x[m, k] w[k, n].
 
     dx[m, k] = dy[m, n] wT; dw[n, k] += dyT[n, m] x[m, k]. The weight gradient is accumulated into
-    the main gradient, read and written: 4 bytes, of fp16 2 (Megatron `gradient_accumulation_fusion`).
+    the main gradient, read and written: 4 bytes, or 2 (Megatron `gradient_accumulation_fusion`).
     """
     dgrad = gemm(f"{forward.name}_dgrad", forward.m, forward.k, forward.n, forward.kind, forward.groups)
     wgrad_bytes = (
