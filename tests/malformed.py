@@ -139,12 +139,15 @@ def attempt(project: Path, case: Input) -> Outcome:
 
 
 def _is_a_part(path: str) -> bool:
-    """Whether a file is one workload's: it is whole, and whatever gathers it is only written with all."""
-    return "/workload=" in path
+    """Whether a file is one workload's, or a stage's memo of a table: it is whole, and of its own digest.
+
+    Whatever gathers parts is only written with all of them.
+    """
+    return "/workload=" in path or "/memo/" in path
 
 
 def _leads_to(path: str, parts: tuple[str, ...]) -> bool:
-    """Whether a path is one workload's, or a folder on the way to one that was made."""
+    """Whether a path is such a part, or a folder on the way to one that was made."""
     return _is_a_part(path) or any(part.startswith(f"{path}/") for part in parts)
 
 

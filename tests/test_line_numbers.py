@@ -122,3 +122,8 @@ def test_what_is_too_deep_is_not_walked() -> None:
     lines = lines_of_text("a: 1\nrows: " + "[" * 100_000)
     assert list(lines)[:3] == ["a", "rows", "rows[0]"]
     assert len(lines) == MAX_DEPTH + 1
+
+
+@pytest.mark.parametrize("text", ["a: 1\n? [b]\n: 2\n", "a: 1\n? {b: c}\n: 2\n", "a: &x 1\n*x : 2\nb: 3\n"])
+def test_what_follows_a_key_that_is_no_scalar_has_no_line(text: str) -> None:
+    assert lines_of_text(text) == {"a": 1}

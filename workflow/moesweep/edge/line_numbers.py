@@ -27,7 +27,7 @@ def lines_of_text(text: str) -> dict[str, int]:
     """Return the line, from 1, of each place in a YAML text: `grids[0].tp[1]` as problems write it.
 
     A key stands where its name does, an element of a list where it begins. What lies deeper than files are
-    read has none, nor what follows it.
+    read has none, an alias and a key that is no scalar neither, nor what follows them.
     """
     lines: dict[str, int] = {}
     # Of each open mapping or list, where it stands, and the key or index that comes next.
@@ -37,9 +37,10 @@ def lines_of_text(text: str) -> dict[str, int]:
         if kind in ("MappingEndEvent", "SequenceEndEvent"):
             stack.pop()
             continue
-        if kind not in ("MappingStartEvent", "SequenceStartEvent", "ScalarEvent"):
+        if kind not in ("MappingStartEvent", "SequenceStartEvent", "ScalarEvent", "AliasEvent"):
             continue
-        if len(stack) > MAX_DEPTH:
+        names_the_next = bool(stack) and stack[-1][1] is None
+        if len(stack) > MAX_DEPTH or kind == "AliasEvent" or (names_the_next and kind != "ScalarEvent"):
             break
         here = _next(stack, event, lines)
         if here is not None and kind != "ScalarEvent":
