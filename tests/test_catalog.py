@@ -8,7 +8,8 @@ import pytest
 from moesweep.edge.problems import BadInput
 from moesweep.edge.schema import load_schema
 from moesweep.edge.yaml_reader import read_yaml
-from moesweep.study.catalog import load_cluster, unit_of
+from moesweep.study.catalog import load_cluster
+from moesweep.study.catalog_files import unit_of
 from moesweep.study.configured import Configuration
 from moesweep.study.models import given_by_model, load_model, sourced_by_model
 

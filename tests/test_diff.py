@@ -6,7 +6,7 @@ import io
 import json
 import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +34,7 @@ Make = Callable[..., Path]
 
 
 def made_from(on: Cluster) -> dict[str, str]:
-    return facts(on.name, on.constants)
+    return facts(on.name, on.constants, asdict(on.network))
 
 
 def cluster(changed: Mapping[str, float] | None = None) -> Cluster:

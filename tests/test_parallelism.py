@@ -174,7 +174,7 @@ def test_nodes_of_an_ep_group_are_one_figure(etp: int, ep: int, expected: tuple[
     frame = pl.DataFrame({key: [value] for key, value in world.items()}).with_columns(
         gpus_per_node=pl.lit(8.0), group_kind=pl.lit("ep")
     )
-    place = frame.with_columns(**places()).row(0, named=True)
+    place = frame.with_columns(**places(frame.columns)).row(0, named=True)
     assert (place["members_per_node"], place["nodes"]) == expected
 
 

@@ -7,10 +7,11 @@ import polars as pl
 
 from moesweep.edge.outputs import folders_only_if_written, output_file
 from moesweep.edge.problems import BadInput, Problem, collect
-from moesweep.evaluate.costs import constants_frame, costed
+from moesweep.evaluate.costs import costed_on
 from moesweep.store.tablefile import dtypes, whole
 from moesweep.study import run_columns
-from moesweep.study.catalog import catalogued, in_project, load_cluster
+from moesweep.study.catalog import in_project, load_cluster
+from moesweep.study.catalog_files import catalogued
 from moesweep.study.configured import Configuration
 from moesweep.study.runs import Runs, read_runs
 
@@ -55,11 +56,7 @@ def predicted(path: Path, root: Path, keep_going: bool = False) -> tuple[pl.Data
         raise BadInput([*clashes, *faults])
     used = runs.workloads["cluster"].unique().sort().to_list()
     clusters = [load_cluster(root, name) for name in used]
-    costs = (
-        costed(runs.workloads, constants_frame(clusters)).select(runs.workloads["row"], *names)
-        if used
-        else None
-    )
+    costs = costed_on(runs.workloads, clusters).select(runs.workloads["row"], *names) if used else None
     return _joined(runs, costs, names), runs
 
 

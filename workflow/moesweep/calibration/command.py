@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -31,14 +32,16 @@ def calibrate(arguments: argparse.Namespace) -> int:
     from moesweep.calibration.fit import errors, fit, left_out, save, to_fit
     from moesweep.calibration.measured import of_every_set, read_measured, thinned
     from moesweep.calibration.report import SCHEMES, accuracy, constants_table, draw, write_validation
+    from moesweep.evaluate.costs import on_networks
     from moesweep.predict import cluster_names
     from moesweep.study.catalog import load_cluster
 
     root = Path.cwd()
-    measured = read_measured(arguments.runs, cluster_names(root))
+    read = read_measured(arguments.runs, cluster_names(root))
     if not arguments.keep:
-        of_every_set(measured, arguments.runs)
-    clusters = [load_cluster(root, name) for name in measured.runs["cluster"].unique().sort()]
+        of_every_set(read, arguments.runs)
+    clusters = [load_cluster(root, name) for name in read.runs["cluster"].unique().sort()]
+    measured = replace(read, runs=on_networks(read.runs, clusters))
     if arguments.keep:
         print(accuracy(measured, errors(measured, clusters, []), {}))
         return 0

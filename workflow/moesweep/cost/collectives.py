@@ -3,8 +3,11 @@
 latency + wire_bytes / bandwidth, of the fastest of the ways that NCCL has. Inside a node latency and
 bandwidth are measured per group size; across nodes a ring or tree has the latency of its hops (NCCL
 `tuning.cc`) and the node's NICs, shared by the communicators that cross at the same time. Ranks fill nodes in
-order.
+order. What a kind transfers across nodes takes its slowdown on the cluster's network longer
+(moesweep.network.slowdown): 1 where that does not block.
 """
+
+from collections.abc import Iterable
 
 import polars as pl
 
@@ -23,23 +26,30 @@ size = pl.col("group_size").cast(pl.Float64)
 members = pl.col("members_per_node").cast(pl.Float64)
 nodes = pl.col("nodes").cast(pl.Float64)
 crosses = pl.col("nodes") > 1
+slowdown = pl.col("slowdown")
 sharing = constant("gpus_per_node") / members
 """Communicators of the kind whose members share a node's NICs: one per GPU that is nobody's neighbour."""
 
 
-PLACE = ("stride", "members_per_node", "nodes")
+PLACE = {"stride": pl.Int64(), "members_per_node": pl.Int64(), "nodes": pl.Int64(), "slowdown": pl.Float64()}
+"""What is known of where communicators stand, with its type."""
 
 
-def place_of(group_kind: str | None) -> dict[str, pl.Expr]:
-    """Return PLACE of the communicators of one kind; nothing for ops without one."""
-    if group_kind is None:
-        return {}
+def slowdown_of(group_kind: str, columns: Iterable[str]) -> pl.Expr:
+    """Return how much slower a kind is on its network: a column of workloads, where any is slowed."""
+    name = f"{group_kind}_slowdown"
+    return pl.col(name) if name in columns else pl.lit(1.0)
+
+
+def place_of(group_kind: str, columns: Iterable[str]) -> dict[str, pl.Expr]:
+    """Return PLACE of the communicators of one kind, over workloads that have these columns."""
     ranks, stride, runs = extent(group_kind)
     node = pl.col("gpus_per_node").cast(pl.Int64)
-    return dict(zip(PLACE, (stride, *standing(ranks, stride, pl.col("world_size"), node, runs)), strict=True))
+    stand = standing(ranks, stride, pl.col("world_size"), node, runs)
+    return dict(zip(PLACE, (stride, *stand, slowdown_of(group_kind, columns)), strict=True))
 
 
-def places() -> dict[str, pl.Expr]:
+def places(columns: Iterable[str]) -> dict[str, pl.Expr]:
     """Return PLACE of the communicator of each op's row; 0 for ops without one."""
     extents = {kind: extent(kind) for kind in GROUP_KINDS}
     ranks, stride, runs = (
@@ -48,7 +58,9 @@ def places() -> dict[str, pl.Expr]:
     )
     node = pl.col("gpus_per_node").cast(pl.Int64)
     members_, nodes_ = standing(ranks, stride, pl.col("world_size"), node, runs)
-    found = {"stride": stride, "members_per_node": members_, "nodes": nodes_}
+    slower = {kind: slowdown_of(kind, columns) for kind in GROUP_KINDS if f"{kind}_slowdown" in columns}
+    of_kind = by_word(pl.col("group_kind"), slower, pl.lit(1.0)) if slower else pl.lit(1.0)
+    found = {"stride": stride, "members_per_node": members_, "nodes": nodes_, "slowdown": of_kind}
     alone = pl.col("group_kind").is_null()
     return {part: pl.when(alone).then(0).otherwise(place) for part, place in found.items()}
 
@@ -138,14 +150,14 @@ def outside_ways(op: Words) -> Ways:
     Long messages run at full bandwidth with slow steps (Simple), short ones the other way round (LL). An
     all_reduce runs over a ring or, with few steps and some bandwidth lost, a tree (NCCL `tuning.cc`).
     """
-    wire = _wire(op)
+    slowed = _wire(op) * slowdown
     node_network = constant("ring_efficiency") * nic_bandwidth() * constant("gpus_per_node")
     derate = choose(among(op.group_kind, *DATA_PARALLEL), constant("dp_efficiency"), pl.lit(1.0))
     reached = pl.min_horizontal(constant("node_bus_8_bytes_per_second"), node_network / sharing)
     bandwidth = (derate * reached).alias("network_ring_bytes_per_second")
     ways = {
-        "ring": (_ring_latency(op, ""), (wire / bandwidth).alias("transfer_seconds")),
-        "ring LL": (_ring_latency(op, "ll_"), _short(wire, bandwidth)),
+        "ring": (_ring_latency(op, ""), (slowed / bandwidth).alias("transfer_seconds")),
+        "ring LL": (_ring_latency(op, "ll_"), _short(slowed, bandwidth)),
     }
     if among(op.collective, "all_reduce") is not False:
         tree = bandwidth * constant("tree_efficiency")
@@ -153,8 +165,8 @@ def outside_ways(op: Words) -> Ways:
         long_latency = _tree_latency(op, "", "tree_node_hop_seconds", "network_hop_seconds")
         short_latency = _tree_latency(op, "ll_", "ll_node_hop_seconds", "ll_tree_network_hop_seconds")
         ways |= {
-            "tree": (long_latency, (wire / tree).alias("tree_transfer_seconds")),
-            "tree LL": (short_latency, (wire / short_tree).alias("ll_tree_transfer_seconds")),
+            "tree": (long_latency, (slowed / tree).alias("tree_transfer_seconds")),
+            "tree LL": (short_latency, (slowed / short_tree).alias("ll_tree_transfer_seconds")),
         }
     return ways
 
@@ -199,7 +211,7 @@ def exchange_ways() -> Ways:
     buffer = sent / size
     node_bandwidth = _by_size("node_all_to_all_{}_bytes_per_second")
     inside = ((members - 1) * buffer / node_bandwidth).alias("node_seconds")
-    beyond = (size - members) * buffer / (exchange_efficiency() * nic_bandwidth())
+    beyond = (size - members) * buffer / (exchange_efficiency() * nic_bandwidth()) * slowdown
     network = beyond.alias("network_seconds")
     base, peer = constant("all_to_all_latency_seconds"), constant("all_to_all_peer_seconds")
     direct = (base + (size - members) * peer).alias("latency_seconds")
@@ -220,7 +232,7 @@ def message(op: Words) -> Timing:
     """Return one send between neighbouring stages: over the NIC if the stages stand on different nodes."""
     between_nodes = pl.col("world_size") > constant("gpus_per_node")
     inside = pl.min_horizontal(constant("node_link_bytes_per_second"), _inside_bandwidth())
-    link = pl.when(between_nodes).then(nic_bandwidth()).otherwise(inside)
+    link = pl.when(between_nodes).then(nic_bandwidth() / slowdown).otherwise(inside)
     return Timing.link(
         constant("p2p_latency_seconds"),
         (pl.col("comm_bytes") / (constant("p2p_efficiency") * link)).alias("transfer_seconds"),

@@ -1,6 +1,7 @@
 """`moesweep collectives`: predicted times of collectives, in the form of nccl-tests."""
 
 import argparse
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -48,6 +49,9 @@ def collectives(arguments: argparse.Namespace) -> int:
     ranks = _ranks(arguments.nodes, arguments.ranks, cluster, problems)
     if problems or cluster is None:
         raise BadInput(problems)
+    if cluster.network.blocks:
+        message = "not modelled here, these are times on a network that blocks nothing"
+        print(f"network {cluster.network.name}: {message}", file=sys.stderr)
     table = predicted(cluster.values, names, arguments.nodes, ranks, sizes)
     print(table.select(COLUMNS).write_csv() if arguments.csv else _text(table, cluster.name), end="")
     return 0

@@ -55,10 +55,10 @@ def timings() -> dict[str, pl.Expr]:
 def timed(folded: pl.DataFrame, workloads: pl.DataFrame) -> pl.DataFrame:
     """Add to op rows their workload with its constants, where their communicators stand, and timings."""
     # Every op of a kind has the communicators of that kind.
-    schema = {"workload": pl.String, "group_kind": pl.String} | dict.fromkeys(collectives.PLACE, pl.Int64)
+    schema = {"workload": pl.String, "group_kind": pl.String} | collectives.PLACE
     places = [pl.DataFrame(schema=schema)]
     for kind in folded["group_kind"].cast(pl.String).drop_nulls().unique().sort():
-        where = collectives.place_of(kind)
+        where = collectives.place_of(kind, workloads.columns)
         places.append(workloads.select("workload", group_kind=pl.lit(kind), **where))
     return (
         folded.lazy()
@@ -69,7 +69,7 @@ def timed(folded: pl.DataFrame, workloads: pl.DataFrame) -> pl.DataFrame:
             how="left",
             maintain_order="left",
         )
-        .with_columns(pl.col(collectives.PLACE).fill_null(0), pl.col(QUANTITIES).cast(pl.Float64))
+        .with_columns(pl.col(*collectives.PLACE).fill_null(0), pl.col(QUANTITIES).cast(pl.Float64))
         .with_columns(**timings())
         .collect()
     )

@@ -22,6 +22,8 @@ def predicted(
 ) -> pl.DataFrame:
     """Return COLUMNS and the `way` taken of one communicator of neighbouring ranks, as many on each node.
 
+    The network between the nodes blocks nothing.
+
     sizes   bytes of the buffer: what a rank has in the end (all_gather), at first (reduce_scatter,
             all_to_all), both (all_reduce)
     """
@@ -41,6 +43,7 @@ def _of(
         members_per_node=pl.lit(ranks // nodes),
         nodes=pl.lit(nodes),
         stride=pl.lit(1),
+        slowdown=pl.lit(1.0),
         # Every rank brings as much as the others.
         routing=pl.lit("balanced"),
         ep=pl.lit(1),

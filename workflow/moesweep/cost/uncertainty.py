@@ -11,7 +11,7 @@ from collections.abc import Mapping
 import polars as pl
 
 from moesweep.shapes.expressions import by_word
-from moesweep.study.catalog import Constant
+from moesweep.study.catalog_files import Constant
 
 UNCERTAIN = (
     "gemm_gain",

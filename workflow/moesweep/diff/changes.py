@@ -10,10 +10,12 @@ from moesweep.diff.folder import Folder
 from moesweep.edge.schema import load_schema
 from moesweep.shapes.communication import comm_seconds
 from moesweep.shapes.states import MEMORY_PARTS
-from moesweep.study.catalog import unit_of
+from moesweep.study.catalog_files import unit_of
 
 NOT_INPUTS = ("workload", "twin", "listed", "parameters", "active_parameters", "mtp_parameters")
 """Columns of a workload that its costs do not depend on."""
+
+NETWORK = "network"
 
 TERMS = {
     "iteration_seconds": ("compute_seconds", "exposed_comm_seconds", "bubble_seconds", "optimizer_seconds"),
@@ -28,7 +30,7 @@ TERMS = {
 class InputChange:
     """One input that differs. `workload` is empty for what concerns all of them."""
 
-    kind: str  # cluster | constant | model | parameter | code
+    kind: str  # cluster | network | constant | model | parameter | code
     name: str
     a: Any
     b: Any
@@ -38,10 +40,12 @@ class InputChange:
 
 
 def changed_inputs(a: Folder, b: Folder) -> list[InputChange]:
-    """Return every input that differs: cluster, constants, code, model numbers and workload parameters."""
+    """Return every input that differs: cluster, network, constants, code, models and workload parameters."""
     changes = []
     if a.inputs.cluster != b.inputs.cluster:
         changes.append(InputChange("cluster", "cluster", a.inputs.cluster, b.inputs.cluster))
+    if a.network != b.network:
+        changes.append(InputChange(NETWORK, NETWORK, a.network.name, b.network.name))
     for name in sorted(a.inputs.constants.keys() | b.inputs.constants.keys()):
         old, new = a.inputs.value(name), b.inputs.value(name)
         if old != new:

@@ -85,7 +85,7 @@ def add_what_if(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
         "given",
         nargs="+",
         metavar="NAME=VALUE",
-        help="such as nic_bytes_per_second=400Gbit/s, ep=8, recompute=full or routing=zipf:1.2",
+        help="such as nic_bytes_per_second=400Gbit/s, network=fat-tree-4to1, ep=8 or routing=zipf:1.2",
     )
     command.add_argument(
         "--workload", action="append", metavar="ID", help="these workloads alone, by id, beginning or glob"
@@ -109,7 +109,7 @@ def what_if(arguments: argparse.Namespace) -> int:
     if arguments.workload is not None:
         folder = replace(folder, workloads=named(folder.workloads, arguments.workload))
     cluster = load_cluster(configuration.root, folder.inputs.cluster)
-    found = what_if(folder, cluster, given, arguments.tolerance)
+    found = what_if(folder, cluster, given, arguments.tolerance, configuration.root)
     print(*found.notes, sep="\n", file=sys.stderr, end="\n" if found.notes else "")
     _print(found, arguments)
     return 0

@@ -5,7 +5,7 @@ All runs use the code at hand, so what they leave over is interaction of the inp
 
 import polars as pl
 
-from moesweep.diff.changes import InputChange
+from moesweep.diff.changes import NETWORK, InputChange
 from moesweep.diff.folder import Folder
 from moesweep.diff.models import MEASURES, Model, chosen, has_traces, resolved, traced
 from moesweep.edge.schema import definition
@@ -51,8 +51,10 @@ def _even(a: Folder, b: Folder, changes: list[InputChange], ids: list[str]) -> t
     for word, kind in ((MODEL, "model"), (PARAMETERS, "parameter")):
         columns = {change.name for change in changes if change.kind == kind}
         if columns:
-            changed[word] = resolved(workloads.with_columns(others[name] for name in columns))
-    return resolved(workloads), changed
+            changed[word] = resolved(workloads.with_columns(others[name] for name in columns), a.network)
+    if a.network != b.network:
+        changed[NETWORK] = resolved(workloads, b.network)
+    return resolved(workloads, a.network), changed
 
 
 def _routed(
@@ -66,7 +68,10 @@ def _routed(
     kinds = {id_: {change.kind for change in changes if change.workload == id_} for id_ in ids}
     words = {MODEL: {"model"}, PARAMETERS: {"parameter"}, BOTH: {"model", "parameter"}}
     of_word = {word: [id_ for id_ in ids if kinds[id_] == which] for word, which in words.items()}
-    return traced(a, ids), {word: traced(b, some) for word, some in of_word.items() if some}
+    changed = {word: traced(b, some, a.network) for word, some in of_word.items() if some}
+    if a.network != b.network:
+        changed[NETWORK] = traced(a, ids, b.network)
+    return traced(a, ids, a.network), changed
 
 
 def _values(folder: Folder, other: Folder) -> dict[str, float]:

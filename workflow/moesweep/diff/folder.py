@@ -1,6 +1,6 @@
 """One results folder, as far as a comparison needs it."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import polars as pl
@@ -9,6 +9,7 @@ from moesweep.edge.problems import BadInput, Problem, collect
 from moesweep.store.layout import Results
 from moesweep.store.provenance import Inputs, inputs
 from moesweep.store.tablefile import facts_of, read_table
+from moesweep.study.networks import NON_BLOCKING, Network
 
 
 @dataclass(frozen=True)
@@ -19,6 +20,12 @@ class Folder:
     workloads: pl.DataFrame
     costs: pl.DataFrame
     inputs: Inputs
+
+    @property
+    def network(self) -> Network:
+        """The network that the costs assume; where their file tells none that we know, the default one."""
+        told, known = self.inputs.network, {field.name for field in fields(Network)}
+        return Network(**told) if told.keys() == known else NON_BLOCKING
 
     @property
     def ids(self) -> list[str]:

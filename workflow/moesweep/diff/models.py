@@ -9,8 +9,10 @@ from moesweep.cost.model import cost, with_constants
 from moesweep.cost.skewed_ranks import fullest_ranks
 from moesweep.diff.folder import Folder
 from moesweep.evaluate.costs import costed
+from moesweep.network.slowed import slowed
 from moesweep.store.layout import Results
 from moesweep.store.tablefile import read_table
+from moesweep.study.networks import Network
 from moesweep.study.routing import given
 
 MEASURES = ("iteration_seconds", "peak_memory_bytes", "usd_per_billion_tokens")
@@ -19,16 +21,17 @@ Model = Callable[[Mapping[str, float]], pl.DataFrame]
 """From constants to workload and MEASURES."""
 
 
-def resolved(workloads: pl.DataFrame) -> Model:
+def resolved(workloads: pl.DataFrame, network: Network) -> Model:
     """Return the model of workloads whose routing is not given: their programs follow from their columns."""
 
     def measured(constants: Mapping[str, float]) -> pl.DataFrame:
-        return costed(workloads, pl.DataFrame([dict(constants)])).select("workload", *MEASURES)
+        slower = slowed(workloads, network, constants)
+        return costed(slower, pl.DataFrame([dict(constants)])).select("workload", *MEASURES)
 
     return measured
 
 
-def traced(folder: Folder, ids: list[str]) -> Model:
+def traced(folder: Folder, ids: list[str], network: Network) -> Model:
     """Return the model of workloads by their traces: programs, and rows of the fullest ranks where given.
 
     So a given routing needs no table of counts; what the code that traced them did otherwise is in it, too.
@@ -41,7 +44,8 @@ def traced(folder: Folder, ids: list[str]) -> Model:
     folded = fold(programs)
 
     def measured(constants: Mapping[str, float]) -> pl.DataFrame:
-        costs = cost(folded, with_constants(workloads, constants), fullest, layers).workloads
+        described = with_constants(slowed(workloads, network, constants), constants)
+        costs = cost(folded, described, fullest, layers).workloads
         return costs.select("workload", *MEASURES)
 
     return measured

@@ -1,23 +1,27 @@
 """What if a constant, or an option, were another one: finished results costed again, in memory."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
+from moesweep.diff.changes import NETWORK
 from moesweep.diff.comparison import Comparison
 from moesweep.diff.effects import SCHEMA as EFFECTS
 from moesweep.diff.folder import Folder
 from moesweep.edge.problems import BadInput, Problem, collect, shown
 from moesweep.edge.quantities import QuantityError, parse_quantity
 from moesweep.evaluate.costs import costed
+from moesweep.network.slowed import slowed
 from moesweep.store.provenance import Inputs
 from moesweep.study.assigned import values
-from moesweep.study.catalog import Cluster, unit_of
+from moesweep.study.catalog import Cluster
+from moesweep.study.catalog_files import unit_of
 from moesweep.study.keys import KEYS, SCHEMA
+from moesweep.study.networks import Network, named_network
 from moesweep.study.routing import with_texts
 from moesweep.study.validation import findings
 from moesweep.study.workload import GIVEN, unnamed
@@ -38,26 +42,46 @@ class WhatIf(Comparison):
         return pl.DataFrame(schema=EFFECTS)
 
 
-def what_if(folder: Folder, cluster: Cluster, given: Mapping[str, str], tolerance: float) -> WhatIf:
+def what_if(
+    folder: Folder, cluster: Cluster, given: Mapping[str, str], tolerance: float, root: Path = Path()
+) -> WhatIf:
     """Return how the workloads of a folder would change; raise BadInput with all that cannot be.
 
-    `given` are NAME=VALUE: constants of the cluster that the results are for, keys of a workload.
+    `given` are NAME=VALUE: constants of the cluster that the results are for, keys of a workload, and
+    `network`, one of the catalogue below `root` or a file.
     """
     problems: list[Problem] = []
     of_constants = {name: text for name, text in given.items() if name in cluster.constants}
-    others = {name: text for name, text in given.items() if name not in of_constants}
+    others = {name: text for name, text in given.items() if name not in (*of_constants, NETWORK)}
     moved = collect(problems, _constants, of_constants)
-    changed = collect(problems, values, others, cluster.constants)
-    if moved is None or changed is None or problems:
+    other = collect(problems, _other_network, root, cluster, given)
+    changed = collect(problems, values, others, (*cluster.constants, NETWORK))
+    if moved is None or changed is None or other is None or problems:
         raise BadInput(problems)
+    moved |= {
+        name: value
+        for name, value in other.values.items()
+        if value != cluster.value(name) and name not in moved
+    }
     here, notes = _concerned(folder.workloads, changed)
     changed_rows = _changed(here, changed)
     legal, illegal = _judged(changed_rows, int(moved.get("gpus_per_node", cluster.value("gpus_per_node"))))
     before = here.filter(pl.col("workload").is_in(legal["workload"].implode()))
-    a = _costed(folder, before, cluster.values, "as they are")
-    b = _costed(folder, legal, cluster.values | moved, "what if")
-    b = replace(b, inputs=_moved(a.inputs, moved))
+    a = _costed(folder, before, cluster.network, cluster.values, "as they are")
+    b = _costed(folder, legal, other.network, cluster.values | moved, "what if")
+    b = replace(b, inputs=_moved(a.inputs, moved, other.network))
     return WhatIf(a, b, tolerance, (*_out_of_bounds(cluster, moved), *notes, *illegal))
+
+
+def _other_network(root: Path, cluster: Cluster, given: Mapping[str, str]) -> Cluster:
+    """Return the cluster on the network that is asked for, if one is; its islands are its nodes."""
+    if NETWORK not in given:
+        return cluster
+    network = named_network(root, given[NETWORK], ("", NETWORK))
+    if network.island_gpus is not None and "gpus_per_node" in given:
+        message = f"the islands of network {network.name} say it: {network.island_gpus} GPUs"
+        raise BadInput([Problem("", "gpus_per_node", "given_twice", given["gpus_per_node"], message)])
+    return cluster.on(network)
 
 
 def _constants(given: Mapping[str, str]) -> dict[str, float]:
@@ -129,14 +153,17 @@ def _judged(workloads: pl.DataFrame, gpus_per_node: int) -> tuple[pl.DataFrame, 
     return workloads.filter(~pl.col("workload").is_in(illegal["workload"].implode())), notes
 
 
-def _costed(folder: Folder, workloads: pl.DataFrame, constants: Mapping[str, float], name: str) -> Folder:
-    costs = costed(workloads, pl.DataFrame([dict(constants)])).select(folder.costs.columns)
+def _costed(
+    folder: Folder, workloads: pl.DataFrame, network: Network, constants: Mapping[str, float], name: str
+) -> Folder:
+    slower = slowed(workloads, network, constants)
+    costs = costed(slower, pl.DataFrame([dict(constants)])).select(folder.costs.columns)
     return replace(folder, path=folder.path / f"({name})", workloads=workloads, costs=costs)
 
 
-def _moved(inputs: Inputs, moved: Mapping[str, float]) -> Inputs:
+def _moved(inputs: Inputs, moved: Mapping[str, float], network: Network) -> Inputs:
     entries = {name: inputs.constants.get(name, {}) | {"value": value} for name, value in moved.items()}
-    return replace(inputs, constants=inputs.constants | entries)
+    return replace(inputs, constants=inputs.constants | entries, network=asdict(network))
 
 
 def _out_of_bounds(cluster: Cluster, moved: Mapping[str, float]) -> list[str]:

@@ -155,7 +155,7 @@ class Batch:
         if group_kind not in GROUP_KINDS:
             raise ValueError(f"nothing gives {group_kind}")
         if group_kind not in self._places:
-            where = place_of(group_kind)
+            where = place_of(group_kind, self.workloads.columns)
             rows, codes, _ = self.distinct_rows(roots(*where.values()))
             found = rows.select(**where)
             self._places[group_kind] = merged(codes, {name: found[name].to_numpy() for name in PLACE})

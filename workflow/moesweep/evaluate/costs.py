@@ -1,4 +1,4 @@
-"""Costs of any workloads on any clusters: the door to the factored form."""
+"""Costs of any workloads on any clusters: the door to the factored form, and clusters as columns."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -6,10 +6,13 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
+from moesweep.cost.model import with_constants
 from moesweep.cost.uncertainty import UNCERTAIN, farther_ends
+from moesweep.edge.problems import BadInput, Problem, collect
 from moesweep.evaluate.batch import Batch
 from moesweep.evaluate.factored import costs, iteration_seconds
 from moesweep.evaluate.skewed_batch import SkewedBatch
+from moesweep.network.slowed import slowed
 from moesweep.store.tablefile import dictionary, dtypes
 from moesweep.store.values import check_values
 from moesweep.study.catalog import Cluster
@@ -26,6 +29,38 @@ AT_ONCE, SKEWED_AT_ONCE = 1 << 20, 1 << 10
 def constants_frame(clusters: Iterable[Cluster]) -> pl.DataFrame:
     """Return one row a cluster: its name in `cluster`, and one column a constant, in base units."""
     return pl.DataFrame([{"cluster": cluster.name} | cluster.values for cluster in clusters])
+
+
+def on_networks(workloads: pl.DataFrame, clusters: Sequence[Cluster]) -> pl.DataFrame:
+    """Return workloads with what their clusters' networks slow down (`slowed`), in their order.
+
+    Workloads name their cluster in `cluster`, unless there is but one. Raises BadInput where they do not fit.
+    """
+    if not any(cluster.network.blocks for cluster in clusters):
+        return workloads
+    numbered, problems = workloads.with_row_index("at"), list[Problem]()
+    parts = [
+        collect(problems, slowed, _of(numbered, cluster), cluster.network, cluster.values)
+        for cluster in clusters
+    ]
+    if problems:
+        raise BadInput(problems)
+    found = pl.concat((part for part in parts if part is not None), how="diagonal").sort("at").drop("at")
+    return found.with_columns(pl.col(found.columns[workloads.width :]).fill_null(1.0))
+
+
+def _of(workloads: pl.DataFrame, cluster: Cluster) -> pl.DataFrame:
+    return workloads.filter(cluster=cluster.name) if "cluster" in workloads.columns else workloads
+
+
+def on_cluster(workloads: pl.DataFrame, cluster: Cluster) -> pl.DataFrame:
+    """Return workloads with all that the row form (moesweep.cost.model) reads of one cluster."""
+    return with_constants(on_networks(workloads, [cluster]), cluster.values)
+
+
+def costed_on(workloads: pl.DataFrame, clusters: Sequence[Cluster], routed: Routed = HERE) -> pl.DataFrame:
+    """Return `workload` and the cost columns of workloads on their clusters and networks (`costed`)."""
+    return costed(on_networks(workloads, clusters), constants_frame(clusters), routed)
 
 
 def costed(workloads: pl.DataFrame, constants: pl.DataFrame, routed: Routed = HERE) -> pl.DataFrame:
@@ -60,7 +95,8 @@ def moved_seconds(
         )
 
     schema = {"workload": pl.String(), **dict.fromkeys(UNCERTAIN, pl.Float64())}
-    return _each(workloads, constants_frame(clusters), routed, moved, schema)
+    slower = on_networks(workloads, clusters)
+    return _each(slower, constants_frame(clusters), routed, moved, schema)
 
 
 def _each(

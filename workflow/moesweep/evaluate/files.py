@@ -12,10 +12,10 @@ from typing import Any
 import polars as pl
 
 from moesweep.cost.fold import fold, layers_of, unfold
-from moesweep.cost.model import cost, price, with_constants
+from moesweep.cost.model import cost, price
 from moesweep.cost.skewed_ranks import fullest_ranks
 from moesweep.cost.uncertainty import UNCERTAIN, changes
-from moesweep.evaluate.costs import moved_seconds
+from moesweep.evaluate.costs import moved_seconds, on_cluster
 from moesweep.store.layout import Results
 from moesweep.store.memo import MADE_FROM, Memo, remade
 from moesweep.store.parts import content_of, is_current, made_from, write_index
@@ -54,7 +54,8 @@ def write_costs(results: Results, cluster: Cluster) -> None:
     costs = priced.with_columns(**price()).select(list(dtypes("costs")))
     write_table(ops, results.distinct_ops, "distinct_ops", named)
     write_table(changes(costs, moved), results.sensitivity, "sensitivity", named)
-    write_table(costs, results.costs, "costs", facts(cluster.name, cluster.constants))
+    told = facts(cluster.name, cluster.constants, asdict(cluster.network))
+    write_table(costs, results.costs, "costs", told)
     write_index(results.index("cost"), results, map(results.cost_ops, listed["workload"]))
 
 
@@ -69,7 +70,7 @@ def _batch(
     results: Results, listed: pl.DataFrame, cluster: Cluster, named: Mapping[str, str]
 ) -> tuple[pl.DataFrame, pl.DataFrame]:
     """Write costed programs of some workloads; return their costs with sensitivities, and distinct ops."""
-    workloads = with_constants(listed.drop(MADE_FROM), cluster.values)
+    workloads = on_cluster(listed.drop(MADE_FROM), cluster)
     programs = pl.concat(
         read_table(results.trace("programs", id_), "programs").select(pl.lit(id_).alias("workload"), pl.all())
         for id_ in listed["workload"]
@@ -107,7 +108,8 @@ def constants_but_prices(cluster: Cluster) -> str:
         if name not in PRICES
     }
     # Whatever else a cluster has one day counts too.
-    return json.dumps(asdict(cluster) | {"constants": constants}, default=str)
+    told = asdict(cluster) | {"constants": constants, "network": cluster.network.numbers()}
+    return json.dumps(told, default=str)
 
 
 def _digests(results: Results, listed: pl.DataFrame, cluster: Cluster) -> list[str]:

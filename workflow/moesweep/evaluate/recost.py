@@ -4,7 +4,7 @@ from pathlib import Path
 
 import polars as pl
 
-from moesweep.evaluate.costs import constants_frame, costed
+from moesweep.evaluate.costs import costed_on
 from moesweep.study.catalog import Cluster
 from moesweep.study.routing import given
 from moesweep.trace.balanced import routing
@@ -22,7 +22,7 @@ def recosted(workloads: pl.DataFrame, cluster: Cluster, root: Path = Path()) -> 
     even = routing(workloads.filter(~given)).with_columns(dropped=pl.lit(0, dtype=pl.Int64))
     counts = [even, *(_given_counts(row, root) for row in workloads.filter(given).iter_slices(1))]
     loads = _loads(pl.concat(each.select(_COUNTS) for each in counts))
-    found = costed(workloads, constants_frame([cluster]), by_tables_in(root))
+    found = costed_on(workloads, [cluster], by_tables_in(root))
     return found.join(loads, on="workload", how="left", maintain_order="left")
 
 

@@ -12,11 +12,13 @@ import polars as pl
 
 from moesweep.cost import collectives, iteration, memory, model, ops, stages, uncertainty
 from moesweep.cost.fold import KEY
-from moesweep.cost.model import OF_THE_WORKLOAD, cost, needed_by_the_model, with_constants
+from moesweep.cost.model import OF_THE_WORKLOAD, cost, needed_by_the_model
 from moesweep.cost.skewed_ranks import at_mean_load, computed_rows, flops_of
+from moesweep.evaluate.costs import on_cluster
 from moesweep.evaluate.programs import LOADS, Programs, programs_of
 from moesweep.explain.columns import Definition, Table, over
 from moesweep.explain.node import Node, Origin
+from moesweep.network.slowed import busiest_link
 from moesweep.shapes.layer_kinds import KINDS, has_experts
 from moesweep.shapes.sizes import BALANCED, GIVEN
 from moesweep.shapes.weights import layers_of
@@ -64,7 +66,7 @@ class Ledger:
         programs: Programs | None = None,
     ) -> None:
         self._cluster, self._origins = cluster, origins
-        self._described = with_constants(workload, cluster.values)
+        self._described = on_cluster(workload, cluster)
         self.programs = programs or programs_of(workload, Path())
         programs = self.programs
         self._costs = cost(programs.folded, self._described, programs.fullest, programs.layers)
@@ -87,8 +89,12 @@ class Ledger:
         return Node(f"{_stage(row)} {name}", name, row[name][0], _stage(row), LAYOUT)
 
     def _input(self, row: pl.DataFrame, name: str) -> Node:
-        constant = self._cluster.constants.get(name)
-        if constant is None:
+        constant, kind = self._cluster.constants.get(name), name.removesuffix("_slowdown")
+        if kind != name:
+            cluster, layout = self._cluster, row.row(0, named=True)
+            link = busiest_link(cluster.network, cluster.values, layout, kind)
+            origin = Origin(cluster.network.file, f"its busiest link: {link}")
+        elif constant is None:
             origin = self._origins.get(name, Origin("results/workloads.parquet"))
         else:
             origin = Origin(constant.file, constant.source, constant.tag)
@@ -114,7 +120,7 @@ class Ledger:
             frame = frame.join(shown, on=KEY, how="left", nulls_equal=True, maintain_order="left")
             frame = frame.join(rows, on=KEY[:2], how="left", maintain_order="left")
             of_rows = over(self.members, ("stage",), computed_rows())
-        of_a_row = collectives.places() | ops.timings() | {"runs": stages.runs()}
+        of_a_row = collectives.places(self._described.columns) | ops.timings() | {"runs": stages.runs()}
         return self._table("op", frame, _op, of_a_row, of_rows, self._of_an_op)
 
     @cached_property

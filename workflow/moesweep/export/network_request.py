@@ -5,7 +5,7 @@ from pathlib import Path
 
 from moesweep.edge.problems import BadInput, Problem
 from moesweep.export.request import Request
-from moesweep.network.build import Rates, topology
+from moesweep.network.slowed import built as built_for
 from moesweep.network.topology import Topology
 from moesweep.study.networks import DEFAULT_NETWORK, Network, named_network
 
@@ -19,9 +19,7 @@ def network_of(request: Request) -> Network:
 def built(request: Request, world_size: int) -> Topology:
     """Return it, as it is built for so many GPUs of the configured cluster. Raises BadInput."""
     cluster = request.configuration.cluster()
-    rates = Rates(cluster.value("nic_bytes_per_second"), cluster.value("node_link_bytes_per_second"))
-    node = int(cluster.value("gpus_per_node"))
-    return topology(network_of(request), world_size, node, rates, request.configuration.root)
+    return built_for(network_of(request), cluster.values, world_size, request.configuration.root)
 
 
 @cache

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 
 import polars as pl
 
-from moesweep.cost.model import OF_THE_WORKLOAD, with_constants
+from moesweep.cost.model import OF_THE_WORKLOAD
 from moesweep.cost.ops import timed
+from moesweep.evaluate.costs import on_cluster
 from moesweep.store.tablefile import as_read
 from moesweep.study.catalog import Cluster
 
@@ -27,7 +28,7 @@ def own_costs(
 
     `each` are its `rank_programs`, `program` is the costed one that everybody waits for.
     """
-    described = with_constants(workload, cluster.values).rename(OF_THE_WORKLOAD)
+    described = on_cluster(workload, cluster).rename(OF_THE_WORKLOAD)
     own = timed(each, described).select(_TIMES)
     theirs = each.join(
         program.select("stage", "op_index", pl.col(_TIMES).name.prefix("common_")),

@@ -8,8 +8,9 @@ from typing import Any
 import polars as pl
 
 from moesweep.cost.fold import fold, layers_of, unfold, with_layer_kind
-from moesweep.cost.model import OF_THE_WORKLOAD, cost, with_constants
+from moesweep.cost.model import OF_THE_WORKLOAD, cost
 from moesweep.cost.stages import PASS_KEY, passes
+from moesweep.evaluate.costs import on_cluster
 from moesweep.export.skewed_costs import own_costs
 from moesweep.store.layout import Results
 from moesweep.store.tablefile import as_read, facts_of, read_table
@@ -62,7 +63,7 @@ def traced(
     """
     for part in workloads.iter_slices(COMPUTED_TOGETHER):
         rows = list(part.iter_rows(named=True))
-        described = with_constants(part, cluster.values).rename(OF_THE_WORKLOAD)
+        described = on_cluster(part, cluster).rename(OF_THE_WORKLOAD)
         uneven = set(part.filter(given)["workload"])
         absent = [row["workload"] for row in rows if not _stored(row, results, cluster)]
         alike = _named(part.filter(~given), absent)
@@ -107,7 +108,7 @@ def _stored(row: dict[str, Any], results: Results, cluster: Cluster) -> bool:
 def _costed(unfolded: pl.DataFrame, workloads: pl.DataFrame, cluster: Cluster) -> dict[str, pl.DataFrame]:
     """Return the costed program of each workload by its id."""
     layers = layers_of(unfolded, workloads)
-    costs = cost(fold(unfolded), with_constants(workloads, cluster.values), layers=layers)
+    costs = cost(fold(unfolded), on_cluster(workloads, cluster), layers=layers)
     by_workload = unfold(unfolded, costs.ops).partition_by("workload", as_dict=True, maintain_order=True)
     return {str(id_): as_read(frame, "cost_ops") for (id_,), frame in by_workload.items()}
 

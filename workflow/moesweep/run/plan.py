@@ -109,12 +109,18 @@ class Plan:
     def reads(self, stage: str) -> str:
         """Return the digest of what a stage is made from besides code and what the stages before it write."""
         if stage in PRICED:
-            return _digest([self.cluster.name, json.dumps(asdict(self.cluster)["constants"])])
+            cluster = asdict(self.cluster)
+            told = json.dumps([cluster["constants"], cluster["network"]])
+            return _digest([self.cluster.name, told, *self._read(self.cluster.network.graphs)])
         found = {
             "enumerate": lambda: [self.workloads.write_json()],
             "validate": lambda: [self.findings.write_json()],
             "traffic": lambda: [str(self.gpus_per_node)],
-            "manifest": lambda: [json.dumps(self.config), *self._texts(), *map(code_digest, ENTRY)],
+            "manifest": lambda: [
+                json.dumps(self.config),
+                *self._read(self.config_files),
+                *map(code_digest, ENTRY),
+            ],
         }
         return _digest(found[stage]())
 
@@ -160,11 +166,13 @@ class Plan:
         """The configuration files that config/config.yaml leads to."""
         models = [f"config/models/{name}.yaml" for name in self.models]
         cluster = [f"config/clusters/{self.config['cluster']}.yaml", f"config/gpus/{self.cluster.gpu}.yaml"]
-        return [self.config["sweep"], *models, *cluster, CALIBRATION_FILE]
+        network = [self.cluster.network.file, *self.cluster.network.graphs]
+        return [self.config["sweep"], *models, *cluster, *network, CALIBRATION_FILE]
 
-    def _texts(self) -> list[str]:
-        files = (provided(self.configuration.root, file) for file in self.config_files)
-        return [file.read_text(encoding="utf-8") for file in files]
+    def _read(self, files: Iterable[str]) -> list[str]:
+        """Return the texts of configuration files."""
+        found = (provided(self.configuration.root, file) for file in files)
+        return [file.read_text(encoding="utf-8") for file in found]
 
     @property
     def models(self) -> list[str]:

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import numpy as np
 import polars as pl
 
-from moesweep.evaluate.costs import batch_of, constants_frame, costed
+from moesweep.evaluate.costs import batch_of, constants_frame, costed, on_networks
 from moesweep.evaluate.distinct import packed
 from moesweep.evaluate.factored import costs
 from moesweep.store.tablefile import dtypes
@@ -33,6 +33,7 @@ def costed_points(space: Space, part: Part, batch: Batch, clusters: Mapping[str,
         return pl.DataFrame(schema={POSITION: batch.positions.dtype, TOKEN_SECONDS: pl.Float64, **_TYPES})
     if CLUSTER not in workloads.columns:
         workloads = workloads.with_columns(pl.lit(next(iter(clusters))).alias(CLUSTER))
+    workloads = on_networks(workloads, list(clusters.values()))
     if workloads.select(given.any()).item():
         found = costed(workloads, constants)
     else:

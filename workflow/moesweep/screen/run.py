@@ -80,7 +80,8 @@ def made_from(
     said = space.file.said
     listed = [space.file.listed, said.options, said.models, space.file.twins]
     asked = json.dumps(listed, sort_keys=True, default=str)
-    constants = json.dumps({name: cluster.values for name, cluster in clusters.items()})
+    told = {name: [cluster.values, cluster.network.numbers()] for name, cluster in clusters.items()}
+    constants = json.dumps(told)
     code = code_checksum("moesweep.screen.run")
     return digest(asked, constants, repr(choice), str(len(parts)), str(refused), code)
 

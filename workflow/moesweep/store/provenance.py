@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
@@ -71,25 +71,32 @@ class Inputs:
     """What costs were made from, as far as their file says.
 
     constants  value and tag of each constant, by name
+    network    the cluster's network as its file describes it; empty where it tells none
     code       checksum of the code of each stage of COSTED_BY
     """
 
     cluster: str
     constants: dict[str, dict[str, Any]]
     code: dict[str, str]
+    network: dict[str, Any] = field(default_factory=dict)
 
     def value(self, constant: str) -> float | None:
         """Return a constant's value, None if there is none."""
         return self.constants.get(constant, {}).get("value")
 
 
-def facts(cluster: str, constants: Mapping[str, Constant]) -> dict[str, str]:
-    """Return what a costs file says of its inputs: the cluster, its constants, checksums of the code."""
+def facts(cluster: str, constants: Mapping[str, Constant], network: Mapping[str, Any]) -> dict[str, str]:
+    """Return what a costs file says of its inputs: the cluster, constants, network, checksums of the code."""
     told = {
         name: {"value": constant.value, "tag": constant.tag, "file": constant.file}
         for name, constant in sorted(constants.items())
     }
-    return {"cluster": cluster, "constants": json.dumps(told), "code": json.dumps(code_checksums())}
+    return {
+        "cluster": cluster,
+        "constants": json.dumps(told),
+        "network": json.dumps(network),
+        "code": json.dumps(code_checksums()),
+    }
 
 
 def inputs(metadata: dict[str, str]) -> Inputs:
@@ -107,7 +114,7 @@ def inputs(metadata: dict[str, str]) -> Inputs:
         for name, entry in told("constants").items()
         if isinstance(entry, dict) and type(entry.get("value")) in (int, float)
     }
-    return Inputs(metadata.get("moesweep.cluster", ""), constants, told("code"))
+    return Inputs(metadata.get("moesweep.cluster", ""), constants, told("code"), told("network"))
 
 
 def code_files(stage: str) -> list[str]:

@@ -1,53 +1,26 @@
-"""The catalogue: models, GPUs and clusters, each a YAML file under config/; what clusters are made of.
-
-What a project does not have itself is taken from what comes with the code: a study needs only its own.
-"""
+"""The catalogue's clusters: each put together from its file, its GPU's, the calibration and its network's."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from moesweep.edge.paths import SHIPPED, provided
-from moesweep.edge.problems import BadInput, Problem, did_you_mean, shown
-from moesweep.edge.quantities import QuantityError, parse_quantity
+from moesweep.edge.problems import BadInput, Problem, collect
 from moesweep.edge.schema import check, definition, place
-from moesweep.edge.yaml_reader import read_yaml
+from moesweep.study.catalog_files import Constant, read_constant, read_entry, read_named
+from moesweep.study.networks import DEFAULT_NETWORK, Network, load_network
 
 CALIBRATION_FILE = "config/calibration.yaml"
-
-_UNIT_OF_SUFFIX = {
-    "_bytes_per_second": "byte/second",
-    "_flops_per_second": "flop/second",
-    "_seconds": "second",
-    "_bytes": "byte",
-}
-
-
-@dataclass(frozen=True)
-class Constant:
-    """One constant in base units, with where it is from: `file` gives it, `source` justifies it.
-
-    `tag` is measured, paper, scaled or assumed; `low` and `high` are the least and greatest physically
-    sensible values.
-    """
-
-    value: float
-    unit: str
-    tag: str
-    source: str
-    low: float
-    high: float
-    file: str
 
 
 @dataclass(frozen=True)
 class Cluster:
-    """A cluster with all its constants: its own, its GPU's and the calibration's, by name."""
+    """A cluster with all constants by name, its own, its GPU's and the calibration's; and its network."""
 
     name: str
     gpu: str
     constants: dict[str, Constant]
+    network: Network
 
     @property
     def values(self) -> dict[str, float]:
@@ -58,10 +31,12 @@ class Cluster:
         """A constant's value in base units."""
         return self.constants[constant].value
 
-
-def unit_of(constant: str) -> str:
-    """The base unit a constant's name asks for; empty for a plain number."""
-    return next((unit for suffix, unit in _UNIT_OF_SUFFIX.items() if constant.endswith(suffix)), "")
+    def on(self, network: Network) -> "Cluster":
+        """Return the cluster with another network, whose islands, if it says of how many GPUs, are nodes."""
+        if network.island_gpus is None:
+            return replace(self, network=network)
+        node = replace(self.constants["gpus_per_node"], value=float(network.island_gpus), file=network.file)
+        return replace(self, network=network, constants=self.constants | {"gpus_per_node": node})
 
 
 def in_project(root: Path) -> None:
@@ -78,10 +53,12 @@ def in_project(root: Path) -> None:
 def load_cluster(root: Path, name: str, mention: tuple[str, str] | None = None) -> Cluster:
     """A cluster with the constants of its own file, of its GPU's file and of config/calibration.yaml.
 
+    Its network is of the catalogue, DEFAULT_NETWORK unless its file names another; islands are its nodes.
+
     `mention` says where the name stands, file and path, if in a file: an unknown name is placed there.
     Raises BadInput with every fault of the three files: schema, units, bounds, a constant unknown, missing,
     or given where it may not be (`$defs/constants` of schemas/cluster.schema.json lists those needed, and
-    whose they are).
+    whose they are); and those of its network.
     """
     in_project(root)
     file = f"config/clusters/{name}.yaml"
@@ -92,15 +69,23 @@ def load_cluster(root: Path, name: str, mention: tuple[str, str] | None = None) 
         gpu_data, more = read_named(root, "gpu", gpu, (file, "gpu"))
         problems += more
         parts.append((f"config/gpus/{gpu}.yaml", gpu_data))
-    calibration, more = _read(root, CALIBRATION_FILE, "calibration")
+    calibration, more = read_entry(root, CALIBRATION_FILE, "calibration")
     problems += more
     parts.append((CALIBRATION_FILE, calibration))
-    if problems:
+    network_name = data.get("network", DEFAULT_NETWORK) if isinstance(data, dict) else DEFAULT_NETWORK
+    network = collect(problems, load_network, root, network_name, (file, "network"))
+    if problems or network is None:
         raise BadInput(problems)
     constants = _merged(parts, file)
     if gpu not in calibration["measured_on"]:
         constants = {name: _scaled(constant) for name, constant in constants.items()}
-    return Cluster(name, str(gpu), constants)
+    cluster = Cluster(name, str(gpu), constants, network)
+    node = int(cluster.value("gpus_per_node"))
+    if network.island_gpus not in (None, node):
+        message = f"its islands of {network.island_gpus} GPUs are not the cluster's nodes of {node}"
+        advice = f"nearest: an own network with island_gpus: {node}"
+        raise BadInput([Problem(file, "network", "islands", network.name, message, advice)])
+    return cluster
 
 
 def _scaled(constant: Constant) -> Constant:
@@ -108,34 +93,6 @@ def _scaled(constant: Constant) -> Constant:
     if constant.file != CALIBRATION_FILE or constant.tag != "measured":
         return constant
     return replace(constant, tag="scaled", source=f"the same as on an A100: {constant.source}")
-
-
-def _read(root: Path, file: str, schema: str) -> tuple[Any, list[Problem]]:
-    """A file's data with its problems; the data are None where the file cannot be read."""
-    try:
-        data = read_yaml(provided(root, file), file)
-    except BadInput as bad:
-        return None, bad.problems
-    return data, check(data, schema, file)
-
-
-def catalogued(root: Path, kind: str) -> list[str]:
-    """Return the names of a kind's entries, in order: a study's own, and those that come with the code."""
-    folders = (root / f"config/{kind}s", SHIPPED / f"config/{kind}s")
-    return sorted({path.stem for folder in folders for path in folder.glob("*.yaml")})
-
-
-def read_named(
-    root: Path, kind: str, name: str, mention: tuple[str, str] | None = None
-) -> tuple[Any, list[Problem]]:
-    """The entry config/<kind>s/<name>.yaml. A name is only ever compared with the names there are."""
-    known = catalogued(root, kind)
-    file = f"config/{kind}s/{name}.yaml"
-    if name not in known:
-        message = f"there is no {kind} {shown(name)} in config/{kind}s"
-        place_ = mention or (file, "")
-        return None, [Problem(*place_, f"unknown_{kind}", name, message, did_you_mean(name, known))]
-    return _read(root, file, kind)
 
 
 def _merged(parts: list[tuple[str, Any]], cluster_file: str) -> dict[str, Constant]:
@@ -198,27 +155,3 @@ def _misplaced(given: Mapping[str, Mapping[str, Any]], files: Mapping[str, str])
                 message = f"{name} is also given in {files[CLUSTER]}"
                 problems.append(Problem(files[GPU], path, "given_twice", name, message, "keep one of them"))
     return problems
-
-
-def read_constant(name: str, entry: dict[str, Any], file: str) -> tuple[Constant | None, list[Problem]]:
-    """One constant with its value and bounds in base units, or what is wrong with it."""
-    path = place("constants", [name])
-    problems = []
-    amounts = []
-    low, high = entry["bounds"]
-    for part, value in (("value", entry["value"]), ("bounds[0]", low), ("bounds[1]", high)):
-        try:
-            amounts.append(parse_quantity(value, unit_of(name)))
-        except QuantityError as error:
-            problems.append(
-                Problem(file, f"{path}.{part}", "quantity", shown(value), error.message, error.suggestion)
-            )
-    if problems:
-        return None, problems
-    if not amounts[1] <= amounts[0] <= amounts[2]:
-        message = f"{shown(entry['value'])} is not between its bounds {shown(low)} and {shown(high)}"
-        advice = f"nearest: {low if amounts[0] < amounts[1] else high}"
-        return None, [Problem(file, f"{path}.value", "bounds", shown(entry["value"]), message, advice)]
-    return Constant(
-        amounts[0], unit_of(name), entry["tag"], entry["source"], amounts[1], amounts[2], file
-    ), []

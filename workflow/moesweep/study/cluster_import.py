@@ -6,7 +6,8 @@ from pathlib import Path
 
 from moesweep.edge.problems import BadInput, Problem, collect, one_line
 from moesweep.store.tablefile import whole
-from moesweep.study.catalog import Cluster, Constant, load_cluster
+from moesweep.study.catalog import Cluster, load_cluster
+from moesweep.study.catalog_files import Constant
 from moesweep.study.nccl_fit import Found, fitted
 from moesweep.study.nccl_log import Run, read_log
 

@@ -6,7 +6,7 @@ from typing import Any
 import polars as pl
 
 from moesweep.edge.problems import BadInput, Problem, shown
-from moesweep.study.catalog import read_named
+from moesweep.study.catalog_files import read_named
 from moesweep.study.keys import KEYS, NEEDED
 
 ABOUT_FILE = ("description", "source")

@@ -1,7 +1,7 @@
 """The catalogue's networks, config/networks/<name>.yaml, and what their parts cost and delay."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +9,7 @@ from moesweep.edge.paths import provided
 from moesweep.edge.problems import BadInput, Problem, did_you_mean
 from moesweep.edge.schema import check, definition
 from moesweep.edge.yaml_reader import read_yaml
-from moesweep.study.catalog import Constant, read_constant, read_named
+from moesweep.study.catalog_files import Constant, read_constant, read_named
 
 PARTS_FILE = "config/network_parts.yaml"
 DEFAULT_NETWORK = "non-blocking"
@@ -52,13 +52,32 @@ class Network:
     gpus: int | None = None
     shape: Mapping[str, Any] = field(default_factory=dict)
     link_bytes_per_second: float | None = None
-    file: str = ""
-    description: str = ""
+    file: str = field(default="", compare=False)
+    description: str = field(default="", compare=False)
 
     @property
     def blocks(self) -> bool:
         """Whether it may slow anything down."""
         return self.topology != "non_blocking"
+
+    @property
+    def graphs(self) -> list[str]:
+        """The file of the graph that it is imported from, if it is."""
+        return [self.shape["file"]] if self.topology == "graph" else []
+
+    def numbers(self, root: Path = Path()) -> dict[str, Any]:
+        """Return all that slowdowns follow from: what is compared, and the texts of graphs, from `root`.
+
+        A graph that is not there, which whoever builds the network is told, has no text.
+        """
+        own = {each.name: getattr(self, each.name) for each in fields(self) if each.compare}
+        graphs = [root / file for file in self.graphs]
+        texts = [file.read_text("utf-8", "replace") if file.is_file() else "" for file in graphs]
+        return own | {"graphs": texts}
+
+
+NON_BLOCKING = Network(DEFAULT_NETWORK, "non_blocking", file=f"config/networks/{DEFAULT_NETWORK}.yaml")
+"""What costs assume of a cluster that names no network, and what older costs have assumed."""
 
 
 def load_network(root: Path, name: str, mention: tuple[str, str] | None = None) -> Network:
