@@ -10,13 +10,15 @@ import yaml
 from polars.testing import assert_frame_equal
 
 from costing import ROOT, cluster, constants
+from moesweep.cost.collectives import exchange_ways, outside_ways
 from moesweep.cost.model import Costs, cost, with_constants
+from moesweep.cost.words import Words
 from moesweep.diff.comparison import Comparison
 from moesweep.diff.folder import read_folder
 from moesweep.diff.whatif import what_if
 from moesweep.edge.problems import BadInput
 from moesweep.evaluate.costs import costed_on, on_cluster, on_networks
-from moesweep.evaluate.files import write_costs
+from moesweep.evaluate.files import constants_but_prices, write_costs
 from moesweep.explain.ledger import Ledger
 from moesweep.network.slowed import slowed
 from moesweep.store.layout import Results
@@ -87,6 +89,59 @@ def test_an_exchange_takes_the_larger_of_both_links() -> None:
     seconds, buffer = found["free"]
     assert seconds == pytest.approx(4 * buffer / 8 / 10e9)
     assert found["thin"][0] == pytest.approx(4 * seconds)
+
+
+@pytest.mark.parametrize("collective", ["all_gather", "all_reduce", "all_to_all"])
+def test_a_slowdown_takes_the_transfer_of_every_way_between_nodes_longer(collective: str) -> None:
+    """16 ranks on 2 nodes. Latencies stay, and of an exchange in two steps the passes inside nodes."""
+    latencies = dict.fromkeys(
+        ("ring_base_seconds", "ll_ring_base_seconds", "all_to_all_latency_seconds"), 1e-5
+    )
+    numbers = constants(ll_bytes_per_second=20e9, **latencies)
+    op = Words(collective, "collective", "forward", collective, "world")
+    ways = exchange_ways() if collective == "all_to_all" else outside_ways(op)
+    buffer, pairs = 80e6, [*ways.items()]
+    frame = pl.DataFrame({"slowdown": [1.0, 4.0]}).with_columns(
+        comm_bytes=pl.lit(buffer),
+        wire_bytes=pl.lit(buffer * 15 / 16),
+        group_size=pl.lit(16),
+        world_size=pl.lit(16),
+        members_per_node=pl.lit(8),
+        nodes=pl.lit(2),
+        stride=pl.lit(1),
+        routing=pl.lit("balanced"),
+        ep=pl.lit(1),
+        num_experts=pl.lit(1),
+        **{name: pl.lit(value) for name, value in numbers.items()},
+    )
+    found = frame.select(
+        *(latency.alias(f"{name} latency") for name, (latency, _) in pairs),
+        *(transfer.alias(name) for name, (_, transfer) in pairs),
+    )
+    for name in ways:
+        (latency, again), (free, slow) = found[f"{name} latency"], found[name]
+        assert latency == again > 0
+        # Gathered and spread inside: two passes of 7/8 of the buffer at 100 GB/s.
+        inside = 2 * 7 / 8 * buffer / 100e9 if name == "hierarchical" else 0.0
+        assert slow - inside == pytest.approx(4 * (free - inside))
+
+
+def test_costs_are_made_again_where_the_network_is_another(tmp_path: Path) -> None:
+    """Words do not count: neither a description nor where a network stands."""
+    graph = tmp_path / "graph.txt"
+    graph.write_text("one")
+    networks = {
+        "thin": THIN,
+        "told": replace(THIN, file="thin.yaml", description="thin"),
+        "queues": replace(THIN, queue_pairs=2),
+        "graph": Network("thin", "graph", "ecmp", shape={"file": str(graph)}),
+    }
+    made = {name: constants_but_prices(cluster().on(network)) for name, network in networks.items()}
+    assert made.pop("told") == made["thin"]
+    graph.write_text("two")
+    made["other graph"] = constants_but_prices(cluster().on(networks["graph"]))
+    made["default"] = constants_but_prices(cluster())
+    assert len(set(made.values())) == len(made) == 5
 
 
 def test_both_forms_of_the_model_agree() -> None:

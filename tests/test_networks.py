@@ -18,6 +18,7 @@ from moesweep.network.lattice import Lattice
 from moesweep.network.slowdown import carried
 from moesweep.network.topology import Topology
 from moesweep.network.tree import Tree, fitted
+from moesweep.store.tablefile import words
 from naive_network import ecmp, found, link_ends, per_link, shortest, what_stays
 
 Pairs = dict[tuple[int, int], int]
@@ -419,6 +420,7 @@ def test_hashing_meets_on_links_where_a_fluid_does_not() -> None:
 
 
 def test_classes_are_words() -> None:
+    assert list(CLASSES) == words()["link_class"]
     assert {CLASSES[c] for fabric in FABRICS.values() for c in fabric.bundles.class_} == {
         "nic",
         "leaf",

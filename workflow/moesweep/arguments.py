@@ -17,6 +17,7 @@ from moesweep.run import clean, init, runner
 from moesweep.run import commands as stages
 from moesweep.screen import command as screen
 from moesweep.study.importers import command as importers
+from moesweep.topologies import command as topologies
 from moesweep.traffic import command as traffic
 
 
@@ -37,7 +38,7 @@ def parsed(argv: Sequence[str] | None) -> argparse.Namespace:
     top.add_argument("--version", action="version", version=f"moesweep {version('moesweep')}")
     commands = top.add_subparsers(required=True, metavar="COMMAND")
     rooms = (init, importers, stages, calibration, collectives, export, archive, clean, runner)
-    for module in (*rooms, traffic, explain, diff, report, screen):
+    for module in (*rooms, traffic, topologies, explain, diff, report, screen):
         module.add_commands(commands)
     arguments, rest = top.parse_known_args(argv)
     # NAME=VALUE may stand anywhere; argparse takes those that follow an option for strangers.

@@ -1,7 +1,6 @@
 """Which links carry what: a workload's traffic routed over a network."""
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -75,10 +74,3 @@ def by_kind(table: pl.DataFrame) -> pl.DataFrame:
         )
         .sort("group_kind", "phase")
     )
-
-
-def write_links(path: Path, topology: Topology, matrix: pl.DataFrame, facts: Mapping[str, str]) -> None:
-    """Write the link table of one workload on one network."""
-    from moesweep.store.tablefile import write_table
-
-    write_table(link_table(topology, matrix), path, "network_links", facts)

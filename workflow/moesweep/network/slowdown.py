@@ -70,22 +70,27 @@ def nic_seconds(topology: Topology, flows: Flows) -> Floats:
     return busiest / topology.nic_bytes_per_second
 
 
-def layout_slowdowns(topology: Topology, layout: Mapping[str, Any], order: str | None = None) -> pl.DataFrame:
-    """Return one row per kind of communicator that the layout has.
+def slowdowns(topology: Topology, flows: Flows) -> pl.DataFrame:
+    """Return one row per kind of communicator that has unit flows (`unit_flows`).
 
-    group_kind, slowdown, mean_hops (links that a byte passes), worst_bundle (-1: none outside the islands)
+    group_kind, slowdown, mean_hops (links that a byte passes), worst_bundle (-1: none outside the islands);
+    card_seconds_per_byte, link_seconds_per_byte: what the busiest card, and the busiest link outside the
+    islands, take for each byte that a rank puts on links
     """
-    flows = unit_flows(layout, topology.island, order)
     found = carried(topology, flows)
-    with np.errstate(invalid="ignore"):
-        hops = found.bytes_hops / found.bytes
-    frame = pl.DataFrame(
+    there = found.bytes > 0
+    return pl.DataFrame(
         {
-            "group_kind": GROUP_KINDS,
-            "slowdown": found.slowdown,
-            "mean_hops": hops,
-            "worst_bundle": found.worst,
-            "bytes": found.bytes,
+            "group_kind": pl.Series(GROUP_KINDS).filter(pl.Series(there)),
+            "slowdown": found.slowdown[there],
+            "mean_hops": found.bytes_hops[there] / found.bytes[there],
+            "worst_bundle": found.worst[there],
+            "card_seconds_per_byte": found.bound_seconds[there],
+            "link_seconds_per_byte": found.seconds[there],
         }
     )
-    return frame.filter(pl.col("bytes") > 0).drop("bytes")
+
+
+def layout_slowdowns(topology: Topology, layout: Mapping[str, Any], order: str | None = None) -> pl.DataFrame:
+    """Return the `slowdowns` of a layout's unit traffic."""
+    return slowdowns(topology, unit_flows(layout, topology.island, order))

@@ -4,7 +4,7 @@ The costs read a column `<kind>_slowdown` where there is one, and 1 where there 
 (moesweep.cost.collectives): a network that blocks nothing adds no column and changes no number.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,20 +12,54 @@ import polars as pl
 
 from moesweep.edge.problems import BadInput, Problem, collect
 from moesweep.network.build import Rates, topology
-from moesweep.network.slowdown import layout_slowdowns
+from moesweep.network.flows import Flows
+from moesweep.network.slowdown import slowdowns
 from moesweep.network.topology import Topology
-from moesweep.network.unit import LAYOUT
+from moesweep.network.unit import LAYOUT, unit_flows
 from moesweep.shapes.communication import GROUP_KINDS
 from moesweep.study.networks import Network
 
 CONSTANTS = ("gpus_per_node", "nic_bytes_per_second", "node_link_bytes_per_second")
 """The constants of a cluster that a network's slowdowns follow from."""
 
+Sited = tuple[Network, Mapping[str, float]]
+"""A network, and the constants of the cluster that it joins."""
+
 
 def built(network: Network, constants: Mapping[str, float], world_size: int, root: Path = Path()) -> Topology:
     """Return a cluster's network as it is built for so many GPUs. Raises BadInput where it does not fit."""
     node, nic, nvlink = (constants[name] for name in CONSTANTS)
     return topology(network, world_size, int(node), Rates(nic, nvlink), root)
+
+
+def built_for(
+    sizes: pl.Series, networks: Mapping[str, Sited], root: Path = Path()
+) -> dict[tuple[str, int], Topology]:
+    """Return networks as built for worlds of some sizes. Raises BadInput with all that do not fit."""
+    problems: list[Problem] = []
+    found = {
+        (name, size): collect(problems, built, *sited, size, root)
+        for name, sited in networks.items()
+        for size in sizes.unique().sort()
+    }
+    if problems:
+        # Worlds of several sizes share most of them.
+        raise BadInput(dict.fromkeys(problems))
+    return {key: each for key, each in found.items() if each is not None}
+
+
+def by_layout(
+    layouts: pl.DataFrame, topologies: Mapping[tuple[str, int], Topology], order: str | None = None
+) -> Iterator[tuple[dict[str, Any], str, Topology, pl.DataFrame]]:
+    """Yield each layout on each network that is built for its world, with the `slowdowns` of its kinds."""
+    for layout in layouts.iter_rows(named=True):
+        flows: dict[int, Flows] = {}
+        for (name, size), found in topologies.items():
+            if size != layout["world_size"]:
+                continue
+            if found.island not in flows:
+                flows[found.island] = unit_flows(layout, found.island, order)
+            yield layout, name, found, slowdowns(found, flows[found.island])
 
 
 def slowed(
@@ -38,21 +72,24 @@ def slowed(
     if not network.blocks or workloads.is_empty():
         return workloads
     layouts = workloads.select(LAYOUT).unique(maintain_order=True)
-    problems: list[Problem] = []
-    sizes = layouts["world_size"].unique().sort().to_list()
-    networks = {size: collect(problems, built, network, constants, size, root) for size in sizes}
-    if problems:
-        raise BadInput(_once(problems))
-    rows = []
-    for layout in layouts.iter_rows(named=True):
-        found = layout_slowdowns(networks[layout["world_size"]], layout)  # type: ignore[arg-type]
-        slower = found.filter(pl.col("slowdown") > 1).select("group_kind", "slowdown")
-        rows.append({f"{kind}_slowdown": value for kind, value in slower.iter_rows()})
-    names = [
-        name for name in (f"{kind}_slowdown" for kind in GROUP_KINDS) if any(name in row for row in rows)
-    ]
-    columns = [pl.Series(name, [row.get(name, 1.0) for row in rows], dtype=pl.Float64) for name in names]
-    return workloads.join(layouts.with_columns(columns), on=LAYOUT, how="left", maintain_order="left")
+    topologies = built_for(layouts["world_size"], {network.name: (network, constants)}, root)
+    found = [frame for *_, frame in by_layout(layouts, topologies)]
+    numbered = [frame.with_columns(layout=pl.lit(i)) for i, frame in enumerate(found)]
+    return with_slowdowns(workloads, layouts.with_row_index("layout"), pl.concat(numbered))
+
+
+def with_slowdowns(workloads: pl.DataFrame, layouts: pl.DataFrame, found: pl.DataFrame) -> pl.DataFrame:
+    """Return workloads with the columns of `slowed`; `found` has layout (a number of theirs), group_kind."""
+    slower = found.filter(pl.col("slowdown") > 1)
+    kinds = [kind for kind in GROUP_KINDS if kind in set(slower["group_kind"])]
+    of_kinds = layouts.with_columns(pl.col("layout").cast(pl.Int64))
+    for kind in kinds:
+        own = slower.filter(group_kind=kind).select(
+            pl.col("layout").cast(pl.Int64), pl.col("slowdown").alias(f"{kind}_slowdown")
+        )
+        of_kinds = of_kinds.join(own, on="layout", how="left", maintain_order="left")
+    filled = of_kinds.drop("layout").with_columns(pl.col(f"{kind}_slowdown").fill_null(1.0) for kind in kinds)
+    return workloads.join(filled, on=LAYOUT, how="left", maintain_order="left")
 
 
 def busiest_link(
@@ -60,11 +97,7 @@ def busiest_link(
 ) -> str:
     """Return the class and the ends of the link that a kind waits for; of equally busy ones the first."""
     found = built(network, constants, layout["world_size"])
-    worst = layout_slowdowns(found, layout).filter(group_kind=kind)["worst_bundle"].item()
+    flows = unit_flows(layout, found.island)
+    worst = slowdowns(found, flows).filter(group_kind=kind)["worst_bundle"].item()
     row = found.links.filter(bundle=worst).row(0, named=True)
     return f"{row['class']} link {row['source']} -> {row['target']}"
-
-
-def _once(problems: Sequence[Problem]) -> list[Problem]:
-    """Return problems without those that were told before: worlds of several sizes share most of them."""
-    return list(dict.fromkeys(problems))

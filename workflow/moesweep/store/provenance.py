@@ -37,7 +37,10 @@ DICTIONARIES = {
 }
 """The column dictionaries that a stage writes by; all others, but those of COMMANDS, are of the tables."""
 
-COMMANDS = ("runs", "unrolled", "screen")
+COMMANDS = (
+    *("runs", "unrolled", "screen"),
+    *("topologies", "network_kinds", "network_links", "network_loads", "nic_need"),
+)
 """The dictionaries that only commands outside of the workflow read or write by."""
 
 LIBRARIES = ("numpy", "pint", "polars", "pyyaml")

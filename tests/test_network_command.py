@@ -1,0 +1,175 @@
+"""`moesweep network`: its tables by hand and against the costs, its mistakes all at once."""
+
+from pathlib import Path
+
+import polars as pl
+import pytest
+import yaml
+
+from costing import ROOT, cluster
+from moesweep.cli import main
+from moesweep.evaluate.costs import costed_on
+from moesweep.store.layout import Results
+from moesweep.store.tablefile import read_table, write_table
+from moesweep.study.networks import load_parts
+from moesweep.topologies.needs import SHARES, nic_need
+from moesweep.trace.files import write_traces
+from small import DENSE, small
+
+CASES = {"moe": {"world_size": 32, "ep": 8, "tp": 2, "num_experts": 8}, "dense": DENSE | {"world_size": 32}}
+THIN = {
+    "description": "leaves of a node, a quarter of its cards' links up",
+    "source": "a test",
+    "topology": "leaf_spine",
+    "shape": {"leaf_gpus": 8, "oversubscription": 4, "spine_ports": 64},
+}
+
+
+def workloads() -> pl.DataFrame:
+    return pl.concat(small(**case).with_columns(workload=pl.lit(id_)) for id_, case in CASES.items())
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A project with traced workloads and a network of its own."""
+    root = tmp_path_factory.mktemp("project")
+    (root / "config").mkdir()
+    config = {"sweep": "config/s.yaml", "cluster": cluster().name}
+    (root / "config/config.yaml").write_text(yaml.safe_dump(config))
+    (root / "thin.yaml").write_text(yaml.safe_dump(THIN))
+    results = Results(root / "results")
+    write_table(workloads(), results.workloads, "workloads")
+    write_traces(workloads(), results)
+    return root
+
+
+@pytest.fixture(autouse=True)
+def here(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(project)
+
+
+ASKED = ["--topology", "thin.yaml", "--topology", "rail-only"]
+
+
+@pytest.fixture(scope="module")
+def out(project: Path) -> Path:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(project)
+        assert main(["network", *ASKED, "--order", "tp-pp-dp", "--links", "--out", "out"]) == 0
+    return project / "out"
+
+
+def test_iterations_are_those_of_the_costs(out: Path) -> None:
+    found = read_table(out / "topologies.parquet", "topologies")
+    assert found["network"].unique(maintain_order=True).to_list() == ["non-blocking", "thin", "rail-only"]
+    free = costed_on(workloads(), [cluster()])["iteration_seconds"].to_list()
+    assert found.filter(network="non-blocking")["iteration_seconds"].to_list() == free
+    assert found.filter(network="rail-only")["iteration_seconds"].to_list() == free
+    assert (found.filter(network="thin")["iteration_seconds"] > pl.Series(free)).all()
+
+
+def test_parts_and_prices(out: Path) -> None:
+    """Four leaves of 8 cards and 2 links up: 40 links; 8 links up fill one of the spines of 64 ports.
+
+    Ports in use are those at leaves, 32 + 8, and at spines, 8. A rail-only network of 4 islands has a leaf
+    and 4 links for each of 8 rails.
+    """
+    found = read_table(out / "topologies.parquet", "topologies").filter(kind="moe")
+    parts = {row["network"]: (row["links"], row["switches"]) for row in found.iter_rows(named=True)}
+    assert parts["thin"] == (40, 4 + 1)
+    assert parts["rail-only"] == (32, 8)
+    prices = {name: part.value for name, part in load_parts(ROOT).items()}
+    (usd,) = found.filter(network="thin")["usd"]
+    assert usd == pytest.approx(40 * prices["link_usd"] + 48 * prices["switch_port_usd"])
+
+
+def test_kinds_by_hand(out: Path) -> None:
+    """pp leaves its leaf on all 8 cards over 2 links; of an ep group on two nodes 4 of 7 peers do.
+
+    In tp-pp-dp order stages stand side by side, and nothing of pp leaves a node.
+    """
+    found = read_table(out / "network_kinds.parquet", "network_kinds").filter(workload="moe", network="thin")
+    ranked = {row["group_kind"]: row for row in found.filter(order="tp-dp-pp").iter_rows(named=True)}
+    assert ranked["pp"]["slowdown"] == pytest.approx(4)
+    assert ranked["ep"]["slowdown"] == pytest.approx(4)
+    rate = cluster().value("nic_bytes_per_second")
+    assert ranked["ep"]["card_seconds_per_byte"] == pytest.approx(4 / 7 / rate)
+    assert (ranked["pp"]["class"], ranked["pp"]["source"], ranked["pp"]["target"]) == (
+        "leaf",
+        "leaf 0",
+        "spine 0",
+    )
+    other = {row["group_kind"]: row for row in found.filter(order="tp-pp-dp").iter_rows(named=True)}
+    assert (other["pp"]["slowdown"], other["pp"]["link_seconds_per_byte"], other["pp"]["class"]) == (
+        1,
+        0,
+        None,
+    )
+    assert set(found["group_kind"]) >= {"ep", "etp"}
+
+
+def test_dense_workloads_have_no_experts(out: Path) -> None:
+    kinds = read_table(out / "network_kinds.parquet", "network_kinds").filter(workload="dense")["group_kind"]
+    assert not set(kinds) & {"ep", "etp", "edp", "tp_ep", "expert_model"}
+
+
+def test_links_carry_bytes_times_hops(out: Path) -> None:
+    loads = read_table(out / "network_loads.parquet", "network_loads").filter(workload="moe", network="thin")
+    links = read_table(out / "links/network=thin/workload=moe.parquet", "network_links")
+    both = (
+        links.group_by("group_kind", "phase")
+        .agg(pl.col("bytes").sum(), pl.col("seconds").max())
+        .sort("group_kind", "phase")
+    )
+    assert both["bytes"].to_list() == pytest.approx(loads["bytes_hops"].to_list())
+    assert both["seconds"].to_list() == pytest.approx(loads["seconds"].to_list())
+
+
+def test_a_card_s_need_is_where_exchanges_take_their_share(out: Path) -> None:
+    """At the rate found they take the share, just below it more; and a faster card takes no more."""
+    wide = small(world_size=64, tp=4, ep=8, num_experts=8, hidden_size=2048, seq_length=2048, num_layers=4)
+    found = nic_need(wide, cluster())
+    assert found["share"].to_list() == list(SHARES)
+    assert read_table(out / "nic_need.parquet", "nic_need").columns == found.columns
+    for share, rate in (
+        found.filter(pl.col("nic_bytes_per_second") > 0).select("share", "nic_bytes_per_second").rows()
+    ):
+        for factor, fits in ((1.001, True), (0.98, False), (4, True)):
+            constants = pl.DataFrame([cluster().values | {"nic_bytes_per_second": rate * factor}])
+            costs = costed_frame(wide, constants)
+            assert (costs["ep_comm_seconds"][0] / costs["iteration_seconds"][0] <= share) == fits
+    assert (found["nic_bytes_per_second"] > 0).any()
+
+
+def costed_frame(frame: pl.DataFrame, constants: pl.DataFrame) -> pl.DataFrame:
+    from moesweep.evaluate.costs import costed
+
+    return costed(frame, constants)
+
+
+def test_all_mistakes_at_once(capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["--topology", "fat-treee", "--workload", "nobody", "--order", "tp-dp", "--links"]
+    assert main(["network", *words]) == 2
+    found = capsys.readouterr().err
+    assert len(found.splitlines()) == 4
+    assert all(
+        part in found
+        for part in ("did you mean fat-tree", "nobody", "there is no order tp-dp", "no --out is given")
+    )
+
+
+def test_a_folder_in_use_and_the_results_are_refused(out: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["network", *ASKED, "--out", "out"]) == 2
+    assert "is no empty folder" in capsys.readouterr().err
+    assert main(["network", *ASKED, "--out", "results/network"]) == 2
+    assert "lies in the results" in capsys.readouterr().err
+
+
+def test_the_summary_says_by_how_much(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["network", *ASKED]) == 0
+    printed = capsys.readouterr().out.splitlines()
+    assert printed[0] == "2 workloads; parts are those for 32 GPUs"
+    (thin,) = (line.split() for line in printed if line.startswith("thin"))
+    (free,) = (line.split() for line in printed if line.startswith("non-blocking"))
+    assert free[1:3] == ["0", "%"]
+    assert float(thin[1]) > 0

@@ -1,0 +1,150 @@
+"""`moesweep network`: what topologies do to workloads, which links carry what, what a card needs."""
+
+import argparse
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from moesweep.edge.outputs import among_results
+from moesweep.edge.problems import BadInput, Problem, collect, did_you_mean
+from moesweep.study.configured import Configuration, add_options, asked
+
+if TYPE_CHECKING:
+    import polars as pl
+
+    from moesweep.store.layout import Results
+    from moesweep.study.catalog import Cluster
+    from moesweep.topologies.compared import Compared
+
+_HELP = "say what networks do to workloads: slowdowns and seconds, parts and prices, and loads of links"
+
+
+def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Add the parser of `moesweep network`."""
+    command = commands.add_parser("network", help=_HELP, description=_HELP)
+    add_options(command)
+    command.add_argument(
+        "--topology",
+        action="append",
+        metavar="NAME|FILE.yaml",
+        help="a network of config/networks, or a file (default: all whose flows are not hashed)",
+    )
+    command.add_argument(
+        "--workload", action="append", metavar="ID", help="these workloads alone, by id, beginning or glob"
+    )
+    command.add_argument(
+        "--order",
+        action="append",
+        metavar="AXES",
+        help="also this placement of ranks, such as tp-pp-dp or ep-etp-edp-pp: axes, the fastest first",
+    )
+    command.add_argument("--links", action="store_true", help="also write the loads of links, from traces")
+    command.add_argument("--out", metavar="DIR", help="new folder for the tables (default: print a summary)")
+    command.set_defaults(run=network)
+
+
+def network(arguments: argparse.Namespace) -> int:
+    """Print what each network does; write the tables if a folder is named."""
+    from moesweep.network.order import RANK_ORDER
+    from moesweep.store.tablefile import write_table
+    from moesweep.study.networks import load_parts
+    from moesweep.topologies.compared import compared, topologies
+    from moesweep.topologies.needs import nic_need
+    from moesweep.topologies.summary import lines
+
+    configuration = asked(arguments)
+    workloads, clusters, out = _check(arguments, configuration)
+    found = compared(workloads, clusters, configuration.root)
+    kinds = found.kinds(tuple(dict.fromkeys((RANK_ORDER, *(arguments.order or ())))))
+    prices = {name: part.value for name, part in load_parts(configuration.root).items()}
+    table = topologies(found, kinds, prices)
+    print(*lines(table), sep="\n")
+    if out is not None:
+        write_table(table, out / "topologies.parquet", "topologies")
+        write_table(kinds, out / "network_kinds.parquet", "network_kinds")
+        write_table(nic_need(workloads, configuration.cluster()), out / "nic_need.parquet", "nic_need")
+        if arguments.links:
+            _write_links(found, configuration.results(), out)
+        print(f"written: {out}")
+    return 0
+
+
+def _write_links(found: "Compared", results: "Results", out: Path) -> None:
+    """Write a table of links for each workload and network, and one of the busiest of all of them."""
+    import polars as pl
+
+    from moesweep.network.links import by_kind, link_table, matrix_of
+    from moesweep.store.tablefile import write_table
+
+    loads = []
+    for row in found.workloads.iter_rows(named=True):
+        matrices: dict[int, pl.DataFrame] = {}
+        for name in found.clusters:
+            built = found.topologies[name, row["world_size"]]
+            if built.island not in matrices:
+                matrices[built.island] = matrix_of(results, row, built.island, None)
+            links = link_table(built, matrices[built.island])
+            names = {"workload": row["workload"], "network": name}
+            file = out / f"links/network={name}/workload={row['workload']}.parquet"
+            write_table(links, file, "network_links", names)
+            loads.append(by_kind(links).with_columns(pl.lit(word).alias(key) for key, word in names.items()))
+    write_table(pl.concat(loads), out / "network_loads.parquet", "network_loads")
+
+
+def _check(
+    arguments: argparse.Namespace, configuration: Configuration
+) -> "tuple[pl.DataFrame, list[Cluster], Path | None]":
+    """Return workloads, the cluster on each network, the folder; raise BadInput with all that is wrong."""
+    from moesweep.store.tablefile import read_table
+    from moesweep.study.naming import named
+
+    problems: list[Problem] = []
+    results = configuration.results()
+    workloads = collect(problems, read_table, results.workloads, "workloads")
+    if workloads is not None and arguments.workload is not None:
+        workloads = collect(problems, named, workloads, arguments.workload)
+    clusters = collect(problems, _clusters, arguments.topology, configuration)
+    problems += _order_problems(arguments.order or ())
+    out = None if arguments.out is None else Path(arguments.out)
+    if out is not None:
+        problems += among_results(out, results.root)
+        if out.exists() and (not out.is_dir() or any(out.iterdir())):
+            message = "is there already and is no empty folder"
+            problems.append(Problem("", "--out", "not_empty", str(out), f"{out} {message}", "name a new one"))
+    elif arguments.links:
+        message = "the loads of links are files, and no --out is given"
+        problems.append(Problem("", "--links", "no_effect", "", message, "add --out DIR"))
+    if problems or workloads is None or clusters is None:
+        raise BadInput(problems)
+    return workloads, clusters, out
+
+
+def _clusters(words: Sequence[str] | None, configuration: Configuration) -> "list[Cluster]":
+    """Return the configured cluster on the default network and on each that is asked for."""
+    from moesweep.study.catalog_files import catalogued
+    from moesweep.study.networks import DEFAULT_NETWORK, NON_BLOCKING, named_network
+
+    root, problems, cluster = configuration.root, list[Problem](), configuration.cluster()
+    names = catalogued(root, "network") if words is None else words
+    loaded = [collect(problems, named_network, root, name, ("", "--topology")) for name in names]
+    found = [each for each in loaded if each is not None and (words is not None or each.routing != "hashed")]
+    of_name = {each.name: each for each in [NON_BLOCKING, *found]}
+    twice = [each for each in found if of_name[each.name] is not each]
+    problems += [
+        Problem("", "--topology", "duplicate", each.name, f"two networks are called {each.name}")
+        for each in twice
+        if each.name != DEFAULT_NETWORK
+    ]
+    if problems:
+        raise BadInput(problems)
+    return [cluster.on(each) for each in of_name.values()]
+
+
+def _order_problems(orders: Iterable[str]) -> list[Problem]:
+    from moesweep.network.order import ORDERS
+
+    return [
+        Problem("", "--order", "known", order, f"there is no order {order}", did_you_mean(order, ORDERS))
+        for order in orders
+        if order not in ORDERS
+    ]
