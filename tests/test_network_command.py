@@ -9,10 +9,12 @@ import yaml
 from costing import ROOT, cluster
 from moesweep.cli import main
 from moesweep.evaluate.costs import costed_on
+from moesweep.report.figures.style import as_svg
 from moesweep.store.layout import Results
 from moesweep.store.tablefile import read_table, write_table
 from moesweep.study.networks import load_parts
 from moesweep.topologies.needs import SHARES, nic_need
+from moesweep.topologies.summary import draw, sentences, slower
 from moesweep.trace.files import write_traces
 from small import DENSE, small
 
@@ -165,6 +167,44 @@ def test_a_folder_in_use_and_the_results_are_refused(out: Path, capsys: pytest.C
     assert "lies in the results" in capsys.readouterr().err
 
 
+def test_sentences_and_figure_by_hand(out: Path) -> None:
+    """Rounding lengthens nothing; what shortens iterations does not either."""
+    rows = {
+        "non-blocking": (0.0, 0.0, 0.0, 0.0),
+        "even": (1e-12, 1e-12, 0.0, 0.0),
+        "nvl": (-0.05, -0.01, -0.02, 0.0),
+        "thin": (0.2, 0.5, 0.05, 0.4),
+        "torus": (2.0, 9.0, 2.5, 8.0),
+        "leaf": (0.1, 0.1, 0.04, 0.1),
+    }
+    columns = [
+        {"network": name, "kind": kind, "median": row[at], "most": row[at + 1]}
+        for name, row in rows.items()
+        for kind, at in (("moe", 0), ("dense", 2))
+    ]
+    found = pl.DataFrame(columns)
+    assert list(sentences(found)) == [
+        "Of 5 networks, 2 lengthen no iteration: even, nvl.",
+        "In the median they lengthen iterations at the most: "
+        "MoE ones by 200 % on torus, dense ones by 250 % on torus.",
+        "In the median MoE loses more than dense on 2, most on thin (20 % against 5 %); "
+        "dense loses more than MoE on 1, most on torus (250 % against 200 %).",
+    ]
+    assert list(sentences(found.filter(network="non-blocking"))) == []
+    assert list(sentences(found.filter(kind="moe")))[1:] == [
+        "In the median they lengthen iterations at the most: MoE ones by 200 % on torus."
+    ]
+    table = read_table(out / "topologies.parquet", "topologies")
+    assert dict(slower(table).filter(network="thin").select("kind", "median").iter_rows()) == {
+        kind: pytest.approx(thin / free - 1)
+        for kind in ("moe", "dense")
+        for free, thin in [table.filter(kind=kind)["iteration_seconds"][:2]]
+    }
+    drawn = (out / "topologies.svg").read_text(encoding="utf-8")
+    assert drawn == as_svg("topologies", draw, {"rows": slower(table)})
+    assert all(f">{name}</text>" in drawn for name in ("non-blocking", "thin", "rail-only"))
+
+
 def test_the_summary_says_by_how_much(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["network", *ASKED]) == 0
     printed = capsys.readouterr().out.splitlines()
@@ -173,3 +213,4 @@ def test_the_summary_says_by_how_much(capsys: pytest.CaptureFixture[str]) -> Non
     (free,) = (line.split() for line in printed if line.startswith("non-blocking"))
     assert free[1:3] == ["0", "%"]
     assert float(thin[1]) > 0
+    assert printed[-3] == "Of 2 networks, 1 lengthens no iteration: rail-only."

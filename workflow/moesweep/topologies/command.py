@@ -46,11 +46,12 @@ def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
 def network(arguments: argparse.Namespace) -> int:
     """Print what each network does; write the tables if a folder is named."""
     from moesweep.network.order import RANK_ORDER
-    from moesweep.store.tablefile import write_table
+    from moesweep.report.figures.style import as_svg
+    from moesweep.store.tablefile import whole, write_table
     from moesweep.study.networks import load_parts
     from moesweep.topologies.compared import compared, topologies
     from moesweep.topologies.needs import nic_need
-    from moesweep.topologies.summary import lines
+    from moesweep.topologies.summary import draw, lines, slower
 
     configuration = asked(arguments)
     workloads, clusters, out = _check(arguments, configuration)
@@ -62,6 +63,8 @@ def network(arguments: argparse.Namespace) -> int:
     if out is not None:
         write_table(table, out / "topologies.parquet", "topologies")
         write_table(kinds, out / "network_kinds.parquet", "network_kinds")
+        with whole(out / "topologies.svg") as partial:
+            partial.write_text(as_svg("topologies", draw, {"rows": slower(table)}), encoding="utf-8")
         write_table(nic_need(workloads, configuration.cluster()), out / "nic_need.parquet", "nic_need")
         if arguments.links:
             _write_links(found, configuration.results(), out)

@@ -3,23 +3,19 @@
 import hashlib
 import io
 import json
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable
+from typing import Any
 
 import polars as pl
 
 from moesweep.edge.problems import BadInput, Problem, did_you_mean, shown
 from moesweep.report.evidence import Evidence
 from moesweep.report.figures.gallery import FIGURES
-from moesweep.report.figures.style import RC, Shown
+from moesweep.report.figures.style import Shown, as_svg, look
 from moesweep.store.layout import Results
 from moesweep.store.memo import MADE_FROM, Memo, remade
 from moesweep.store.parts import made_from
 from moesweep.store.tablefile import whole
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 PNG_DOTS_PER_INCH = 130
 
@@ -36,15 +32,18 @@ def write_figures(results: Results) -> None:
     digests = [made_from("figures", name, _digest(each)) for name, each in showing.items()]
     wanted = pl.DataFrame({"name": list(showing), MADE_FROM: digests})
 
+    def svg(name: str) -> str:
+        return as_svg(name, FIGURES[name].draw, showing[name])
+
     def drawn(some: pl.DataFrame) -> list[pl.DataFrame]:
         for name in some["name"]:
             results.figure(name, "png").unlink(missing_ok=True)
-        return [some.with_columns(svg=pl.Series([_svg(name, showing[name]) for name in some["name"]]))]
+        return [some.with_columns(svg=pl.Series([svg(name) for name in some["name"]]))]
 
     (found,) = remade([Memo(results, "figures", "svg")], wanted, drawn)
-    for name, svg in found.select("name", "svg").iter_rows():
+    for name, text in found.select("name", "svg").iter_rows():
         with whole(results.figure(name, "svg")) as partial:
-            partial.write_text(svg, encoding="utf-8")
+            partial.write_text(text, encoding="utf-8")
 
 
 def write_pngs(results: Results, names: Iterable[str]) -> None:
@@ -55,9 +54,9 @@ def write_pngs(results: Results, names: Iterable[str]) -> None:
     evidence.check()
     for name in names:
         showing, file = FIGURES[name].shown(evidence), results.figure(name, "png")
-        with _figure(name, showing) as drawn, whole(file) as partial:
+        with look(name), whole(file) as partial:
             # A page behind it: PNGs are pasted into all kinds of places.
-            drawn.savefig(
+            FIGURES[name].draw(**showing).savefig(
                 partial,
                 format="png",
                 dpi=PNG_DOTS_PER_INCH,
@@ -85,21 +84,3 @@ def _bytes(value: Any) -> bytes:
     buffer = io.BytesIO()
     value.rechunk().write_ipc(buffer, compression="uncompressed")
     return buffer.getvalue()
-
-
-def _svg(name: str, showing: Shown) -> str:
-    buffer = io.StringIO()
-    with _figure(name, showing) as drawn:
-        drawn.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None, "Title": name})
-    return buffer.getvalue()
-
-
-@contextmanager
-def _figure(name: str, showing: Shown) -> "Iterator[Figure]":
-    import matplotlib as mpl
-
-    with mpl.rc_context():
-        # Nobody's own matplotlibrc has a say.
-        mpl.rcdefaults()
-        mpl.rcParams.update(RC | {"svg.hashsalt": name})
-        yield FIGURES[name].draw(**showing)

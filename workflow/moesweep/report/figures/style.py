@@ -1,6 +1,8 @@
 """One look for all figures: colours that survive grey print and colour blindness, units on every axis."""
 
-from collections.abc import Mapping, Sequence
+import io
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from moesweep.report.figures.ink import INK
@@ -49,6 +51,25 @@ RC: Any = {
     "svg.hashsalt": "moesweep",
     "figure.constrained_layout.use": True,
 }
+
+
+@contextmanager
+def look(name: str) -> "Iterator[None]":
+    """Draw in this look, not in somebody's own matplotlibrc's; ids in a figure follow from its name."""
+    import matplotlib as mpl
+
+    with mpl.rc_context():
+        mpl.rcdefaults()
+        mpl.rcParams.update(RC | {"svg.hashsalt": name})
+        yield
+
+
+def as_svg(name: str, draw: "Callable[..., Figure]", showing: Shown) -> str:
+    """Return as SVG what `draw` makes of what is shown: the same bytes whenever that is the same."""
+    buffer = io.StringIO()
+    with look(name):
+        draw(**showing).savefig(buffer, format="svg", metadata={"Date": None, "Creator": None, "Title": name})
+    return buffer.getvalue()
 
 
 def figure(width: float, height: float) -> "Figure":
