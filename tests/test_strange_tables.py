@@ -19,6 +19,6 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.slow
 def test_no_strange_table_does_harm(project: Path) -> None:
-    outcomes = [attempt(project, case) for case in strange(project, 30, seed=1, commands=QUICK)]
+    outcomes = [attempt(project, case) for case in strange(project, 20, seed=1, commands=QUICK)]
     assert [(outcome.name, outcome.faults) for outcome in outcomes if outcome.faults] == []
-    assert sum(outcome.code == 2 for outcome in outcomes) >= 15
+    assert sum(outcome.code == 2 for outcome in outcomes) >= 10
