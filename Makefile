@@ -3,6 +3,7 @@
 # make test     run every test but kills and faults
 # make check    run every static check
 # make bench    measure time, memory and size
+# make docs     build the documentation as one site, with the library's pages: site/index.html
 # make audit    compare what uv.lock pins with the published vulnerabilities (asks the network)
 # make sbom     write what uv.lock pins as a bill of materials: sbom.cdx.json (CycloneDX)
 # make calibrate  fit the cost model to measured runs; rewrites constants and docs/validation.md
@@ -14,7 +15,7 @@
 # SWEEP=config/sweeps/x.yaml RESULTS=out/x CLUSTER=name run something else than config/config.yaml says.
 # ARGS go to the program behind the target: make sweep ARGS=--dry-run, make test ARGS="-k units -x"
 
-.PHONY: help sweep quick test check bench audit sbom calibrate
+.PHONY: help sweep quick test check bench docs audit sbom calibrate
 .SUFFIXES:
 
 PYTHON ?= python3
@@ -55,6 +56,11 @@ check: $(READY)
 
 bench: $(READY)
 	@$(RUN) python tests/bench.py $(ARGS)
+
+# A warning, such as a link that leads nowhere, is an error.
+docs: $(READY)
+	@$(RUN) sphinx-build --quiet --fail-on-warning --keep-going docs site $(ARGS)
+	@echo "site/index.html: open it in a browser"
 
 audit: $(READY)
 	@$(RUN) uv audit --preview --frozen $(ARGS)
