@@ -8,6 +8,7 @@ from pathlib import Path
 
 import strange_tables
 from archives import archived, finished, flips
+from edits import noticed
 from kills import LIMIT_SECONDS, killed
 from malformed import attempt
 from project import make_project
@@ -62,7 +63,14 @@ def kills(folder: Path) -> bool:
     return tally.recovered == tally.kills and tally.slowest_seconds < LIMIT_SECONDS
 
 
-FIGURES = {"archive": archive, "untrusted": untrusted, "strange": strange, "kills": kills}
+def edits(folder: Path) -> bool:
+    """Edit files while stages run, and put them back."""
+    found = noticed(make_project(folder))
+    print(f"edits: {sum(found)} of {len(found)} files edited while a stage ran are in no result")
+    return all(found)
+
+
+FIGURES = {"archive": archive, "untrusted": untrusted, "strange": strange, "kills": kills, "edits": edits}
 
 
 def main(names: list[str]) -> int:

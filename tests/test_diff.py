@@ -304,6 +304,8 @@ def total(found: Comparison, workload: str, measure: str) -> float:
     return sum(effect[measure] for effect in effects(found, workload).values())
 
 
+@pytest.mark.slow
+@pytest.mark.endurance
 def test_constants_move_given_routing_as_each_of_them_alone(tmp_path: Path) -> None:
     a = write(tmp_path / "a", SKEWED, cluster())
     found = Comparison(*read_folders(a, write(tmp_path / "b", SKEWED, cluster(FASTER))), 1e-9)

@@ -12,6 +12,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 
+from edits import A_FEW, noticed
 from kills import KILLS, LIMIT_SECONDS, kill, killed
 from moesweep.store.tablefile import COMPRESSION, dtypes, write_table
 from project import SWEEP, Project, make_project
@@ -67,6 +68,10 @@ def test_kills_at_random_moments(new: Project) -> None:
     print(tally)
     assert tally.recovered == tally.kills == KILLS
     assert tally.slowest_seconds < LIMIT_SECONDS
+
+
+def test_files_that_are_edited_while_stages_run_get_into_no_result(new: Project) -> None:
+    assert noticed(new, A_FEW) == [True] * len(A_FEW)
 
 
 def test_a_killed_worker(new: Project, finished: Project) -> None:

@@ -96,3 +96,18 @@ def test_a_user_s_own_file_is_not_replaced(tmp_path: Path) -> None:
     with whole_folder(tmp_path / "set", ("trace.*.et",)) as folder:
         (folder / "trace.1.et").write_text("new")
     assert [file.name for file in (tmp_path / "set").iterdir()] == ["trace.1.et"]
+
+
+STAGES = ("enumerate", "validate", "cost", "traffic", "tables", "figures", "report", "manifest")
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_job_that_was_planned_on_other_files_ends_before_it_writes(
+    project: Path, stage: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([stage, "--planned", "0123456789abcdef"]) == 2
+    assert capsys.readouterr().err == (
+        "--planned: edited: the configuration, or a file it names, was edited after the workflow had begun; "
+        "run it again\n"
+    )
+    assert not (project / "results").exists()

@@ -15,7 +15,7 @@ from archives import archived, finished, flips, manifest_of, rewritten, signed, 
 from moesweep.archive.content import checksum
 from moesweep.cli import main
 
-FLIPS = 1000
+FLIPS = 100
 
 
 @pytest.fixture(scope="module")

@@ -11,4 +11,4 @@ rule cost:
         reads=PLAN.reads("cost"),
         options=lambda wildcards, output: PLAN.options,
     shell:
-        "moesweep cost {params.options}"
+        "moesweep cost {params.options} --planned {params.reads}"

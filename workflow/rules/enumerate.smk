@@ -9,4 +9,4 @@ rule enumerate:
         reads=PLAN.reads("enumerate"),
         options=lambda wildcards, output: PLAN.options,
     shell:
-        "moesweep enumerate {params.options}"
+        "moesweep enumerate {params.options} --planned {params.reads}"

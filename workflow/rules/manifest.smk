@@ -10,4 +10,4 @@ rule manifest:
         reads=PLAN.reads("manifest"),
         options=lambda wildcards, output: PLAN.options,
     shell:
-        "moesweep manifest {params.options}"
+        "moesweep manifest {params.options} --planned {params.reads}"

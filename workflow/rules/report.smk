@@ -22,7 +22,7 @@ rule figures:
         reads=PLAN.reads("figures"),
         options=lambda wildcards, output: PLAN.options,
     shell:
-        "moesweep figures {params.options}"
+        "moesweep figures {params.options} --planned {params.reads}"
 
 
 rule png:
@@ -64,4 +64,4 @@ rule report:
         reads=PLAN.reads("report"),
         options=lambda wildcards, output: PLAN.options,
     shell:
-        "moesweep report {params.options}"
+        "moesweep report {params.options} --planned {params.reads}"

@@ -14,4 +14,4 @@ rule tables:
         reads=PLAN.reads("tables"),
         options=lambda wildcards, output: PLAN.options,
     shell:
-        "moesweep tables {params.options}"
+        "moesweep tables {params.options} --planned {params.reads}"

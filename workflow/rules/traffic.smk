@@ -11,4 +11,4 @@ rule traffic:
         reads=PLAN.reads("traffic"),
         options=lambda wildcards, output: PLAN.options,
     shell:
-        "moesweep traffic {params.options}"
+        "moesweep traffic {params.options} --planned {params.reads}"

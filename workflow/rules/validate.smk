@@ -9,4 +9,4 @@ rule validate:
         reads=PLAN.reads("validate"),
         options=lambda wildcards, output: PLAN.options,
     shell:
-        "moesweep validate {params.options}"
+        "moesweep validate {params.options} --planned {params.reads}"

@@ -9,6 +9,7 @@ from moesweep.edge.said import say
 from moesweep.export.command import add_unroll_options, unroll
 from moesweep.study.configured import add_options, asked
 from moesweep.study.naming import named
+from moesweep.study.planned import add_planned_option, of_cluster, refuse_edited
 
 if TYPE_CHECKING:
     import polars as pl
@@ -38,6 +39,8 @@ def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
             )
             command.add_argument("--chunk", metavar="NAME", help="which of them to trace")
             add_unroll_options(command)
+        else:
+            add_planned_option(command)
         command.set_defaults(run=run)
     _add_predict(commands)
 
@@ -52,6 +55,7 @@ def enumerate_(arguments: argparse.Namespace) -> int:
     from moesweep.tables.numbers import whole_spread
 
     plan = _plan(arguments)
+    refuse_edited(arguments, lambda: plan.reads("enumerate"))
     results = plan.configuration.written()
     write_table(plan.workloads, results.workloads, "workloads")
     for entry, reason, points in plan.skipped.iter_rows():
@@ -69,6 +73,7 @@ def validate_(arguments: argparse.Namespace) -> int:
     from moesweep.store.tablefile import write_table
 
     plan = _plan(arguments)
+    refuse_edited(arguments, lambda: plan.reads("validate"))
     results = plan.configuration.written()
     write_table(plan.findings, results.validation, "validation")
     say(f"{results.validation}: {plan.findings.height} warnings")
@@ -130,6 +135,7 @@ def cost(arguments: argparse.Namespace) -> int:
     from moesweep.evaluate.files import write_costs
 
     results, cluster = asked(arguments).written(), asked(arguments).cluster()
+    refuse_edited(arguments, lambda: of_cluster(cluster))
     write_costs(results, cluster)
     say(f"{results.costs}: every workload costed on {cluster.name}")
     return 0
@@ -139,6 +145,7 @@ def tables(arguments: argparse.Namespace) -> int:
     """Write the tables and the summary."""
     from moesweep.tables.files import write_tables
 
+    refuse_edited(arguments, lambda: of_cluster(asked(arguments).cluster()))
     results = asked(arguments).written()
     write_tables(results)
     say(f"{results.summary}: the answers; as Parquet, CSV and Markdown: {results.root / 'tables'}")
@@ -151,6 +158,7 @@ def manifest(arguments: argparse.Namespace) -> int:
     from moesweep.archive.origin import origin
 
     plan = _plan(arguments)
+    refuse_edited(arguments, lambda: plan.reads("manifest"))
     results = plan.configuration.written()
     made_from = origin(Path.cwd(), plan.config, plan.cluster, plan.models, plan.config_files, plan.sources)
     paths = [Path(file).relative_to(results.root).as_posix() for file in plan.recorded]

@@ -4,7 +4,7 @@ import hashlib
 import json
 import shlex
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from moesweep.store.parts import unfit_parts
 from moesweep.store.provenance import ENTRY, code_digest, sources
 from moesweep.study.catalog import CALIBRATION_FILE, Cluster
 from moesweep.study.configured import Configuration, configured
+from moesweep.study.planned import digest, of_cluster
 from moesweep.study.workload import description
 from moesweep.tables.registry import TABLES
 
@@ -109,9 +110,7 @@ class Plan:
     def reads(self, stage: str) -> str:
         """Return the digest of what a stage is made from besides code and what the stages before it write."""
         if stage in PRICED:
-            cluster = asdict(self.cluster)
-            told = json.dumps([cluster["constants"], cluster["network"]])
-            return _digest([self.cluster.name, told, *self._read(self.cluster.network.graphs)])
+            return of_cluster(self.cluster, self.configuration.root)
         found = {
             "enumerate": lambda: [self.workloads.write_json()],
             "validate": lambda: [self.findings.write_json()],
@@ -122,7 +121,7 @@ class Plan:
                 *map(code_digest, ENTRY),
             ],
         }
-        return _digest(found[stage]())
+        return digest(found[stage]())
 
     def named(self, chunk: str) -> str:
         """Name the workloads of a trace job, for whoever reads that it failed; of many the first ones."""
@@ -132,7 +131,7 @@ class Plan:
 
     def chunk(self, name: str) -> str:
         """Return the digest of the workloads of a trace job, as they are resolved."""
-        return _digest(self.described[id_] for id_ in self.trace_jobs.get(name, ()))
+        return digest(self.described[id_] for id_ in self.trace_jobs.get(name, ()))
 
     @cached_property
     def chunked(self) -> pl.DataFrame:
@@ -144,7 +143,7 @@ class Plan:
     @cached_property
     def resolved(self) -> Path:
         """The file in which trace jobs find `chunked`: another plan has another one."""
-        return RESOLVED / f"{_digest([self.chunked.write_json()])}.parquet"
+        return RESOLVED / f"{digest([self.chunked.write_json()])}.parquet"
 
     @cached_property
     def options(self) -> str:
@@ -253,13 +252,6 @@ class Plan:
 
 def _hash(id_: str) -> int:
     return int(hashlib.sha256(id_.encode()).hexdigest()[:16], 16)
-
-
-def _digest(texts: Iterable[str]) -> str:
-    digest = hashlib.sha256()
-    for text in texts:
-        digest.update(hashlib.sha256(text.encode()).digest())
-    return digest.hexdigest()[:16]
 
 
 def load_plan(configuration: Configuration) -> Plan:

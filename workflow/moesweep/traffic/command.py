@@ -9,6 +9,7 @@ from moesweep.edge.said import say
 from moesweep.store.layout import Results
 from moesweep.study.configured import add_options, asked
 from moesweep.study.naming import the_one
+from moesweep.study.planned import add_planned_option, digest, refuse_edited
 
 _HELP = "write traffic matrices: of every workload between nodes, or of one between ranks, nodes or rails"
 
@@ -17,6 +18,7 @@ def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
     """Add the parser of `moesweep traffic`."""
     command = commands.add_parser("traffic", help=_HELP, description=_HELP)
     add_options(command)
+    add_planned_option(command)
     command.add_argument("--workload", metavar="ID", help="this workload alone (default: all)")
     command.add_argument(
         "--level", default="node", help="between what: rank, node or rail (%(default)s); needs --workload"
@@ -38,6 +40,7 @@ def traffic(arguments: argparse.Namespace) -> int:
     results = configuration.results()
     asked_for = _check(arguments, results, LEVELS)
     gpus_per_node = int(configuration.cluster().value("gpus_per_node"))
+    refuse_edited(arguments, lambda: digest([str(gpus_per_node)]))
     if asked_for is None:
         write_traffic(configuration.written(), gpus_per_node)
         say(f"{results.links}: bytes on links; between nodes: {results.root / 'traffic/node'}")
