@@ -27,7 +27,7 @@ def digest(texts: Iterable[str]) -> str:
 
 
 def of_cluster(cluster: Cluster, root: Path = Path()) -> str:
-    """Return the digest of what costs read of a cluster: constants, its network, the graph of an imported one."""
+    """Return the digest of what costs read of a cluster: constants, network and the graph of one."""
     told = asdict(cluster)
     graphs = (provided(root, file).read_text(encoding="utf-8") for file in cluster.network.graphs)
     return digest([cluster.name, json.dumps([told["constants"], told["network"]]), *graphs])
