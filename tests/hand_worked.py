@@ -85,6 +85,7 @@ GPT_13B_MOE: dict[str, Any] = {
     "virtual_pipeline": 1,
     "sequence_parallel": True,
     "recompute": "none",
+    "recompute_modules": "core_attn",
     "flash_attention": False,
     "distributed_optimizer": True,
     "dtype": "bf16",

@@ -110,6 +110,12 @@ class Attention(Writer):
         self.gemm("kv_down", own_tokens(w), key_latent + w["qk_rope_head_dim"], h)
         if scattered(w):
             self.collect("rope_key_gather", "all_gather", "tp", 2 * tokens(w) * w["qk_rope_head_dim"])
+        self.heads_of_latents()
+
+    def heads_of_latents(self) -> None:
+        """Queries, keys and values of a rank's heads: what Megatron may repeat as its up-projection."""
+        w, h, latent = self.w, self.w["hidden_size"], self.w["q_lora_rank"]
+        key_latent = w["kv_lora_rank"]
         if latent:
             self.latent_norm("q_latent_norm", latent, backward=False)
             self.column_parallel("q_up", "q_latent", tokens(w), query_size(w) // w["tp"], latent)
@@ -162,9 +168,12 @@ class Attention(Writer):
         w = self.w
         self.residual_backward("attention_residual")
         own = context_size(w) // w["tp"]
+        if is_mla(w):
+            self.again("layernorm", lambda: self.norm("attention_norm", own_tokens(w), w["hidden_size"]))
         self.row_parallel_backward("attention_output", "attention", tokens(w), w["hidden_size"], own)
-        if w["recompute"] == "selective":
-            self.core_attention("recompute_core_attention", windowed)
+        if is_mla(w):
+            self.again("mla_up_proj", self.heads_of_latents)
+        self.again("core_attn", lambda: self.core_attention("core_attention", windowed))
         self.core_attention("core_attention", windowed, backward=True)
         if is_mla(w):
             self.latent_backward()
@@ -211,15 +220,20 @@ class Feeding(Attention):
         self.activation(f"{name}activation", tokens(w), own, backward=True, weighted=False)
         self.column_parallel_backward(f"{name}fc1", base, tokens(w), fc1_multiple(w) * own, w["hidden_size"])
 
-    def dense_mlp_forward(self) -> None:
-        """Norm, MLP, residual."""
+    def normed_mlp(self) -> None:
+        """One module: the first linear norms its input itself."""
         self.norm("mlp_norm", own_tokens(self.w), self.w["hidden_size"])
         self.mlp_forward("mlp", self.w["ffn_hidden_size"])
+
+    def dense_mlp_forward(self) -> None:
+        """Norm, MLP, residual."""
+        self.normed_mlp()
         self.residual("mlp_residual")
 
     def dense_mlp_backward(self) -> None:
         """The reverse of dense_mlp_forward."""
         self.residual_backward("mlp_residual")
+        self.again("mlp", self.normed_mlp)
         self.mlp_backward("mlp", self.w["ffn_hidden_size"])
         self.norm_backward("mlp_norm", own_tokens(self.w), self.w["hidden_size"], residual=True)
 

@@ -6,9 +6,10 @@ weight, 4 of fp32, 1 of a mask.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
-from naive_sizes import Workload, activation_bytes, gradient_bytes, group_size, scattered
+from naive_sizes import Workload, activation_bytes, gradient_bytes, group_size, repeated, scattered
 
 Row = dict[str, Any]
 
@@ -82,6 +83,13 @@ class Writer:
         if on_arrival and collective == "recv":
             self.collect(f"{op}_gather", "all_gather", "tp", activation_bytes(w))
         self.times = everyday
+
+    def again(self, module: str, forward: Callable[[], None]) -> None:
+        """What a module does, once more, where its recomputation is asked for."""
+        if repeated(self.w, module):
+            self.prefix = "recompute_"
+            forward()
+            self.prefix = ""
 
     # Linears that are cut over tp
 

@@ -44,6 +44,11 @@ def is_mla(w: Workload) -> bool:
     return bool(w["attention"] == "mla")
 
 
+def repeated(w: Workload, module: str) -> bool:
+    """Whether the backward runs a module's forward once more."""
+    return w["recompute"] == "selective" and module in str(w["recompute_modules"]).split("+")
+
+
 def scattered(w: Workload) -> bool:
     """Whether activations between the tp regions are cut along the sequence."""
     return bool(w["sequence_parallel"] and w["tp"] > 1)

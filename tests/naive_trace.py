@@ -74,11 +74,16 @@ class Program(Layers):
         self.mlp_backward("shared", w["num_shared_experts"] * w["moe_ffn_hidden_size"])
 
     def moe_mlp_forward(self) -> None:
+        """Norm, the module of experts, residual."""
+        self.norm("mlp_norm", own_tokens(self.w), self.w["hidden_size"])
+        self.experts_forward()
+        self.residual("mlp_residual")
+
+    def experts_forward(self) -> None:
         """Shared experts; route, exchange over ep, gather over etp, compute, and all the way back."""
         w, h, experts = self.w, self.w["hidden_size"], self.w["num_experts"]
         rows, f, sent, gathered = self.expert_sizes()
         local = experts // w["ep"]
-        self.norm("mlp_norm", own_tokens(w), h)
         self.shared_forward()
         self.gemm("router", own_tokens(w), experts, h)
         # Softmax and top-k over fp32: read, write, read.
@@ -98,7 +103,6 @@ class Program(Layers):
         self.move("unpermute", self.routed_copies())
         if w["num_shared_experts"]:
             self.light("shared_sum", own_tokens(w) * h, reads=(2, 2), writes=(2,))
-        self.residual("mlp_residual")
 
     def moe_mlp_backward(self) -> None:
         """The reverse of moe_mlp_forward; permuted tokens were kept, so nothing is gathered again."""
@@ -106,10 +110,16 @@ class Program(Layers):
         rows, f, sent, gathered = self.expert_sizes()
         wide, local = fc1_multiple(w) * f, experts // w["ep"]
         self.residual_backward("mlp_residual")
+        self.again("layernorm", lambda: self.norm("mlp_norm", own_tokens(w), h))
+        self.again("moe", self.experts_forward)
         self.move("unpermute", self.routed_copies())
         self.collect("moe_combine", "all_to_all", "ep", sent)
         self.collect("expert_scatter", "all_gather", "etp", gathered)
         self.sort("expert_unsort")
+        self.again(
+            "moe_act",
+            lambda: self.activation("expert_activation", rows, f, backward=False, weighted=True),
+        )
         self.gradients("expert_fc2", rows, h, f, local, "grouped_gemm")
         self.activation("expert_activation", rows, f, backward=True, weighted=True)
         self.gradients("expert_fc1", rows, wide, h, local, "grouped_gemm")
@@ -119,6 +129,7 @@ class Program(Layers):
         self.move("permute", self.routed_copies())
         self.light("router_topk", own_tokens(w) * experts, reads=(4, 4), writes=(4,))
         self.gradients("router", own_tokens(w), experts, h)
+        self.again("shared_experts", self.shared_forward)
         self.shared_backward()
         self.norm_backward("mlp_norm", own_tokens(w), h, residual=True)
 

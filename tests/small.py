@@ -109,6 +109,11 @@ VARIED: dict[str, dict[str, Any]] = {
     "dense, more ranks than query groups": DENSE | {"tp": 4, "num_query_groups": 2, "attention": "gqa"},
     "dense, fp16 on Megatron-LM": DENSE
     | {"sequence_parallel": False, "framework": "megatron-lm", "dtype": "fp16"},
+    "moe, experts recomputed, norms and up-projections": MLA
+    | {
+        **{"recompute": "selective", "recompute_modules": "layernorm+mla_up_proj+moe", "q_lora_rank": 48},
+        **{"qk_layernorm": True, "num_shared_experts": 1, "mtp_num_layers": 1, "gated_mlp": True},
+    },
     "moe, DeepSpeed": {"framework": "megatron-deepspeed"},
 }
 """Workloads that differ in every option the trace knows; each is legal."""
@@ -151,6 +156,18 @@ MODELS: dict[str, dict[str, Any]] = {
     "multi-token prediction behind a dense layer": {
         **{"mtp_num_layers": 1, "moe_layer_freq": "[1,1,1,0]", "distributed_optimizer": False},
     },
+    "every module that recomputes a part": {
+        **{"recompute": "selective", "num_shared_experts": 1, "moe_shared_expert_gate": True, "ep": 4},
+        **{"recompute_modules": "core_attn+moe_act+layernorm+mlp+shared_experts", "first_k_dense": 1},
+    },
+    "queries not compressed, up-projections and the MLP recomputed": MLA
+    | DENSE
+    | {"recompute": "selective", "recompute_modules": "mla_up_proj+mlp", "sequence_parallel": False},
+    "experts' SwiGLU recomputed, not fused": {
+        **{"recompute": "selective", "recompute_modules": "moe_act", "gated_mlp": True, "etp": 1},
+        "bias_activation_fusion": False,
+    },
+    "no module recomputed": {"recompute": "selective", "recompute_modules": "none"},
     "window": {"window_size": "[15,0]"},
     "window in listed layers": {
         **{"window_size": "[7,0]", "window_attn_skip_freq": "[1,0,0,1]", "moe_layer_freq": "2"},

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from costing import cluster, constants
 from moesweep.cost.model import cost, with_constants
+from moesweep.study.forms import joined
 from moesweep.trace.programs import folded, programs
 from small import DENSE, small
 
@@ -44,6 +45,22 @@ def iteration(changes: dict[str, Any], real: bool = True, **constant_changes: fl
     frame = small(**changes)
     values = cluster().values if real else constants()
     return cost(folded(frame), with_constants(frame, values | constant_changes)).workloads.row(0, named=True)
+
+
+@settings(max_examples=15)
+@given(workload=workloads(), data=st.data())
+def test_modules_recomputed_take_no_more_memory_and_no_less_work(
+    workload: dict[str, Any], data: st.DataObject
+) -> None:
+    there = ["core_attn", "mlp"] if "num_experts" in workload else ["core_attn", "layernorm", "moe_act"]
+    modules = data.draw(st.lists(st.sampled_from(there)) | st.just(["moe"] * ("moe_act" in there)))
+    plain = iteration(workload | {"recompute": "none"})
+    again = iteration(workload | {"recompute": "selective", "recompute_modules": joined(modules)})
+    assert again["peak_memory_bytes"] <= plain["peak_memory_bytes"] * (1 + 1e-12)
+    assert again["iteration_seconds"] >= plain["iteration_seconds"] * (1 - 1e-12)
+    if not modules:
+        said = ("recompute", "recompute_modules")
+        assert {name for name, value in plain.items() if again[name] != value} <= {*said}
 
 
 FASTER = (

@@ -80,6 +80,10 @@ SKEWED: dict[str, dict[str, Any]] = {
     "interleaved": {"routing": "zipf(alpha=1,seed=3)", "virtual_pipeline": 2, "num_layers": 8},
     "whole experts": {"routing": "zipf(alpha=0.4,seed=3)", "etp": 1, "ep": 4},
     "full": {"routing": "zipf(alpha=1,seed=1)", "recompute": "full", "pp": 1},
+    "modules": {
+        **{"routing": "zipf(alpha=1,seed=1)", "recompute": "selective", "first_k_dense": 1},
+        "recompute_modules": "layernorm+mlp+moe",
+    },
     "windows and experts apart": {
         **{"routing": "zipf(alpha=1,seed=1)", "moe_layer_freq": "[0,1,1,0,1,1]", "num_layers": 6},
         **{"window_size": "[15,0]", "window_attn_skip_freq": "2"},

@@ -166,6 +166,85 @@ def test_full_recomputation_repeats_the_forward(trace: Implementation, workload:
     assert part(again, "backward", 3) == repeated + part(plain, "backward", 3)
 
 
+def _repeated(trace: Implementation, workload: dict[str, Any], modules: str) -> list[Row]:
+    return trace(workload | {"recompute": "selective", "recompute_modules": modules}, 1)
+
+
+def test_recomputed_experts(trace: Implementation) -> None:
+    rows = _repeated(trace, SMALL_MOE, "layernorm+moe")
+    again = part(rows, "backward", 3)
+    # R = 2 x 64 copies of 64 tokens over 2 x 2 ranks come together; T/2 of 2 copies each are sent, 3/4 away
+    expected = [
+        ("mlp_residual",),
+        ("recompute_mlp_norm",),
+        ("recompute_router", "gemm", 32, 8, 64, 1, 32_768),
+        ("recompute_router_topk",),
+        ("recompute_token_counts", "all_gather", "tp_ep", 8, 512, 448),
+        ("recompute_permute",),
+        ("recompute_moe_dispatch", "all_to_all", "ep", 4, 8192, 6144),
+        ("recompute_expert_gather", "all_gather", "etp", 2, 16_384, 8192),
+        ("recompute_expert_sort",),
+        ("recompute_expert_fc1", "grouped_gemm", 128, 128, 64, 2, 2_097_152),
+        ("recompute_expert_activation",),
+        ("recompute_expert_fc2", "grouped_gemm", 128, 64, 128, 2, 2_097_152),
+        ("recompute_expert_unsort",),
+        ("recompute_expert_scatter", "reduce_scatter", "etp", 2, 16_384, 8192),
+        ("recompute_moe_combine", "all_to_all", "ep", 4, 8192, 6144),
+        ("recompute_unpermute",),
+        ("unpermute",),
+    ]
+    assert again[: len(expected)] == expected
+    assert again[0:1] + again[16:] == part(trace(SMALL_MOE, 1), "backward", 3)
+
+
+def test_a_recomputed_activation_of_experts(trace: Implementation) -> None:
+    rows = _repeated(trace, SMALL_MOE, "moe_act")
+    order = ops_of(rows, "backward", 3)
+    assert order[order.index("expert_unsort") + 1 :][:2] == [
+        "recompute_expert_activation",
+        "expert_fc2_dgrad",
+    ]
+    # 128 rows of 256/2: GELU reads and writes 2 bytes, the probability's product as many
+    assert by_op(rows, "backward")["recompute_expert_activation"]["hbm_bytes"] == 128 * 128 * 8
+    assert len(order) == len(ops_of(trace(SMALL_MOE, 1), "backward", 3)) + 1
+
+
+def test_a_recomputed_mlp(trace: Implementation) -> None:
+    again = part(_repeated(trace, SMALL_DENSE, "mlp"), "backward", 3)
+    assert again[1:7] == [
+        ("recompute_mlp_norm",),
+        ("recompute_mlp_gather", "all_gather", "tp", 2, 8192, 4096),
+        ("recompute_fc1", "gemm", 64, 128, 64, 1, 1_048_576),
+        ("recompute_activation",),
+        ("recompute_fc2", "gemm", 64, 64, 128, 1, 1_048_576),
+        ("recompute_mlp_scatter", "reduce_scatter", "tp", 2, 8192, 4096),
+    ]
+    assert again[:1] + again[7:] == part(trace(SMALL_DENSE, 1), "backward", 3)
+
+
+def test_recomputed_norms_and_up_projections_of_latent_attention(trace: Implementation) -> None:
+    mla = SMALL_DENSE | {
+        **{"attention": "mla", "q_lora_rank": 48, "kv_lora_rank": 32, "head_dim": 0, "qk_layernorm": True},
+        **{"qk_nope_head_dim": 8, "qk_rope_head_dim": 4, "v_head_dim": 8},
+    }
+    again = part(_repeated(trace, mla, "layernorm+mla_up_proj"), "backward", 3)
+    plain = part(trace(mla, 1), "backward", 3)
+    at = [op for op, *_ in again].index("attention_residual") + 1
+    # latents of 48 and 32 of 64 tokens; 4 heads a rank: queries of 8 + 4, keys and values of 8 + 8
+    expected = [
+        ("recompute_q_latent_norm",),
+        ("recompute_q_latent_gather", "all_gather", "tp", 2, 6144, 3072),
+        ("recompute_q_up", "gemm", 64, 48, 48, 1, 294_912),
+        ("recompute_kv_latent_norm",),
+        ("recompute_kv_latent_gather", "all_gather", "tp", 2, 4096, 2048),
+        ("recompute_kv_up", "gemm", 64, 64, 32, 1, 262_144),
+    ]
+    assert again[at] == ("recompute_attention_norm",)
+    core = [op for op, *_ in again].index("core_attention")
+    assert again[core - 6 : core] == expected
+    assert [row for row in again if not str(row[0]).startswith("recompute_")] == plain
+
+
 def test_without_sequence_parallelism(trace: Implementation) -> None:
     # Between two, an all_reduce of T = 8192 puts 2 x 8192/2 on the wire; stages exchange T, not T/2.
     first, last = (trace(SMALL_DENSE | {"sequence_parallel": False}, stage) for stage in (0, 1))

@@ -34,6 +34,10 @@ AXES: dict[str, tuple[list[Any], list[str]]] = {
     "moe_router_topk": ([1, 2], ["-topk1", ""]),
     "moe_ffn_hidden_size": ([0, 1408, 16384], ["", "-ffn1408", ""]),
     "recompute": (["none", "selective", "full"], ["", "-selective", "-full"]),
+    "recompute_modules": (
+        [["core_attn"], ["moe_act", "core_attn"], []],
+        ["", "-core_attn+moe_act", "-nomodules"],
+    ),
     "flash_attention": ([False, True], ["", "-flash"]),
     "sequence_parallel": ([True, False], ["", "-nosp"]),
     "distributed_optimizer": ([True, False], ["", "-nodistopt"]),

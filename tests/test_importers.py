@@ -431,3 +431,25 @@ def test_importing_twice_gives_the_same_bytes(project: Path) -> None:
     for out in (first, second):
         assert main(["import", config_file(project, CONFIGS["glm_4_5"]), "--out", str(out)]) == 0
     assert first.read_bytes() == second.read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("said", "recompute", "modules"),
+    [
+        ("--recompute-granularity selective", "selective", None),
+        ("--recompute-granularity selective --recompute-modules moe_act", "selective", ["moe_act"]),
+        ("--recompute-granularity selective --recompute-modules mlp moe", "selective", ["mlp", "moe"]),
+        ("--recompute-modules moe_act", "none", None),
+        ("--recompute-granularity full --recompute-modules moe_act", "full", None),
+        # An older name: Megatron adds moe to what is repeated anyway.
+        ("--moe-layer-recompute", "selective", ["core_attn", "moe"]),
+    ],
+)
+def test_modules_that_a_script_recomputes(
+    tmp_path: Path, said: str, recompute: str, modules: list[str] | None
+) -> None:
+    script = MIXTRAL_SCRIPT.replace("--bf16", f"--bf16 {said}")
+    (tmp_path / "launch.sh").write_text(script, encoding="utf-8")
+    row = read_file(tmp_path / "launch.sh").row
+    assert row["recompute"][0] == recompute
+    assert row.get("recompute_modules", (None,))[0] == modules

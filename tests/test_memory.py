@@ -26,6 +26,9 @@ KORTHIKANTI: dict[str, Any] = DENSE | {
 }
 
 
+MOE: dict[str, Any] = {"num_experts": 8, "moe_router_topk": 2, "etp": T, "ep": 1}
+
+
 def memory(changes: dict[str, Any]) -> dict[str, float]:
     return costs(changes).workloads.row(0, named=True)
 
@@ -93,6 +96,71 @@ def test_gathered_expert_rows_are_not_divided_by_tp(changes: dict[str, Any], of_
 def test_keys_of_a_model_change_activations(changes: dict[str, Any], more: float) -> None:
     flash = {"flash_attention": True}
     assert per_layer(**flash, **changes) == pytest.approx(per_layer(**flash) + more)
+
+
+def _repeating(*modules: str, **changes: Any) -> dict[str, Any]:
+    return {"recompute": "selective", "recompute_modules": "+".join(modules), **changes}
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        (_repeating("none", flash_attention=False), 34 / T + 5 * A * S / (H * T)),
+        # The norm's output 2 and 4 of f = 4h go; what the norm reads stays.
+        (_repeating("mlp", flash_attention=False), 16 / T + 5 * A * S / (H * T)),
+        (_repeating("core_attn", "mlp", flash_attention=False), 16 / T),
+        # experts: 18/t and R = 2bs rows of 2h and 6 of f over t, of which GELU's leaves fc1's output
+        (_repeating("moe_act", **MOE), 18 / T + 2 * (2 + 2 * 4 / T)),
+        (_repeating("moe_act", gated_mlp=True, **MOE), 18 / T + 2 * (2 + 4 * 4 / T)),
+        (
+            _repeating("moe_act", gated_mlp=True, bias_activation_fusion=False, **MOE),
+            18 / T + 2 * (2 + 4 * 4 / T),
+        ),
+        (_repeating("layernorm", **MOE), 16 / T + 2 * (2 + 6 * 4 / T)),
+        # the module's input alone, and not even that
+        (_repeating("moe", **MOE), 18 / T),
+        (_repeating("moe", "layernorm", **MOE), 16 / T),
+        (_repeating("shared_experts", num_shared_experts=2, **MOE), 18 / T + 2 * (2 + 6 * 4 / T)),
+        (_repeating("moe", num_shared_experts=2, moe_shared_expert_gate=True, **MOE), 18 / T),
+    ],
+)
+def test_modules_that_are_recomputed_are_not_kept(changes: dict[str, Any], expected: float) -> None:
+    assert per_layer(**{"flash_attention": True} | changes) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("modules", "more"),
+    [
+        # of 64 heads q and k of 192, v of 128; the outputs of the latents' norms
+        (("mla_up_proj",), -(2 * A * (192 + 192 + 128) + 2 * (1536 + 512)) / (H * T)),
+        (("layernorm",), -2 / T),
+        (("layernorm", "mlp"), -20 / T),
+    ],
+)
+def test_modules_of_latent_attention(modules: tuple[str, ...], more: float) -> None:
+    mla = {
+        **{"attention": "mla", "q_lora_rank": 1536, "kv_lora_rank": 512, "flash_attention": True},
+        **{"qk_nope_head_dim": 128, "qk_rope_head_dim": 64, "v_head_dim": 128, "qk_layernorm": True},
+    }
+    assert per_layer(**mla, **_repeating(*modules)) == pytest.approx(per_layer(**mla) + more)
+
+
+@pytest.mark.parametrize(
+    ("modules", "held"),
+    [(("mlp",), 18), (("layernorm",), 2), (("layernorm", "mlp"), 18), (("core_attn",), 0)],
+)
+def test_a_module_at_work_is_held_once_and_halves_of_a_layer_in_turn(
+    modules: tuple[str, ...], held: int
+) -> None:
+    mla = {
+        **{"attention": "mla", "kv_lora_rank": 512, "flash_attention": True, "num_layers": 4},
+        **{"qk_nope_head_dim": 128, "qk_rope_head_dim": 64, "v_head_dim": 128},
+    }
+    plain, again = (
+        memory(KORTHIKANTI | mla | changes)["activations_bytes"] for changes in ({}, _repeating(*modules))
+    )
+    dropped = 18 * ("mlp" in modules) + 2 * ("layernorm" in modules)
+    assert again - plain == pytest.approx((held - 4 * dropped) / T * S * B * H)
 
 
 def test_dropout_of_scores_keeps_a_mask_and_its_output() -> None:

@@ -7,6 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from moesweep.shapes.sizes import MODULES
+from moesweep.study.forms import joined
 from moesweep.study.keys import SCHEMA
 from moesweep.study.rules import RULES
 from moesweep.study.validation import findings
@@ -33,6 +35,8 @@ DRAWN: dict[str, st.SearchStrategy[Any]] = {
     "moe_layer_freq": st.sampled_from(["1", "2", "[0,1]", "[0,0,0,0]", "[0,1,0,1]"]),
     "window_size": st.sampled_from(["none", "[127,0]", "[127,9]"]),
     "window_attn_skip_freq": st.sampled_from(["none", "2", "[0,1]"]),
+    "recompute": st.sampled_from(["none", "selective", "full"]),
+    "recompute_modules": st.lists(st.sampled_from(MODULES)).map(joined),
     "softmax_type": st.sampled_from(["vanilla", "learnable"]),
     **dict.fromkeys(("qk_layernorm", "qk_layernorm_across_heads", "add_qkv_bias"), st.booleans()),
     **dict.fromkeys(("add_bias_linear", "moe_shared_expert_gate", "bias_activation_fusion"), st.booleans()),

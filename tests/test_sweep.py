@@ -162,8 +162,10 @@ def test_every_key_of_a_sweep_reaches_its_column(root: Path, tmp_path: Path) -> 
         "use_precision_aware_optimizer": True,
         "exp_avg_dtype": "bf16",
         "exp_avg_sq_dtype": "bf16",
+        "recompute_modules": ["moe", "core_attn"],
     }
     texts = {"moe_layer_freq": "2", "window_size": "[127,0]", "window_attn_skip_freq": "[1,0]"}
+    texts |= {"recompute_modules": "core_attn+moe"}
     keys = set(load_schema("sweep")["$defs"]) - {"cluster", "grid", "range", "row"}
     assert set(given) == keys
     row = enumerate_sweep(root, write(tmp_path, json.dumps({"rows": [given]})))
@@ -243,6 +245,32 @@ def test_twins_keep_the_options_of_their_workloads(root: Path, tmp_path: Path) -
     pairs = frame.filter(kind="moe").join(twins, left_on="twin", right_on="workload", suffix="_twin")
     assert pairs.height == 8
     assert pairs["recompute"].equals(pairs["recompute_twin"], check_names=False)
+
+
+def test_a_list_of_modules_is_one_value_and_a_list_of_lists_an_axis(root: Path, tmp_path: Path) -> None:
+    text = """
+    twins: true
+    options:
+      {model: gpt_7B, world_size: 8, tp: 1, pp: 1, seq_length: 128, global_batch_size: 8, num_experts: 4,
+       moe_router_topk: 1, recompute: selective}
+    grids:
+      - {recompute_modules: [moe, core_attn]}
+      - {recompute_modules: [[moe_act], core_attn+layernorm, []]}
+    """
+    sweep = load_sweep(root, write(tmp_path, text))
+    moe, dense = (
+        sweep.workloads.filter(kind=kind)["recompute_modules"].to_list() for kind in ("moe", "dense")
+    )
+    assert moe == dense == ["core_attn+moe", "moe_act", "core_attn+layernorm", "none"]
+    # A twin keeps the options of its workload; only who asks for a dense one with such modules is told.
+    validate(sweep)
+    row = """
+    rows: [{model: gpt_7B, world_size: 8, tp: 1, pp: 1, seq_length: 128, global_batch_size: 8,
+      recompute: selective, recompute_modules: [moe_act]}]
+    """
+    with pytest.raises(BadInput, match="modules_of_model") as caught:
+        validate(load_sweep(root, write(tmp_path, row)))
+    assert [problem.path for problem in caught.value.problems] == ["rows[0].recompute_modules"]
 
 
 def test_origins_say_where_each_workload_is_from(root: Path) -> None:

@@ -39,6 +39,7 @@ SOUND: dict[str, Any] = {
     **{"account_for_embedding_in_pipeline_split": False, "account_for_loss_in_pipeline_split": False},
     **{"pipeline_model_parallel_layout": "none", "grad_reduce_in_fp32": True},
     **{"use_precision_aware_optimizer": False, "exp_avg_dtype": "fp32", "exp_avg_sq_dtype": "fp32"},
+    "recompute_modules": "core_attn",
 }
 AWARE = {"use_precision_aware_optimizer": True}
 FIRST, LAST = "num_layers_in_first_pipeline_stage", "num_layers_in_last_pipeline_stage"
@@ -47,6 +48,11 @@ MLA: dict[str, Any] = {
     **{"attention": "mla", "kv_lora_rank": 64, "qk_nope_head_dim": 32, "qk_rope_head_dim": 16},
     **{"v_head_dim": 32, "head_dim": 0},
 }
+
+
+def _repeating(modules: str, **changes: Any) -> dict[str, Any]:
+    return {"recompute": "selective", "recompute_modules": modules, **changes}
+
 
 # rule, what to change in SOUND, the offending value, the suggestion
 BROKEN: list[tuple[str, dict[str, Any], str, str]] = [
@@ -135,6 +141,32 @@ BROKEN: list[tuple[str, dict[str, Any], str, str]] = [
     # tp 4 over 2 or 1 query groups gathers; over 3 of 12 heads it cuts them
     ("groups_by_tp", {"num_query_groups": 3, "num_attention_heads": 12}, "4", "nearest: 1"),
     ("layers_by_pp", {"num_layers": 7}, "2", "nearest: 1"),
+    ("modules_of_selective", {"recompute_modules": "moe"}, "moe", "nearest: core_attn"),
+    ("modules_of_selective", {"recompute": "full", "recompute_modules": "moe"}, "moe", "nearest: core_attn"),
+    # experts in every layer: no dense MLP; no mla, no shared experts
+    ("modules_of_model", _repeating("mlp"), "mlp", "nearest: core_attn"),
+    ("modules_of_model", _repeating("mla_up_proj+moe"), "mla_up_proj+moe", "nearest: moe"),
+    (
+        "modules_of_model",
+        _repeating("layernorm+shared_experts"),
+        "layernorm+shared_experts",
+        "nearest: layernorm",
+    ),
+    # without experts and mla attention no norm is a module of its own
+    (
+        "modules_of_model",
+        _repeating("layernorm+mlp", num_experts=0, ep=1),
+        "layernorm+mlp",
+        "nearest: mlp",
+    ),
+    ("modules_of_model", _repeating("moe+moe_act", num_experts=0, ep=1), "moe+moe_act", "nearest: core_attn"),
+    ("modules_within_moe", _repeating("moe_act+moe"), "moe_act+moe", "nearest: moe"),
+    (
+        "modules_within_moe",
+        _repeating("core_attn+moe+shared_experts", num_shared_experts=1),
+        "core_attn+moe+shared_experts",
+        "nearest: core_attn+moe",
+    ),
     ("precision_needs_shards", AWARE | {"distributed_optimizer": False}, "true", "nearest: false"),
     ("precision_of_fp16", AWARE | {"dtype": "fp16"}, "true", "nearest: false"),
     ("precision_of_moments", {"exp_avg_dtype": "bf16"}, "false", "nearest: true"),

@@ -9,6 +9,7 @@ from small import DENSE, small
 
 MEASURED = {"measured_dense_gpus": 64.0, "measured_moe_gpus": 8.0, "gpus_per_node": 8.0}
 NONE = "no run of the kind measured on such GPUs and nodes"
+MODULES = "modules recomputed that are not core attention"
 SIZE, KERNEL = "on more GPUs than measured", "another attention kernel"
 
 
@@ -38,6 +39,9 @@ WIDE = DENSE_8 | {"num_attention_heads": 16, "num_query_groups": 16, "global_bat
         (DENSE_8 | {"flash_attention": True}, {}, KERNEL),
         (DENSE_8 | {"flash_attention": True}, {"measured_flash_attention": 1.0}, ""),
         (DENSE_8 | {"gated_mlp": True}, {}, "another gating of MLPs"),
+        (DENSE_8 | {"recompute": "selective"}, {}, ""),
+        (DENSE_8 | {"recompute": "selective", "recompute_modules": "core_attn+mlp"}, {}, MODULES),
+        (DENSE_8 | {"recompute": "selective", "recompute_modules": "none"}, {}, ""),
         (WIDE | {"tp": 16, "world_size": 16}, {}, "tensor parallelism across nodes"),
         (MOE_8, {"gpus_per_node": 2.0}, "experts across nodes"),
         (WIDE | {"tp": 16, "world_size": 128}, {}, f"{SIZE}; tensor parallelism across nodes"),
@@ -50,4 +54,4 @@ def test_each_criterion(changes: dict[str, object], values: dict[str, float], fo
 
 
 def test_the_criteria_are_told_apart() -> None:
-    assert len(set(criteria())) == len(criteria()) == 6
+    assert len(set(criteria())) == len(criteria()) == 7

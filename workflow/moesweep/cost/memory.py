@@ -21,7 +21,7 @@ _mask = pl.when(s.hidden_dropout).then(1).otherwise(0)
 
 
 def _attention_bytes() -> pl.Expr:
-    """Return what a layer's attention keeps, with both norms' inputs and both residuals' masks.
+    """Return what a layer's attention makes, with both norms' inputs and both residuals' masks.
 
     Outside the linears, per token and hidden element: norm inputs 4, qkv input 2, masks 2. Inside,
     over tp: q, k, v and the output projection's input, 2 each at their widths. Unfused scores: softmax
@@ -34,10 +34,23 @@ def _attention_bytes() -> pl.Expr:
     query_key = s.rank_query_width + s.rank_key_width
     heads = query_key * pl.when(s.norms_heads).then(2).otherwise(1) + s.rank_value_width
     output = s.value_width / s.tp
-    kept = ~s.flash & (pl.col("recompute") == "none")
+    kept = ~s.flash & (pl.col("recompute") != "full") & ~s.repeats("core_attn")
     of_score = pl.when(s.attention_dropout).then(5).otherwise(2)
     scores = pl.when(kept).then(of_score * s.heads * s.sequence / s.tp).otherwise(0)
     return (_local * outside + s.tokens * (2 * heads + 2 * output + scores)).alias("attention_bytes")
+
+
+def _recomputed_attention_bytes() -> pl.Expr:
+    """Return what of it selective recomputation does not keep, core attention's scores apart.
+
+    mla_up_proj: q, k and v, 2 each at their widths, and the latents' norms' outputs. layernorm: with mla,
+    where attention's norm is a module of its own, its output.
+    """
+    latents = pl.when(s.norms_latents).then(s.q_latent + s.kv_latent).otherwise(0)
+    heads = s.rank_query_width + s.rank_key_width + s.rank_value_width
+    up = pl.when(s.repeats("mla_up_proj")).then(2 * (_local * latents + s.tokens * heads)).otherwise(0)
+    norm = pl.when(s.repeats("layernorm") & s.mla).then(2 * _local * s.hidden).otherwise(0)
+    return (up + norm).alias("recomputed_attention_bytes")
 
 
 def _of_activation(gelu: int, swiglu: int, unfused_swiglu: int) -> pl.Expr:
@@ -74,13 +87,41 @@ def _expert_bytes(rows: pl.Expr) -> pl.Expr:
     return expert_bytes.alias("expert_bytes")
 
 
+def _recomputed_expert_bytes(rows: pl.Expr) -> pl.Expr:
+    """Return what of an expert layer's MLP selective recomputation does not keep.
+
+    moe: all but the module's input. moe_act: all but fc1's output, so 4 of GELU's 6 bytes of the width, 2 of
+    6 of fused SwiGLU, 8 of 12. shared_experts: what they make. layernorm: the norm's output.
+    """
+    of_rows = 2 * s.hidden + _of_activation(6, 6, 12) * s.expert_ffn / s.etp
+    of_act = _of_activation(4, 2, 8) * s.expert_ffn / s.etp
+    routed = pl.when(s.repeats("moe")).then(of_rows).when(s.repeats("moe_act")).then(of_act).otherwise(0.0)
+    gate = pl.when(s.shared_expert_gate).then(2 * _local * s.hidden).otherwise(0)
+    shared = pl.when(s.repeats("moe") | s.repeats("shared_experts")).then(gate + _mlp_bytes(s.shared_ffn))
+    norm = pl.when(s.repeats("layernorm")).then(2 * _local * s.hidden).otherwise(0)
+    return (rows * routed + shared.otherwise(0.0) + norm).alias("recomputed_expert_bytes")
+
+
+def _recomputed_mlp_bytes() -> pl.Expr:
+    """Return all that a dense MLP makes, where it is repeated: its norm, a part of it, keeps the input."""
+    made = 2 * _local * s.hidden + _mlp_bytes(s.ffn)
+    return pl.when(s.repeats("mlp")).then(made).otherwise(0).alias("recomputed_mlp_bytes")
+
+
 def _layer_bytes(moe: bool, rows: pl.Expr) -> tuple[pl.Expr, pl.Expr]:
-    """Return what a layer keeps for its backward pass, and the most it holds while it runs."""
+    """Return what a layer keeps for its backward pass, and what it holds more while it runs.
+
+    Full recomputation keeps the layer's input, and holds all that it makes. Selective recomputation keeps
+    what it does not repeat; attention and MLP are repeated one after the other.
+    """
     dense = (2 * _local * s.hidden + _mlp_bytes(s.ffn)).alias("mlp_bytes")
     working = _attention_bytes() + (_expert_bytes(rows) if moe else dense)
-    kept = pl.when(pl.col("recompute") == "full").then(2 * _local * s.hidden).otherwise(working)
-    kind = "moe" if moe else "dense"
-    return kept.alias(f"{kind}_layer_kept_bytes"), working.alias(f"{kind}_layer_working_bytes")
+    of_attention = _recomputed_attention_bytes()
+    of_mlp = _recomputed_expert_bytes(rows) if moe else _recomputed_mlp_bytes()
+    full, kind = pl.col("recompute") == "full", "moe" if moe else "dense"
+    kept = pl.when(full).then(2 * _local * s.hidden).otherwise(working - of_attention - of_mlp)
+    held = pl.when(full).then(working).otherwise(pl.max_horizontal(of_attention, of_mlp))
+    return kept.alias(f"{kind}_layer_kept_bytes"), held.alias(f"{kind}_layer_working_bytes")
 
 
 def kept_bytes() -> dict[str, pl.Expr]:
@@ -128,7 +169,7 @@ def _activation_bytes(mean_rows: pl.Expr, most_rows: pl.Expr) -> pl.Expr:
     mask = pl.when(pl.col("stage") == 0).then(_embedding_bytes()).otherwise(0)
     return (
         _in_flight() * (layers + mask)
-        + pl.when(pl.col("recompute") == "full").then(working).otherwise(0)
+        + pl.when(pl.col("recompute") == "none").then(0).otherwise(working)
         + pl.when(pl.col("stage") == s.pp - 1).then(_head_bytes()).otherwise(0)
         + layers_of(PREDICTING) * _prediction_bytes()
     )

@@ -43,8 +43,8 @@ def dispatches(op: Words) -> Truth:
 
 
 def repeats_forward(op: Words) -> Truth:
-    """Return whether an op shows that a backward pass runs the layer's forward again."""
-    return starts(op.op, "recompute_attention_norm")
+    """Return whether an op shows that a backward pass runs the layer's forward again, not a module of it."""
+    return starts(op.op, "recompute_attention_residual")
 
 
 def arrives(op: Words) -> Truth:

@@ -27,6 +27,9 @@ def criteria() -> dict[str, pl.Expr]:
         "experts across nodes": MOE & (pl.col("etp") * pl.col("ep") > node),
         "another attention kernel": other & (pl.col("flash_attention") != flash),
         "another gating of MLPs": other & (pl.col("gated_mlp") != gated),
+        "modules recomputed that are not core attention": other
+        & (pl.col("recompute") == "selective")
+        & ~pl.col("recompute_modules").is_in(["core_attn", "none"]),
     }
 
 

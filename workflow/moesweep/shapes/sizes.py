@@ -82,6 +82,16 @@ moment_bytes = _moments[0] + _moments[1]
 
 precision_aware = pl.col("use_precision_aware_optimizer")
 
+MODULES = ("core_attn", "moe_act", "layernorm", "mla_up_proj", "mlp", "moe", "shared_experts")
+"""What selective recomputation may repeat (Megatron `transformer_config.py`, recompute_modules)."""
+
+
+def repeats(module: str) -> pl.Expr:
+    """Return whether a backward pass repeats one of MODULES: recomputation is selective and names it."""
+    named = pl.format("+{}+", "recompute_modules").str.contains(f"+{module}+", literal=True)
+    return (pl.col("recompute") == "selective") & named
+
+
 scores = (batch * heads * sequence * sequence // tp).alias("scores")  # elements of the rank's score matrices
 
 gate = pl.when(gated).then(2).otherwise(1)  # a gated MLP's first layer is twice as wide

@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
+from moesweep.shapes.sizes import MODULES
+
 Schema = Mapping[str, Any]
 
 TRUTH: Schema = {"type": "boolean"}
@@ -69,6 +71,29 @@ LAYOUT: Schema = {
     "x-form": "letters E, t, m, L with | between the parts, such as Et*3|(tt|)*29tL",
 }
 LAYOUT_TEXT: Schema = {**LAYOUT, "pattern": "^(none|[EtmL|()*,0-9]{1,2000})$"}
+
+
+_MODULE = f"({'|'.join(MODULES)})"
+MODULES_TEXT: Schema = {
+    "type": "string",
+    "pattern": f"^(none|{_MODULE}(\\+{_MODULE})*)$",
+    "x-form": f"none, or of {', '.join(MODULES)} some with + between them",
+}
+RECOMPUTE_MODULES: Schema = {
+    **MODULES_TEXT,
+    "type": ["array", "string"],
+    "items": {"description": "A module.", **one_of(*MODULES)},
+    "minItems": 0,
+    "maxItems": len(MODULES),
+    "uniqueItems": True,
+    "x-form": f"a list of modules, such as [core_attn, moe_act], or {MODULES_TEXT['x-form']}",
+}
+
+
+def joined(value: list[str] | str) -> str:
+    """Modules as a column has them: each once, in the order of MODULES, with + between; `none` of none."""
+    said = value.split("+") if isinstance(value, str) else value
+    return "+".join(module for module in MODULES if module in said) or "none"
 
 
 def as_text(value: Any) -> Any:

@@ -10,6 +10,7 @@ from typing import Any
 
 import polars as pl
 
+from moesweep.shapes.sizes import MODULES
 from moesweep.study.forms import (
     EP,
     ETP,
@@ -18,7 +19,9 @@ from moesweep.study.forms import (
     LAYOUT,
     LAYOUT_TEXT,
     MARKS_TEXT,
+    MODULES_TEXT,
     NAME,
+    RECOMPUTE_MODULES,
     ROUTING,
     ROUTING_TEXT,
     TRUTH,
@@ -27,11 +30,13 @@ from moesweep.study.forms import (
     Schema,
     as_text,
     below,
+    joined,
     marks,
     one_of,
     whole,
 )
 from moesweep.study.routing import spoken as routing_word
+from moesweep.study.words import worded
 
 NEEDED = object()
 """Default of a key that must be given."""
@@ -113,6 +118,14 @@ _degree, _parameters = whole(1, 1 << 20), whole(0, 1 << 62)
 _batch = whole(1, 1 << 36)
 _rank, _head = whole(0, 1 << 20), whole(0, 1 << 16)
 _width, _count = whole(0, 1 << 22), whole(0, 1 << 16)
+
+
+def modules_word(modules: str) -> str:
+    """What an id says of modules: their names, joined by +; of none `nomodules`."""
+    if {*modules.split("+")} <= {*MODULES}:
+        return modules
+    return "nomodules" if modules == "none" else worded("modules", modules)
+
 
 # Without experts there is nothing to give: so twins of differently routed workloads are one.
 _unrouted = pl.when(pl.col("routing") == "uncontrolled").then(pl.col("routing")).otherwise(pl.lit("balanced"))
@@ -230,8 +243,13 @@ COLUMNS: tuple[Derived, ...] = (
         "Split activations along the sequence over tp where tensor parallelism leaves them whole.",
         True, word="sp"),
     Key("recompute", one_of("none", "selective", "full"),
-        "Activations recomputed in the backward pass: none, core attention only, or the whole layer.",
+        "Activations recomputed in the backward pass: none, those of some modules, or of the whole layer.",
         "none", word=""),
+    Key("recompute_modules", RECOMPUTE_MODULES,
+        "What selective recomputation repeats: core_attn, moe_act (the experts' activation), layernorm "
+        "(norms that are modules of their own: before experts, before mla attention), mla_up_proj, mlp (of "
+        "dense layers), moe, shared_experts.",
+        "core_attn", resolved=MODULES_TEXT, text=joined, word=modules_word),
     Key("flash_attention", TRUTH, "Fused attention kernel, which never stores the scores.",
         False, word="flash"),
     Key("distributed_optimizer", TRUTH, "Optimizer state sharded over the data-parallel ranks.",

@@ -9,6 +9,12 @@ import polars as pl
 from moesweep.edge.problems import Severity
 from moesweep.shapes.placement import ACCOUNTED, COUNTED, LAYOUT, UNSAID
 from moesweep.study.pipeline_layouts import layout_faults
+from moesweep.study.recomputation import (
+    modules_apart,
+    modules_there,
+    names_missing_modules,
+    repeats_within_moe,
+)
 
 PADDING_WARNED = 0.05
 """Share of the vocabulary above which padding is worth a warning."""
@@ -326,6 +332,13 @@ RULES = (
         "there is no window_size to skip", pl.lit("leave it out")),
     _error("sinks_of_mla", "softmax_type", _mla & (_c("softmax_type") != "vanilla"),
         "softmax_type {softmax_type} of mla attention is not modelled", nearest_is("vanilla")),
+    _error("modules_of_selective", "recompute_modules",
+        (_c("recompute") != "selective") & ~_c("recompute_modules").is_in(["core_attn", "none"]),
+        "recompute {recompute} does not go by modules, only selective does", nearest_is("core_attn")),
+    _error("modules_of_model", "recompute_modules", names_missing_modules(),
+        "the model lacks some of the modules {recompute_modules}", nearest_is(modules_there())),
+    _error("modules_within_moe", "recompute_modules", repeats_within_moe(),
+        "moe repeats the activation of experts and the shared experts already", nearest_is(modules_apart())),
     _error("precision_needs_shards", "use_precision_aware_optimizer",
         _aware & ~_c("distributed_optimizer"),
         "a precision-aware optimizer is a distributed one: Megatron refuses it replicated",

@@ -16,7 +16,7 @@ from moesweep.trace.linears import (
     row_parallel,
     row_parallel_backward,
 )
-from moesweep.trace.vocabulary import Op, all_gather, gemm, linear_backward, reduce_scatter
+from moesweep.trace.vocabulary import Op, again, all_gather, gemm, linear_backward, reduce_scatter
 
 # Bytes of device memory per unfused score: the softmax with its mask reads and writes 2; in backward it reads
 # its output and a gradient and writes one. Dropout reads 2, writes 2 and a mask of 1, either way.
@@ -133,6 +133,14 @@ def _latent_forward() -> list[Op]:
         linear["q_down"],
         linear["kv_down"],
         all_gather("rope_key_gather", "tp", _rope_key_bytes()).only(SP & s.mla),
+        *_up_projections(),
+    ]
+
+
+def _up_projections() -> list[Op]:
+    """Return how latents become heads: their norms, which are part of the linears, gathers and linears."""
+    linear = _latent_linears()
+    return [
         _latent_norm("q_latent_norm", s.q_latent),
         *column_parallel("q_latent", linear["q_up"], _wide(s.q_latent)),
         *column_parallel("q", linear["q_proj"]),
@@ -155,10 +163,14 @@ def _latent_backward() -> list[Op]:
     ]
 
 
+def _attention_norm() -> Op:
+    return norm("attention_norm", s.local_tokens, s.hidden)
+
+
 def attention_forward(windowed: bool) -> list[Op]:
     """Return norm, projections, core attention, output projection and their tp collectives."""
     return [
-        norm("attention_norm", s.local_tokens, s.hidden),
+        _attention_norm(),
         *column_parallel("attention", _qkv()),
         all_gather("qkv_gather", "tp", _whole_qkv()).only(s.gathers_qkv),
         *_head_norms(),
@@ -170,12 +182,18 @@ def attention_forward(windowed: bool) -> list[Op]:
 
 
 def attention_backward(windowed: bool) -> list[Op]:
-    """Return the mirror of `attention_forward`."""
+    """Return the mirror of `attention_forward`, after what of it is recomputed.
+
+    Megatron repeats a norm of mla attention, which is a module of its own, when the gradient of attention's
+    output is there, and the latents' projections when that of its core's is.
+    """
     forward, backward = core_attention(windowed)
     return [
         residual_backward("attention_residual"),
+        *again("layernorm", [_attention_norm().only(s.mla)]),
         *row_parallel_backward("attention", _output()),
-        forward.recomputed().only(pl.col("recompute") == "selective"),
+        *again("mla_up_proj", _up_projections()),
+        *again("core_attn", [forward]),
         backward,
         *_latent_backward(),
         *_head_norms(backward=True),

@@ -10,7 +10,7 @@ from moesweep.trace.linears import (
     row_parallel,
     row_parallel_backward,
 )
-from moesweep.trace.vocabulary import Op, gemm
+from moesweep.trace.vocabulary import Op, again, gemm
 
 
 def _linears(prefix: str, width: pl.Expr) -> tuple[Op, Op]:
@@ -41,19 +41,21 @@ def mlp_backward(base: str, width: pl.Expr) -> list[Op]:
     ]
 
 
+def _normed_mlp() -> list[Op]:
+    """Return norm and MLP: one module, as Transformer Engine's first linear norms its input itself."""
+    return [norm("mlp_norm", s.local_tokens, s.hidden), *mlp_forward("mlp", s.ffn)]
+
+
 def dense_mlp_forward() -> list[Op]:
     """Return norm, MLP and residual of a layer without experts."""
-    return [
-        norm("mlp_norm", s.local_tokens, s.hidden),
-        *mlp_forward("mlp", s.ffn),
-        residual("mlp_residual"),
-    ]
+    return [*_normed_mlp(), residual("mlp_residual")]
 
 
 def dense_mlp_backward() -> list[Op]:
-    """Return the mirror of `dense_mlp_forward`."""
+    """Return the mirror of `dense_mlp_forward`, after the MLP again where it is recomputed."""
     return [
         residual_backward("mlp_residual"),
+        *again("mlp", _normed_mlp()),
         *mlp_backward("mlp", s.ffn),
         norm_backward("mlp_norm", s.local_tokens, s.hidden, joins=True),
     ]

@@ -9,6 +9,7 @@ from moesweep.trace.elementwise import activation, norm, norm_backward, residual
 from moesweep.trace.mlp import mlp_backward, mlp_forward
 from moesweep.trace.vocabulary import (
     Op,
+    again,
     all_gather,
     all_to_all,
     elementwise,
@@ -85,12 +86,24 @@ def _shared_backward() -> list[Op]:
     return [op.only(s.has_shared_experts) for op in ops]
 
 
+def _norm() -> Op:
+    return norm("mlp_norm", s.local_tokens, s.hidden)
+
+
+def _activation(rows: s.Rows) -> Op:
+    return activation("expert_activation", rows.expert, s.expert_ffn // s.etp, experts=True)
+
+
 def moe_mlp_forward(rows: s.Rows = s.BALANCED) -> list[Op]:
-    """Return shared experts, router, dispatch, experts and combine."""
+    """Return norm, experts and residual of a layer with experts."""
+    return [_norm(), *_experts_forward(rows), residual("mlp_residual")]
+
+
+def _experts_forward(rows: s.Rows) -> list[Op]:
+    """Return shared experts, router, dispatch, experts and combine: Megatron's module `MoELayer`."""
     fc1, fc2 = _expert_linears(rows)
     counts_bytes = 8 * s.experts * s.ep * s.etp  # int64 tokens per expert, from every rank of the group
     return [
-        norm("mlp_norm", s.local_tokens, s.hidden),
         *_shared_forward(),
         _router(),
         _router_topk(),
@@ -100,27 +113,33 @@ def moe_mlp_forward(rows: s.Rows = s.BALANCED) -> list[Op]:
         all_gather("expert_gather", "etp", _expert_bytes(rows)),
         _sort("expert_sort", rows),
         fc1,
-        activation("expert_activation", rows.expert, s.expert_ffn // s.etp, experts=True),
+        _activation(rows),
         fc2,
         _sort("expert_unsort", rows),
         reduce_scatter("expert_scatter", "etp", _expert_bytes(rows)),
         _exchange("moe_combine", rows.received, rows),
         _permute("unpermute", rows),
         elementwise("shared_sum", SUM * s.local_tokens * s.hidden).only(s.has_shared_experts),
-        residual("mlp_residual"),
     ]
 
 
 def moe_mlp_backward(rows: s.Rows = s.BALANCED) -> list[Op]:
-    """Return the exact mirror of `moe_mlp_forward`: permuted tokens are saved, nothing is gathered again."""
+    """Return the exact mirror of `moe_mlp_forward`: permuted tokens are saved, nothing is gathered again.
+
+    What is recomputed comes when its gradient does: norm and whole module first, the experts' activation
+    before the linear that reads it, shared experts before their own gradients.
+    """
     fc1, fc2 = _expert_linears(rows)
     width = s.expert_ffn // s.etp
     return [
         residual_backward("mlp_residual"),
+        *again("layernorm", [_norm()]),
+        *again("moe", _experts_forward(rows)),
         _permute("unpermute", rows),
         _exchange("moe_combine", rows.sent, rows),
         all_gather("expert_scatter", "etp", _expert_bytes(rows)),
         _sort("expert_unsort", rows),
+        *again("moe_act", [_activation(rows)]),
         *linear_backward(fc2),
         activation("expert_activation", rows.expert, width, experts=True, backward=True),
         *linear_backward(fc1),
@@ -130,6 +149,7 @@ def moe_mlp_backward(rows: s.Rows = s.BALANCED) -> list[Op]:
         _permute("permute", rows),
         _router_topk(),
         *linear_backward(_router()),
+        *again("shared_experts", _shared_forward()),
         *_shared_backward(),
         norm_backward("mlp_norm", s.local_tokens, s.hidden, joins=True),
     ]

@@ -1,11 +1,11 @@
 """One op of a program: what it is, when it is there, and its quantities as polars expressions."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import polars as pl
 
-from moesweep.shapes.sizes import ELEMENT_BYTES, GROUP_SIZE, gradient_bytes
+from moesweep.shapes.sizes import ELEMENT_BYTES, GROUP_SIZE, gradient_bytes, repeats
 
 ZERO = pl.lit(0, dtype=pl.Int64)
 ALWAYS = pl.lit(True)
@@ -47,6 +47,11 @@ class Op:
     def recomputed(self) -> "Op":
         """Return the op as its backward pass repeats it under activation recomputation."""
         return replace(self, name=f"recompute_{self.name}")
+
+
+def again(module: str, ops: Sequence[Op]) -> list[Op]:
+    """Return the ops of a module as a backward pass repeats them where selective recomputation names it."""
+    return [op.recomputed().only(repeats(module)) for op in ops]
 
 
 def gemm(

@@ -234,3 +234,20 @@ def _training(draft: Draft, told: Told) -> None:
     draft.say(
         "recompute", told.take("recompute_granularity", again), _source(draft, told, "recompute_granularity")
     )
+    _modules(draft, told)
+
+
+def _modules(draft: Draft, told: Told) -> None:
+    """What selective recomputation repeats; `moe_layer_recompute`, an older name, adds the whole of moe."""
+    named, whole_moe = told.take("recompute_modules"), bool(told.take("moe_layer_recompute", False))
+    if whole_moe and draft.row["recompute"][0] == "none":
+        draft.say("recompute", "selective", draft.at("moe_layer_recompute"))
+    if draft.row["recompute"][0] != "selective":
+        draft.idle += [] if named is None else ["recompute_modules"]
+        return
+    modules = named if isinstance(named, list) else str(named or "core_attn").split()
+    if whole_moe and "moe" not in modules:
+        modules = [*modules, "moe"]
+    if whole_moe or named is not None:
+        name = "recompute_modules" if named is not None else "moe_layer_recompute"
+        draft.say("recompute_modules", modules, draft.at(name))
