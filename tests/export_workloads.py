@@ -31,16 +31,26 @@ SMALL: dict[str, dict[str, Any]] = {
     "etp1": {"world_size": 16, "tp": 4, "pp": 2, "ep": 8, "etp": 1},
     "leading_dense": {"world_size": 16, "tp": 2, "pp": 4, "ep": 2, "first_k_dense": 3},
     "replicated": {"world_size": 8, "tp": 1, "pp": 4, "ep": 2, "distributed_optimizer": False},
+    "heads_exchanged": {
+        **{"world_size": 16, "tp": 2, "cp": 2, "pp": 2, "ep": 2, "flash_attention": True},
+        "cp_comm_type": "a2a",
+    },
 }
+SHARED: dict[str, Any] = {
+    **{"world_size": 16, "tp": 2, "cp": 4, "pp": 2, "ep": 2, "flash_attention": True},
+    "recompute": "selective",
+}
+RINGS: dict[str, dict[str, Any]] = {"ring": SHARED, "ring_interleaved": SHARED | {"virtual_pipeline": 2}}
+"""Messages round a ring, which not every format can say."""
 MICROBATCHES = 8
 
 
 def workload(name: str) -> pl.DataFrame:
     """Return the one-row frame of a small workload: gpt_7B with 12 layers and 8 micro-batches."""
-    changes = SMALL[name]
+    changes = (SMALL | RINGS)[name]
     base = enumerate_sweep(ROOT, SWEEP).filter(pl.col("model") == "gpt_7B").row(0, named=True)
     etp = changes.get("etp", changes["tp"])
-    dp = changes["world_size"] // (changes["tp"] * changes["pp"])
+    dp = changes["world_size"] // (changes["tp"] * changes.get("cp", 1) * changes["pp"])
     sizes = {"etp": etp, "num_layers": 12, "global_batch_size": MICROBATCHES * dp, "seq_length": 1024}
     return resolve([{**base, **sizes, **changes}])
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from naive_context import SharedSequences
 from naive_model import Layer, window
-from naive_rows import Writer
 from naive_sizes import (
     activation_bytes,
     context_size,
@@ -20,7 +20,7 @@ from naive_sizes import (
 )
 
 
-class Attention(Writer):
+class Attention(SharedSequences):
     """The attention of a layer."""
 
     def core_attention(self, op: str, windowed: bool, *, backward: bool = False) -> None:
@@ -33,21 +33,21 @@ class Attention(Writer):
         w, (query, value) = self.w, head_widths(self.w)
         s, b, t, a = w["seq_length"], w["micro_batch_size"], w["tp"], w["num_attention_heads"]
         flash = w["flash_attention"]
-        width = a * (query + (query if flash else value)) // 2 // t
         keys = window(w) if windowed else s
+        rows, own_heads = (s, a // w["cp"]) if self.exchanges() else (s // w["cp"], a)
+        width = own_heads * (query + (query if flash else value)) // 2 // t
         # Halves of pairs: a mask hides every other pair, a window leaves so many keys to each query.
-        halves = min(2 * keys, s) if flash else 2 * s
+        halves = s * (min(2 * keys, s) if flash else 2 * s)
+        if w["cp"] > 1 and not self.exchanges():
+            halves = self.own_halves()
         products = (5 if flash else 4) if backward else 2
-        flops = products * b * s * halves * width
-        inputs = tokens(w) * (query_size(w) // t + sum(own_key_value_sizes(w)))
-        output = tokens(w) * (context_size(w) // t)
-        # Backward reads what forward did, the output and its gradient, and writes three gradients.
-        moved = 2 * (2 * inputs + 2 * output) if backward else 2 * (inputs + output)
+        flops = products * b * halves * width
+        moved = self.moved_backward() if backward else self.moved_forward()
         if not flash:
             dropout = (2 + 2 + 1) if w["attention_dropout"] > 0 else 0
             softmax = 2 + 2 + 2 if backward else 2 + 2
             moved += (softmax + dropout) * (b * a * s * s // t)
-        self.add(op, "attention", m=s, n=keys, k=width, groups=b, flops=flops, hbm_bytes=moved)
+        self.add(op, "attention", m=rows, n=keys, k=width, groups=b, flops=flops, hbm_bytes=moved)
 
     def residual(self, op: str) -> None:
         """Read x and the residual, write their sum, and dropout's mask."""
@@ -158,7 +158,7 @@ class Attention(Writer):
             self.latent_forward()
         else:
             self.grouped_forward()
-        self.core_attention("core_attention", windowed)
+        self.shared_core("", windowed)
         own = context_size(w) // w["tp"]
         self.row_parallel("attention_output", "attention", tokens(w), w["hidden_size"], own)
         self.residual("attention_residual")
@@ -173,8 +173,8 @@ class Attention(Writer):
         self.row_parallel_backward("attention_output", "attention", tokens(w), w["hidden_size"], own)
         if is_mla(w):
             self.again("mla_up_proj", self.heads_of_latents)
-        self.again("core_attn", lambda: self.core_attention("core_attention", windowed))
-        self.core_attention("core_attention", windowed, backward=True)
+        self.again("core_attn", lambda: self.shared_core("", windowed))
+        self.shared_core_backward(windowed)
         if is_mla(w):
             self.latent_backward()
         else:

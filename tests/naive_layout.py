@@ -7,7 +7,13 @@ from naive_sizes import Workload
 
 def coordinates(w: Workload) -> list[dict[str, int]]:
     """Both coordinates of every rank, counted up with tp (or etp) fastest and pp slowest."""
-    dense = [(p, d, t) for p in range(w["pp"]) for d in range(w["dp"]) for t in range(w["tp"])]
+    dense = [
+        (p, d, c, t)
+        for p in range(w["pp"])
+        for d in range(w["dp"])
+        for c in range(w["cp"])
+        for t in range(w["tp"])
+    ]
     expert = [
         (p, edp, ep, etp)
         for p in range(w["pp"])
@@ -17,16 +23,18 @@ def coordinates(w: Workload) -> list[dict[str, int]]:
     ]
     assert [x[0] for x in dense] == [x[0] for x in expert], "both orders must agree on the stage"
     return [
-        {"pp": p, "dp": d, "tp": t, "edp": edp, "ep": ep, "etp": etp}
-        for (p, d, t), (_, edp, ep, etp) in zip(dense, expert, strict=True)
+        {"pp": p, "dp": d, "cp": c, "tp": t, "edp": edp, "ep": ep, "etp": etp}
+        for (p, d, c, t), (_, edp, ep, etp) in zip(dense, expert, strict=True)
     ]
 
 
 def naive_groups(w: Workload) -> dict[str, list[list[int]]]:
     """Members of every communicator by kind; a kind's groups stand in the order of their smallest rank."""
-    shared = {"tp": "dp pp", "dp": "tp pp", "pp": "tp dp", "etp": "ep edp pp", "ep": "etp edp pp"}
-    shared |= {"edp": "etp ep pp", "tp_ep": "edp pp", "embedding": "tp dp", "world": ""}
-    shared |= {"model": "dp", "expert_model": "edp"}
+    shared = {"tp": "cp dp pp", "cp": "tp dp pp", "pp": "tp cp dp"}
+    # Ranks of one sequence hold the same parameters as those of any other.
+    shared |= {"dp": "tp pp", "etp": "ep edp pp", "ep": "etp edp pp"}
+    shared |= {"edp": "etp ep pp", "tp_ep": "edp pp", "embedding": "tp cp dp", "world": ""}
+    shared |= {"model": "cp dp", "expert_model": "edp"}
     groups: dict[str, list[list[int]]] = {}
     for kind, names in shared.items():
         members: dict[tuple[int, ...], list[int]] = {}

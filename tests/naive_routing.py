@@ -44,7 +44,9 @@ class Exchange:
 
     def __init__(self, w: Workload, weights: list[Fraction], capacity: Fraction | None) -> None:
         ep, experts = w["ep"], w["num_experts"]
-        local = w["micro_batch_size"] * w["seq_length"] // (w["tp"] if w["sequence_parallel"] else 1)
+        local = (
+            w["micro_batch_size"] * w["seq_length"] // w["cp"] // (w["tp"] if w["sequence_parallel"] else 1)
+        )
         each = w["moe_router_topk"] * local
         room = each if capacity is None else math.ceil(capacity * each / experts)
         self.sent: Peers = {(source, dest): 0 for source in range(ep) for dest in range(ep)}
@@ -90,7 +92,7 @@ class UnevenProgram(Program):
 
     def collect(self, op: str, collective: str, group_kind: str, comm_bytes: int) -> None:
         """As before, but an exchange sends what routing says."""
-        if collective != "all_to_all" or self.w["ep"] == 1:
+        if collective != "all_to_all" or group_kind != "ep" or self.w["ep"] == 1:
             super().collect(op, collective, group_kind, comm_bytes)
             return
         again = self.phase == "forward" or self.prefix != ""

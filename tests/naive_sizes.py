@@ -35,7 +35,8 @@ class Tensor:
 def check_what_is_assumed(w: Workload) -> None:
     """Stop at a workload that no framework runs."""
     assert w["kind"] == "dense" or w["tp"] == 1 or w["sequence_parallel"], "MoE with tp cuts sequences"
-    assert w["world_size"] == w["tp"] * w["dp"] * w["pp"] == w["etp"] * w["ep"] * w["edp"] * w["pp"]
+    assert w["world_size"] == w["tp"] * w["cp"] * w["dp"] * w["pp"]
+    assert w["world_size"] == w["etp"] * w["ep"] * w["edp"] * w["pp"]
     assert w["virtual_pipeline"] == 1 or w["pp"] > 1
 
 
@@ -55,13 +56,14 @@ def scattered(w: Workload) -> bool:
 
 
 def activation_bytes(w: Workload) -> int:
-    """T: one whole bf16 activation of a micro-batch."""
-    return 2 * int(w["micro_batch_size"] * w["seq_length"] * w["hidden_size"])
+    """T: one whole bf16 activation of a micro-batch, as far as a rank has its sequences."""
+    return 2 * tokens(w) * int(w["hidden_size"])
 
 
 def tokens(w: Workload) -> int:
-    """Tokens of a micro-batch."""
-    return int(w["micro_batch_size"] * w["seq_length"])
+    """Tokens of a micro-batch that a rank has: two chunks of each sequence, of two for every cp rank."""
+    chunk = w["seq_length"] // (2 * w["cp"]) if w["cp"] > 1 else 0
+    return int(w["micro_batch_size"] * (2 * chunk if chunk else w["seq_length"]))
 
 
 def own_tokens(w: Workload) -> int:
@@ -117,6 +119,7 @@ def gradient_bytes(w: Workload) -> int:
 def group_size(w: Workload, kind: str) -> int:
     """Ranks in a communicator of a kind."""
     composite = {"tp_ep": w["etp"] * w["ep"], "embedding": min(2, w["pp"]), "world": w["world_size"]}
+    composite |= {"dp": w["dp"] * w["cp"]}
     composite |= {"model": w["tp"] * w["pp"], "expert_model": w["etp"] * w["ep"] * w["pp"]}
     return int(composite[kind] if kind in composite else w[kind])
 

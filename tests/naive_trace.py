@@ -18,6 +18,7 @@ from naive_sizes import (
     check_what_is_assumed,
     fc1_multiple,
     gradient_bytes,
+    group_size,
     own_tokens,
     scattered,
     table,
@@ -256,7 +257,7 @@ class Program(Layers):
             self.collect("grad_norm_dense", "all_reduce", "model", 4)
             if expert:
                 self.collect("grad_norm_expert", "all_reduce", "expert_model", 4)
-        owned = sum(-(-size // w[kind]) if shared else size for _, kind, size in buffers)
+        owned = sum(-(-size // group_size(w, kind)) if shared else size for _, kind, size in buffers)
         self.add("adam", "optimizer", m=dense + expert, n=owned, hbm_bytes=owned * self.updated())
         if shared:
             for name, kind, size in buffers:

@@ -115,6 +115,21 @@ VARIED: dict[str, dict[str, Any]] = {
         **{"qk_layernorm": True, "num_shared_experts": 1, "mtp_num_layers": 1, "gated_mlp": True},
     },
     "moe, DeepSpeed": {"framework": "megatron-deepspeed"},
+    "moe, keys passed on": {
+        **{"cp": 2, "flash_attention": True, "world_size": 32, "num_query_groups": 4, "attention": "gqa"},
+        "recompute": "selective",
+    },
+    "moe, latent keys passed on, interleaved": MLA
+    | {"cp": 4, "flash_attention": True, "virtual_pipeline": 2},
+    "moe, heads exchanged, windows and sinks": {
+        **{"cp": 2, "cp_comm_type": "a2a", "flash_attention": True, "recompute": "selective"},
+        **{"window_size": "[15,0]", "window_attn_skip_freq": "2", "softmax_type": "learnable"},
+    },
+    "dense, keys gathered, full": DENSE
+    | {
+        **{"cp": 4, "cp_comm_type": "all_gather", "flash_attention": True, "world_size": 32},
+        **{"sequence_parallel": False, "recompute": "full"},
+    },
 }
 """Workloads that differ in every option the trace knows; each is legal."""
 

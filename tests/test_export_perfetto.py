@@ -80,8 +80,9 @@ def test_the_slices_are_the_unrolled_ops_of_one_pipeline(name: str, tmp_path: Pa
     assert set(kernels.columns) >= {"m", "n", "k", "groups", "hbm_bytes", "layer", "microbatch"}
 
 
-def test_a_lane_holds_one_kind_of_work_and_one_op_at_a_time(tmp_path: Path) -> None:
-    found = slices(written("moe64", tmp_path)[0])
+@pytest.mark.parametrize("name", ["moe64", "ring"])
+def test_a_lane_holds_one_kind_of_work_and_one_op_at_a_time(name: str, tmp_path: Path) -> None:
+    found = slices(written(name, tmp_path)[0])
     lanes = found.group_by("lane").agg(pl.col("group_kind").unique(), pl.col("collective").unique())
     for lane, kinds, collectives in lanes.iter_rows():
         assert kinds == [None if lane == "compute" else lane.split()[0]]

@@ -7,7 +7,7 @@ import polars as pl
 import pytest
 from polars.testing import assert_frame_equal
 
-from export_workloads import CLUSTER, MICROBATCHES, SMALL, SWEEP, traced_workload, workload
+from export_workloads import CLUSTER, MICROBATCHES, RINGS, SMALL, SWEEP, traced_workload, workload
 from moesweep.cli import main
 from moesweep.cost.model import cost, with_constants
 from moesweep.export.source import traced
@@ -25,7 +25,7 @@ KEY = ["stage", "op_index"]
 SEND = pl.col("collective").eq_missing(pl.lit("send"))
 
 
-@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize("name", [*SMALL, *RINGS])
 def test_folded_and_unrolled_sums_are_equal(name: str) -> None:
     each = traced_workload(name)
     per_stage = each.workload["world_size"] // each.workload["pp"]
@@ -51,13 +51,14 @@ def test_folded_and_unrolled_sums_are_equal(name: str) -> None:
     assert_frame_equal(linear.collect().sort(KEY), folded.sort(KEY))
 
 
-@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize("name", [*SMALL, *RINGS])
 def test_a_stage_runs_its_steps_in_schedule_order_one_at_a_time(name: str) -> None:
     each = traced_workload(name)
     ops = executed(each)
     in_steps = ops.filter(pl.col("step") >= 0)
     # Interleaved messages arrive while the stage runs another chunk, but before the step that needs them.
-    overlapped = (pl.col("collective") == "recv").fill_null(False) & (each.workload["virtual_pipeline"] > 1)
+    between = (pl.col("collective") == "recv") & (pl.col("group_kind") == "pp")
+    overlapped = between.fill_null(False) & (each.workload["virtual_pipeline"] > 1)
     computed = ~SEND & ~overlapped
     bounds = in_steps.group_by("stage", "step", maintain_order=True).agg(
         pl.col("phase").first().cast(pl.String), pl.col("microbatch", "chunk").first(),
@@ -126,7 +127,7 @@ def test_the_last_op_ends_when_the_costs_say_that_the_iteration_does(root: Path)
         assert end == pytest.approx(seconds[each.workload["workload"]] * 1e9, rel=0.001)
 
 
-@pytest.mark.parametrize("name", ["interleaved", "two_stages_interleaved"])
+@pytest.mark.parametrize("name", ["interleaved", "two_stages_interleaved", *RINGS])
 def test_an_interleaved_pipeline_ends_when_the_costs_say(root: Path, name: str) -> None:
     frame, cluster, each = workload(name), load_cluster(root, CLUSTER), traced_workload(name)
     costed = cost(folded(frame), with_constants(frame, cluster.values)).workloads
@@ -155,6 +156,17 @@ def test_a_collective_that_a_gemm_hides_starts_before_it_ends() -> None:
     gemm = beside.filter(pl.col("op") == "qkv_dgrad")
     lengths = [(each_["end_nanoseconds"] - each_["start_nanoseconds"])[0] for each_ in (regather, gemm)]
     assert gemm["overlap"][0] == round(each.tp_overlap * min(lengths))
+
+
+def test_the_next_block_of_keys_arrives_while_attention_runs() -> None:
+    """Of 4 blocks 3 arrive beside a kernel."""
+    each = traced_workload("ring")
+    ops = executed(each).filter((pl.col("stage") == 0) & (pl.col("step") == 0)).sort("op_index")
+    lasts = pl.col("end_nanoseconds") - pl.col("start_nanoseconds")
+    timed = ops.with_columns(lasts=lasts, overlap=pl.col("end_nanoseconds").shift(1) - "start_nanoseconds")
+    arrival, kernel = (timed.filter(op=op).row(0, named=True) for op in ("kv_ring_recv", "core_attention"))
+    beside = round(each.tp_overlap * min(arrival["lasts"], kernel["lasts"] * 3 / 4))
+    assert kernel["overlap"] == beside > 0
 
 
 def test_the_first_and_last_stage_meet_for_the_tied_embeddings_and_all_for_the_norm() -> None:

@@ -14,7 +14,10 @@ from moesweep.network.topology import Topology
 from moesweep.study.networks import ROUTINGS, Network, load_network, load_parts, network_of, read_network
 
 RATES = Rates(25e9, 275e9)
-LAYOUT = {"world_size": 1024, "tp": 8, "dp": 64, "pp": 2, "etp": 8, "ep": 16, "edp": 4}
+LAYOUT = {
+    **{"world_size": 1024, "tp": 8, "cp": 1, "dp": 64, "pp": 2, "etp": 8, "ep": 16, "edp": 4},
+    "cp_comm_type": "p2p",
+}
 
 
 def names(root: Path) -> list[str]:

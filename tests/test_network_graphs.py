@@ -207,7 +207,8 @@ def test_4096_gpus_of_a_graph(tmp_path: Path) -> None:
     from moesweep.study.networks import Network
 
     tree = Network("t", "fat_tree", "up_down", shape={"radix": k, "oversubscription": 1})
-    layout = {"world_size": 4096, "tp": 4, "dp": 256, "pp": 4, "etp": 4, "ep": 16, "edp": 16}
+    layout = {"world_size": 4096, "tp": 4, "cp": 1, "dp": 256, "pp": 4, "etp": 4, "ep": 16, "edp": 16}
+    layout |= {"cp_comm_type": "p2p"}
     expected = layout_slowdowns(topology(tree, 4096, 8, RATES), layout)
     assert slowdowns == pytest.approx(dict(expected.select("group_kind", "slowdown").iter_rows()))
     assert isinstance(expected, pl.DataFrame)

@@ -12,19 +12,22 @@ from moesweep.shapes.communication import GROUP_KINDS
 from moesweep.shapes.parallelism import groups, placement, ranks, standing
 
 # 16 ranks in two stages, tensor-parallel in pairs; 2 of a stage's 4 data-parallel ranks share its experts.
-SIXTEEN = {"world_size": 16, "tp": 2, "pp": 2, "dp": 4, "etp": 2, "ep": 2, "edp": 2, "num_experts": 4}
+SIXTEEN = {
+    **{"world_size": 16, "tp": 2, "cp": 1, "pp": 2, "dp": 4, "etp": 2, "ep": 2, "edp": 2},
+    "num_experts": 4,
+}
 
 
 @st.composite
 def degrees(draw: st.DrawFn, powers_of_two: bool = False) -> dict[str, Any]:
-    """Degrees of a small world, etp free of tp."""
+    """Degrees of a small world, etp free of tp, and experts of cp."""
     factors = [1, 2, 4] if powers_of_two else [1, 2, 3, 4, 5]
     etp, ep, edp, pp = (draw(st.sampled_from(factors)) for _ in range(4))
     stage = etp * ep * edp
     tp = draw(st.sampled_from([d for d in range(1, stage + 1) if stage % d == 0]))
-    dp = stage // tp
-    world = {"world_size": stage * pp, "tp": tp, "pp": pp, "dp": dp, "etp": etp, "ep": ep, "edp": edp}
-    return {**world, "num_experts": 60}
+    cp = draw(st.sampled_from([d for d in range(1, stage // tp + 1) if stage // tp % d == 0]))
+    dense = {"world_size": stage * pp, "tp": tp, "cp": cp, "pp": pp, "dp": stage // tp // cp}
+    return {**dense, "etp": etp, "ep": ep, "edp": edp, "num_experts": 60}
 
 
 def members(frame: pl.DataFrame, kind: str) -> list[list[int]]:
@@ -50,12 +53,33 @@ def test_sixteen_ranks_by_hand() -> None:
     assert members(frame, "expert_model") == [[0, 1, 2, 3, 8, 9, 10, 11], [4, 5, 6, 7, 12, 13, 14, 15]]
 
 
+def test_ranks_that_share_sequences_stand_between_tp_and_dp() -> None:
+    # rank = tp + 2·(cp + 2·(dp + 2·pp)); experts and pipeline stand as they do without.
+    frame, plain = groups({**SIXTEEN, "cp": 2, "dp": 2}), groups(SIXTEEN)
+    assert members(frame, "cp") == [[0, 2], [1, 3], [4, 6], [5, 7], [8, 10], [9, 11], [12, 14], [13, 15]]
+    assert members(plain, "cp") == []
+    # Gradients go over both: the very groups of four data-parallel ranks.
+    for kind in GROUP_KINDS[:-3]:
+        assert members(frame, kind) == members(plain, kind)
+    assert members(frame, "model") == [[0, 1, 8, 9], [2, 3, 10, 11], [4, 5, 12, 13], [6, 7, 14, 15]]
+    row = ranks({**SIXTEEN, "cp": 2, "dp": 2}).row(11, named=True)
+    # 11 = 8 (stage 1) + 3; 3 = tp 1 + 2 * (cp 1 + 2 * dp 0)
+    assert (row["tp_rank"], row["cp_rank"], row["dp_rank"], row["cp_group"], row["dp_group"]) == (
+        1,
+        1,
+        0,
+        5,
+        3,
+    )
+
+
 def test_one_rank_of_sixteen_by_hand() -> None:
     # 11 = 8 (stage 1) + 3; 3 = tp 1 + 2 * dp 1 = etp 1 + 2 * (ep 1 + 2 * edp 0)
     row = ranks(SIXTEEN).row(11, named=True)
     coordinates = {"stage": 1, "tp_rank": 1, "dp_rank": 1, "etp_rank": 1, "ep_rank": 1, "edp_rank": 0}
+    coordinates |= {"cp_rank": 0}
     ids = {"tp": 5, "etp": 5, "ep": 5, "dp": 3, "edp": 7, "pp": 3, "tp_ep": 2, "embedding": 3, "world": 0}
-    ids |= {"model": 1, "expert_model": 0}
+    ids |= {"model": 1, "expert_model": 0, "cp": 11}
     assert row == {
         "rank": 11,
         **coordinates,
@@ -82,15 +106,22 @@ def test_dense_workloads_have_no_expert_groups() -> None:
 
 @given(degrees())
 def test_coordinates_are_a_bijection(world: dict[str, Any]) -> None:
-    assert world["tp"] * world["dp"] == world["etp"] * world["ep"] * world["edp"]
+    assert world["tp"] * world["cp"] * world["dp"] == world["etp"] * world["ep"] * world["edp"]
     frame = ranks(world)
-    dense = pl.col("tp_rank") + world["tp"] * (pl.col("dp_rank") + world["dp"] * pl.col("stage"))
+    sequences = pl.col("dp_rank") + world["dp"] * pl.col("stage")
+    dense = pl.col("tp_rank") + world["tp"] * (pl.col("cp_rank") + world["cp"] * sequences)
     expert = pl.col("etp_rank") + world["etp"] * (
         pl.col("ep_rank") + world["ep"] * (pl.col("edp_rank") + world["edp"] * pl.col("stage"))
     )
     assert frame.select(dense.alias("rank")).equals(frame.select("rank"))
     assert frame.select(expert.alias("rank")).equals(frame.select("rank"))
-    for axis, column in [("tp", "tp_rank"), ("dp", "dp_rank"), ("ep", "ep_rank"), ("pp", "stage")]:
+    for axis, column in [
+        ("tp", "tp_rank"),
+        ("cp", "cp_rank"),
+        ("dp", "dp_rank"),
+        ("ep", "ep_rank"),
+        ("pp", "stage"),
+    ]:
         assert set(frame[column]) == set(range(world[axis]))
 
 
@@ -166,7 +197,8 @@ def test_placement_is_that_of_the_group_that_stands_worst(
 )
 def test_nodes_of_an_ep_group_are_one_figure(etp: int, ep: int, expected: tuple[int, int]) -> None:
     """The costs', the tables' and the page's count, and what leaves nodes, agree."""
-    world = {"world_size": etp * ep * 8, "tp": 1, "pp": 1, "dp": etp * ep * 8, "etp": etp, "ep": ep, "edp": 8}
+    world = {"world_size": etp * ep * 8, "tp": 1, "cp": 2, "pp": 1, "dp": etp * ep * 4}
+    world |= {"etp": etp, "ep": ep, "edp": 8}
     assert predicted(world, "ep", 8)[1:3] == expected
     found = [stands(group, 8) for group in members(groups({**world, "num_experts": ep}), "ep")]
     assert (min(fewest for _, fewest, _ in found), max(nodes for _, _, nodes in found)) == expected
@@ -197,7 +229,7 @@ def test_aligned_groups_of_a_kind_all_stand_alike(world: dict[str, Any], node: i
 @pytest.mark.parametrize(
     ("kind", "expected"),
     [
-        # tp16 pp2 ep16 on 1024 GPUs, etp = tp: dp 32, edp 2, 8 GPUs a node. (size, members per node, nodes)
+        # tp16 cp4 pp2 ep16 on 1024 GPUs, etp = tp: dp 8, edp 2, 8 GPUs a node; size, members per node, nodes
         ("tp", (16, 8, 2)),
         ("ep", (16, 1, 16)),
         ("edp", (2, 1, 2)),
@@ -209,8 +241,9 @@ def test_aligned_groups_of_a_kind_all_stand_alike(world: dict[str, Any], node: i
         # 16 neighbours, 512 ranks further on 16 more; 256 and 256
         ("model", (32, 8, 4)),
         ("expert_model", (512, 8, 64)),
+        ("cp", (4, 1, 4)),
     ],
 )
 def test_placement_of_the_first_example(kind: str, expected: tuple[int, int, int]) -> None:
-    world = {"world_size": 1024, "tp": 16, "pp": 2, "dp": 32, "etp": 16, "ep": 16, "edp": 2}
+    world = {"world_size": 1024, "tp": 16, "cp": 4, "pp": 2, "dp": 8, "etp": 16, "ep": 16, "edp": 2}
     assert predicted(world, kind, 8)[:3] == expected

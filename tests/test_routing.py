@@ -113,11 +113,14 @@ def test_no_expert_gets_more_than_every_token() -> None:
 
 
 # --- against the naive one -----------------------------------------------------------------------------
+SIZES = CHANGES | {"shared sequences": {"cp": 2, "cp_comm_type": "a2a", "flash_attention": True}}
+
+
 @pytest.mark.parametrize("capacity", [None, "1.25", "0.3"])
-@pytest.mark.parametrize("name", CHANGES)
+@pytest.mark.parametrize("name", SIZES)
 def test_every_row_of_every_rank(tmp_path: Path, name: str, capacity: str | None) -> None:
     limit = None if capacity is None else Fraction(capacity)
-    workload = small(**CHANGES[name], routing=Routing("zipf", 1.1, 3, capacity=limit).text)
+    workload = small(**SIZES[name], routing=Routing("zipf", 1.1, 3, capacity=limit).text)
     row = workload.row(0, named=True)
     results = Results(tmp_path)
     write_traces(workload, results)

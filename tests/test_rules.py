@@ -18,7 +18,9 @@ from test_validation import BROKEN, SOUND
 SMALL = st.sampled_from([1, 2, 3, 4, 5, 6, 7, 8, 9, 12, 16, 30, 61, 64])
 SIZES = st.sampled_from([64, 96, 100, 128, 250, 992, 1000, 1024, 2048, 4098, 7168])
 DRAWN: dict[str, st.SearchStrategy[Any]] = {
-    **dict.fromkeys(("tp", "pp", "ep", "etp", "virtual_pipeline", "micro_batch_size", "num_experts"), SMALL),
+    **dict.fromkeys(
+        ("tp", "pp", "cp", "ep", "etp", "virtual_pipeline", "micro_batch_size", "num_experts"), SMALL
+    ),
     **dict.fromkeys(("moe_router_topk", "num_attention_heads", "num_query_groups", "num_layers"), SMALL),
     **dict.fromkeys(("hidden_size", "ffn_hidden_size", "moe_ffn_hidden_size", "vocab_size"), SIZES),
     **dict.fromkeys(("first_k_dense", "num_shared_experts"), st.integers(0, 9)),
@@ -26,6 +28,8 @@ DRAWN: dict[str, st.SearchStrategy[Any]] = {
     "global_batch_size": st.integers(1, 300),
     "seq_length": st.sampled_from([510, 512, 4096, 2**24]),
     "sequence_parallel": st.booleans(),
+    "flash_attention": st.booleans(),
+    "cp_comm_type": st.sampled_from(["p2p", "a2a", "all_gather"]),
     "attention": st.sampled_from(["mha", "gqa", "mla"]),
     **dict.fromkeys(
         ("q_lora_rank", "kv_lora_rank", "qk_nope_head_dim", "v_head_dim"), st.sampled_from([0, 512])

@@ -173,28 +173,39 @@ def test_twins_are_joined_with_their_costs(small: Results) -> None:
     first = pairs.row(0, named=True)
     ratio = seconds[first["workload"]] / seconds[first["twin"]]
     assert first["iteration_seconds_ratio"] == pytest.approx(ratio)
-    kinds = ["tp", "etp", "ep", "dp", "edp", "pp", "other"]
+    kinds = ["tp", "cp", "etp", "ep", "dp", "edp", "pp", "other"]
     parts = pairs.select(pl.sum_horizontal(f"moe_{kind}_wire_bytes" for kind in kinds)).to_series()
     assert parts.to_list() == pytest.approx(pairs["moe_wire_bytes"].to_list())
     dense = pairs.select(
-        pl.sum_horizontal(f"dense_{kind}_wire_bytes" for kind in ("tp", "dp", "pp", "other"))
+        pl.sum_horizontal(f"dense_{kind}_wire_bytes" for kind in ("tp", "cp", "dp", "pp", "other"))
     )
     assert dense.to_series().to_list() == pytest.approx(pairs["dense_wire_bytes"].to_list())
 
 
-def test_what_is_hidden_comes_off_tp(study: Inputs) -> None:
+@pytest.mark.parametrize(
+    ("cp", "expected"),
+    [
+        ({}, {"tp": 7, "ep": 4, "pp": 2}),
+        # A ring of 5 more seconds, of which 2 are hidden, as 3 of tp's are.
+        ({"cp_comm_seconds": 5.0, "cp_hidden_seconds": 2.0}, {"tp": 7, "cp": 3, "ep": 4, "pp": 2}),
+    ],
+)
+def test_what_is_hidden_comes_off_tp(study: Inputs, cp: dict[str, float], expected: dict[str, float]) -> None:
     """Kinds of 10 (tp), 4 (ep) and 2 (pp) seconds, 13 of them exposed: 3 of tp's are hidden, 7 are left."""
     seconds = dict.fromkeys((f"{kind}_comm_seconds" for kind in COMM_KINDS), 0.0)
     seconds |= {"tp_comm_seconds": 10.0, "ep_comm_seconds": 4.0, "pp_comm_seconds": 2.0}
-    seconds |= {"exposed_comm_seconds": 13.0, "iteration_seconds": 26.0}
+    seconds |= {"exposed_comm_seconds": 13.0, "iteration_seconds": 26.0, "cp_hidden_seconds": 0.0}
+    seconds |= cp | ({"exposed_comm_seconds": 16.0} if cp else {})
     rates = {"model_flops_per_second_per_gpu": 1.0, "tokens_per_second_per_gpu": 1.0}
     costs = pl.DataFrame([{"workload": study.workloads["workload"][0]} | seconds | rates])
     found = exposed_communication(replace(study, costs=costs)).row(0, named=True)
     parts = {
         kind: found[f"{kind}_exposed_seconds"] for kind in COMM_KINDS if found[f"{kind}_exposed_seconds"]
     }
-    assert parts == {"tp": 7, "ep": 4, "pp": 2}
-    assert (found["hidden_seconds"], found["exposed_share"], found["largest_kind"]) == (3, 0.5, "tp")
+    assert parts == expected
+    share = (13 + cp.get("cp_comm_seconds", 0.0) - cp.get("cp_hidden_seconds", 0.0)) / 26
+    hidden = 3 + cp.get("cp_hidden_seconds", 0.0)
+    assert (found["hidden_seconds"], found["exposed_share"], found["largest_kind"]) == (hidden, share, "tp")
 
 
 def test_exposed_kinds_add_up(small: Results) -> None:

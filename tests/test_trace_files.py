@@ -81,8 +81,8 @@ def test_routing_keeps_every_copy(results: Results) -> None:
         if row["kind"] == "dense":
             assert tables["routing"].is_empty()
             continue
-        # k copies of each of the b·s/t tokens of the group's e·etp ranks
-        local = row["micro_batch_size"] * row["seq_length"] // row["tp"]
+        # k copies of each of the b·s/(c·t) tokens of the group's e·etp ranks
+        local = row["micro_batch_size"] * row["seq_length"] // row["cp"] // row["tp"]
         assert tables["routing"]["rows"].sum() == row["moe_router_topk"] * local * row["ep"] * row["etp"]
         assert tables["routing"]["expert"].to_list() == list(range(row["num_experts"]))
 

@@ -40,7 +40,9 @@ SOUND: dict[str, Any] = {
     **{"pipeline_model_parallel_layout": "none", "grad_reduce_in_fp32": True},
     **{"use_precision_aware_optimizer": False, "exp_avg_dtype": "fp32", "exp_avg_sq_dtype": "fp32"},
     "recompute_modules": "core_attn",
+    **{"cp": 1, "cp_comm_type": "p2p"},
 }
+SHARED: dict[str, Any] = {"cp": 2, "flash_attention": True}
 AWARE = {"use_precision_aware_optimizer": True}
 FIRST, LAST = "num_layers_in_first_pipeline_stage", "num_layers_in_last_pipeline_stage"
 LOSS, LAYOUT = "account_for_loss_in_pipeline_split", "pipeline_model_parallel_layout"
@@ -58,6 +60,17 @@ def _repeating(modules: str, **changes: Any) -> dict[str, Any]:
 BROKEN: list[tuple[str, dict[str, Any], str, str]] = [
     ("world_by_pp", {"pp": 5}, "5", "nearest: 4, 8"),
     ("world_by_tp", {"tp": 3, "etp": 3, "hidden_size": 1536, "seq_length": 510}, "3", "nearest: 2, 4"),
+    ("world_by_cp", SHARED | {"cp": 3, "seq_length": 768}, "3", "nearest: 2, 4"),
+    ("sequence_by_cp", SHARED | {"tp": 1, "etp": 1, "cp": 4, "seq_length": 500}, "500", "nearest: 496, 504"),
+    ("sequence_by_tp_and_cp", SHARED | {"cp": 4, "seq_length": 520}, "520", "nearest: 512, 528"),
+    ("comm_type_of_cp", {"cp_comm_type": "a2a"}, "a2a", "nearest: p2p"),
+    ("heads_by_cp", SHARED | {"cp": 8, "cp_comm_type": "a2a"}, "8", "nearest: 4"),
+    ("flash_of_cp", {"cp": 2}, "false", "nearest: true"),
+    ("framework_of_cp", SHARED | {"framework": "megatron-lm"}, "megatron-lm", "nearest: megatron-core"),
+    ("mla_of_cp", SHARED | MLA | {"cp_comm_type": "all_gather"}, "all_gather", "nearest: p2p"),
+    ("window_of_cp", SHARED | {"window_size": "[127,0]"}, "p2p", "nearest: a2a"),
+    ("sinks_of_cp", SHARED | {"softmax_type": "learnable"}, "p2p", "nearest: a2a"),
+    ("prediction_of_cp", SHARED | {"mtp_num_layers": 1}, "1", "nearest: 0"),
     ("world_by_etp", {"etp": 3, "moe_ffn_hidden_size": 96}, "3", "nearest: 2, 4"),
     ("ep_within_dp", {"ep": 16, "num_experts": 16}, "16", "nearest: 8"),
     ("world_by_ep", {"ep": 6, "num_experts": 12}, "6", "nearest: 4"),
@@ -347,13 +360,15 @@ def test_a_problem_is_one_line() -> None:
     assert problem.line() == r"x.yaml: grids[0].tp: divides: 3 does not\ndivide 512; nearest: 2, 4"
 
 
-@given(st.fixed_dictionaries({}, optional={key: st.integers(1, 16) for key in ("tp", "pp", "ep", "etp")}))
+@given(
+    st.fixed_dictionaries({}, optional={key: st.integers(1, 16) for key in ("tp", "pp", "cp", "ep", "etp")})
+)
 def test_what_passes_divides_exactly(degrees: dict[str, int]) -> None:
-    frame = resolve([SOUND | degrees])
+    frame = resolve([SOUND | degrees | {"flash_attention": True}])
     row = frame.row(0, named=True)
     batches = row["num_microbatches"] * row["micro_batch_size"] * row["dp"]
     sound = (
-        row["tp"] * row["pp"] * row["dp"] == row["etp"] * row["ep"] * row["edp"] * row["pp"] == 64
+        row["tp"] * row["cp"] * row["pp"] * row["dp"] == row["etp"] * row["ep"] * row["edp"] * row["pp"] == 64
         and batches == row["global_batch_size"]
         and row["num_experts"] % row["ep"] == 0
     )

@@ -44,6 +44,11 @@ WIDE = DENSE_8 | {"num_attention_heads": 16, "num_query_groups": 16, "global_bat
         (DENSE_8 | {"recompute": "selective", "recompute_modules": "none"}, {}, ""),
         (WIDE | {"tp": 16, "world_size": 16}, {}, "tensor parallelism across nodes"),
         (MOE_8, {"gpus_per_node": 2.0}, "experts across nodes"),
+        (
+            DENSE_8 | {"cp": 2, "flash_attention": True},
+            {"measured_flash_attention": 1.0},
+            "context parallelism",
+        ),
         (WIDE | {"tp": 16, "world_size": 128}, {}, f"{SIZE}; tensor parallelism across nodes"),
         # Where nothing was measured, options do not matter.
         (DENSE_8 | {"flash_attention": True}, {"measured_dense_gpus": 0.0}, NONE),

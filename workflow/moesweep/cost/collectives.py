@@ -13,7 +13,7 @@ import polars as pl
 
 from moesweep.cost.skew import busiest_share, known
 from moesweep.cost.timing import Timing, Ways, constant
-from moesweep.cost.words import Words, among, choose
+from moesweep.cost.words import Words, among, choose, expression, starts
 from moesweep.shapes.communication import GROUP_KINDS
 from moesweep.shapes.expressions import by_word
 from moesweep.shapes.parallelism import extent, standing
@@ -198,7 +198,7 @@ def exchange_efficiency() -> pl.Expr:
     return (constant("all_to_all_efficiency") * kept).alias("exchange_efficiency")
 
 
-def exchange_ways() -> Ways:
+def exchange_ways(op: Words) -> Ways:
     """Return latency and transfer of a direct all_to_all and of one in two steps (2D), over NIC and node.
 
     Of n members, g stand on one node: (g-1)/n and (n-g)/n of the send buffer.
@@ -206,8 +206,10 @@ def exchange_ways() -> Ways:
     hierarchical   base + a time for each of n/g - 1 peers; what goes to a node is first gathered on one GPU
                    and there spread out again: two passes of (g-1)/g of the buffer inside nodes (Tutel,
                    arXiv:2206.03382)
+
+    An exchange of tokens between experts is that of the busiest rank.
     """
-    sent = pl.col("comm_bytes") * busiest_share()
+    sent = pl.col("comm_bytes") * choose(among(op.group_kind, "ep"), busiest_share(), pl.lit(1.0))
     buffer = sent / size
     node_bandwidth = _by_size("node_all_to_all_{}_bytes_per_second")
     inside = ((members - 1) * buffer / node_bandwidth).alias("node_seconds")
@@ -225,15 +227,29 @@ def exchange_ways() -> Ways:
 
 def all_to_all(op: Words) -> Timing:
     """Return an all_to_all by the faster of its ways, on the busiest rank."""
-    return Timing.fastest(exchange_ways())
+    return Timing.fastest(exchange_ways(op))
+
+
+def _ring_messages(op: Words) -> pl.Expr:
+    """Return the messages of a block of keys round a ring of n: n - 1, with its gradient one more."""
+    forward = choose(
+        among(op.phase, "backward"), expression(starts(op.op, "recompute_")).cast(pl.Float64), pl.lit(1.0)
+    )
+    return (size - forward).alias("ring_messages")
 
 
 def message(op: Words) -> Timing:
-    """Return one send between neighbouring stages: over the NIC if the stages stand on different nodes."""
-    between_nodes = pl.col("world_size") > constant("gpus_per_node")
+    """Return one send between neighbouring stages: over the NIC if the stages stand on different nodes.
+
+    Or what goes round a ring of cp ranks, one message after the other, each as slow as that of the ring's
+    slowest link.
+    """
+    ring = among(op.group_kind, "cp")
+    between_nodes = choose(ring, crosses, pl.col("world_size") > constant("gpus_per_node"))
     inside = pl.min_horizontal(constant("node_link_bytes_per_second"), _inside_bandwidth())
     link = pl.when(between_nodes).then(nic_bandwidth() / slowdown).otherwise(inside)
+    latency = constant("p2p_latency_seconds")
     return Timing.link(
-        constant("p2p_latency_seconds"),
+        choose(ring, latency * _ring_messages(op), latency),
         (pl.col("comm_bytes") / (constant("p2p_efficiency") * link)).alias("transfer_seconds"),
     )

@@ -9,12 +9,16 @@ import polars as pl
 
 from moesweep.cost.timing import Timing, constant
 from moesweep.cost.words import Words, among, choose, ends, starts
+from moesweep.shapes import sizes as s
 
 TILES = ((256, 128), (128, 256), (128, 128), (128, 64))
 LOSSES = ("cross_entropy", "mtp_cross_entropy")
 PERMUTATIONS = ("permute", "unpermute", "expert_sort", "expert_unsort")
 
 is_flash = pl.col("flash_attention")
+
+attention_kernels = pl.when(s.passes_keys).then(s.cp).when(s.gathers_keys).then(2).otherwise(1)
+"""Kernels of a flash attention: with cp one for each block of keys, or for each of a rank's two chunks."""
 
 forward_efficiency = constant("gemm_forward_efficiency")
 dgrad_efficiency = constant("gemm_dgrad_efficiency")
@@ -85,7 +89,7 @@ def attention(op: Words) -> Timing:
     waves, at `attention_gemm_efficiency` of a plain GEMM. The declared bytes (scores, and q, k, v and
     output for rotation and transposition) pass through memory between the products, not beside them.
     """
-    heads = pl.col("num_attention_heads") / pl.col("tp")
+    heads = pl.col("num_attention_heads") / pl.col("tp") / s.heads_split
     head_width = pl.col("k") / heads
     batch, rows = pl.col("groups") * heads, pl.col("m").cast(pl.Float64)
 
@@ -106,7 +110,8 @@ def attention(op: Words) -> Timing:
     memory = _hbm_seconds(pl.col("hbm_bytes"), constant("elementwise_hbm_fraction"))
     recomputed = starts(op.op, "recompute_")
     arithmetic = choose(among(op.phase, "backward"), choose(recomputed, forward, backward), forward)
-    return Timing.roofline(arithmetic, pl.lit(0.0), constant("kernel_seconds"), memory)
+    launches = constant("kernel_seconds") * attention_kernels
+    return Timing.roofline(arithmetic, pl.lit(0.0), launches, memory)
 
 
 def memory_bound(op: Words) -> Timing:

@@ -18,14 +18,17 @@ OF_A_STAGE = ("own_seconds", "own_exposed", "tail_seconds")
 def seconds_of_a_stage() -> dict[str, pl.Expr]:
     """Return what a micro-batch takes and what follows the last one, over the passes of a stage.
 
-    `seconds exposed <kind>_comm` of a micro-batch; `tail_exposed tail_<kind>_comm tail_compute` once
-    an iteration (communication, optimizer step).
+    `seconds exposed cp_hidden <kind>_comm` of a micro-batch; `tail_exposed tail_<kind>_comm tail_compute`
+    once an iteration (communication, optimizer step).
     """
     weighted = pl.col("repeats")
     repeated = pl.col("phase") != "optimizer"
     tail = ("exposed", "compute", *COMM)
     return {
-        **{part: (pl.col(part) * weighted * repeated).sum() for part in ("seconds", "exposed", *COMM)},
+        **{
+            part: (pl.col(part) * weighted * repeated).sum()
+            for part in ("seconds", "exposed", "cp_hidden", *COMM)
+        },
         **{f"tail_{part}": (pl.col(part) * ~repeated).sum() for part in tail},
     }
 
@@ -61,7 +64,14 @@ def seconds_of_the_slowest() -> dict[str, pl.Expr]:
     Of stages that are equally slow the first counts.
     """
     slowest = pl.col("own_seconds").arg_max()
-    there = ("own_exposed", *COMM, "tail_exposed", *(f"tail_{part}" for part in COMM), "tail_compute")
+    there = (
+        "own_exposed",
+        "cp_hidden",
+        *COMM,
+        "tail_exposed",
+        *(f"tail_{part}" for part in COMM),
+        "tail_compute",
+    )
     return {
         "stage_seconds": pl.col("own_seconds").max(),
         "all_seconds": pl.col("own_seconds").sum(),
@@ -90,6 +100,7 @@ def seconds_of_an_iteration() -> dict[str, pl.Expr]:
         "iteration_seconds": pl.col("pipeline_seconds") + pl.col("longest_tail_seconds"),
         "compute_seconds": m * (pl.col("stage_seconds") - pl.col("stage_own_exposed")),
         **per_kind,
+        "cp_hidden_seconds": m * pl.col("stage_cp_hidden"),
         "exposed_comm_seconds": m * pl.col("stage_own_exposed") + pl.col("stage_tail_exposed"),
         "optimizer_seconds": pl.col("stage_tail_compute"),
     }

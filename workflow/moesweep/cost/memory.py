@@ -26,15 +26,18 @@ def _attention_bytes() -> pl.Expr:
     Outside the linears, per token and hidden element: norm inputs 4, qkv input 2, masks 2. Inside,
     over tp: q, k, v and the output projection's input, 2 each at their widths. Unfused scores: softmax
     output 2, with dropout its mask 1 and its output 2, unless recomputed. Latents and their norms' outputs,
-    and q and k before norms of their own, take 2 more each.
+    and q and k before norms of their own, take 2 more each. Where cp ranks exchange heads or gather keys, the
+    kernels' own output is another tensor than the projection's input.
     """
     latents = pl.when(s.mla).then(s.q_latent + s.kv_latent).otherwise(0)
     normed = latents * pl.when(s.norms_latents).then(2).otherwise(1)
     outside = (4 + 2 + 2 * _mask) * s.hidden + 2 * normed
     query_key = s.rank_query_width + s.rank_key_width
     heads = query_key * pl.when(s.norms_heads).then(2).otherwise(1) + s.rank_value_width
-    output = s.value_width / s.tp
-    kept = ~s.flash & (pl.col("recompute") != "full") & ~s.repeats("core_attn")
+    whole = (pl.col("recompute") != "full") & ~s.repeats("core_attn")
+    apart = (s.exchanges_heads | s.gathers_keys) & whole
+    output = s.value_width / s.tp * pl.when(apart).then(2).otherwise(1)
+    kept = ~s.flash & whole
     of_score = pl.when(s.attention_dropout).then(5).otherwise(2)
     scores = pl.when(kept).then(of_score * s.heads * s.sequence / s.tp).otherwise(0)
     return (_local * outside + s.tokens * (2 * heads + 2 * output + scores)).alias("attention_bytes")

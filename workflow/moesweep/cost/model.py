@@ -133,13 +133,14 @@ MODEL_FLOPS = {"model_flops": False, "causal_model_flops": True}
 def needed_once(op: Words, causal: bool = False) -> pl.Expr:
     """Return the flops that the model needs of one execution of a forward op, whatever its kernel does.
 
-    Core attention: 2·b·s·keys·(query + value width)/t in full, although a causal mask hides half of the
+    Core attention: 2·b·s·keys·(query + value width)/(t·c) in full, although a causal mask hides half of the
     pairs; `causal` counts s²/2 of them, or s·w of a window of w keys. Its kernel may pad values or compute
     whole matrices: the model needs neither.
     """
     m, n = (pl.col(name).cast(pl.Float64) for name in ("m", "n"))
-    pairs = m * pl.min_horizontal(n, m / 2) if causal else m * n
-    attention = 2 * pl.col("groups") * pairs * (s.query_width + s.value_width) / s.tp
+    pairs = m * pl.min_horizontal(n, s.sequence / 2) if causal else m * n
+    width = (s.query_width + s.value_width) / s.tp / s.heads_split
+    attention = 2 * pl.col("groups") * pairs * width
     return choose(among(op.kind, "attention"), attention, pl.col("flops").cast(pl.Float64))
 
 

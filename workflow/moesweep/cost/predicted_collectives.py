@@ -51,7 +51,7 @@ def _of(
         **{name: pl.lit(value) for name, value in constants.items()},
     )
     exchange = collective == "all_to_all"
-    ways = exchange_ways() if exchange else outside_ways(op) if nodes > 1 else inside_ways(op)
+    ways = exchange_ways(op) if exchange else outside_ways(op) if nodes > 1 else inside_ways(op)
     seconds = (all_to_all(op) if exchange else ring(op)).seconds
     return frame.select(
         collective=pl.lit(collective),

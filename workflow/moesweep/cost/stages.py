@@ -2,9 +2,10 @@
 
 A layer lasts as long as its kernels and the communication that nothing hides, or as long as the
 host needs to launch them. Part of a backward tp collective hides behind the GEMM that Megatron
-issues with it (`HIDES_BEHIND`).
+issues with it (`HIDES_BEHIND`), and of a ring of cp ranks behind attention.
 """
 
+from collections.abc import Mapping
 from functools import reduce
 from operator import add
 
@@ -12,7 +13,7 @@ import polars as pl
 
 from moesweep.cost.timing import constant
 from moesweep.cost.words import ROWS, Truth, Words, among, ends, expression, missing, negated, starts
-from moesweep.shapes.communication import COMM_KINDS, HIDES_BEHIND, OTHER
+from moesweep.shapes.communication import COMM_KINDS, HIDES_BEHIND, OTHER, RING_ARRIVALS, share_beside_ring
 from moesweep.shapes.expressions import total
 
 PASS_KEY = ("workload", "stage", "phase", "layer_kind")
@@ -52,8 +53,19 @@ def arrives(op: Words) -> Truth:
     return starts(op.op, "recv_")
 
 
-def _seconds_of(op: str) -> pl.Expr:
-    return (pl.col("seconds") * (pl.col("op") == op)).sum()
+def _of(op: str, column: str = "seconds") -> pl.Expr:
+    return (pl.col(column) * (pl.col("op") == op)).sum()
+
+
+def _hidden(ops: Mapping[str, str]) -> pl.Expr:
+    """Return how long communication runs beside the kernels that it may hide behind."""
+    beside = []
+    for op, kernel in ops.items():
+        seconds = _of(kernel)
+        if op in RING_ARRIVALS:
+            seconds *= share_beside_ring(pl.max_horizontal(_of(op, "group_size"), 1))
+        beside.append(pl.min_horizontal(_of(op), seconds))
+    return reduce(add, beside)
 
 
 def runs() -> pl.Expr:
@@ -65,20 +77,17 @@ def runs() -> pl.Expr:
 def parts_of_a_pass() -> dict[str, pl.Expr]:
     """Return what the op rows of one layer's pass add up to: seconds by part, over the rows of the pass.
 
-    `compute`, `<kind>_comm`, `arrivals` of messages, `hidden` tp communication, `peers` in all collectives,
-    `dispatches` of tokens to experts, `repeats` layers. Rows outside the layers are a pass of their
-    own (layer_kind null, repeats 1).
+    `compute`, `<kind>_comm`, `arrivals` of messages, `hidden` communication, of it that of rings
+    (`ring_hidden`), `peers` in all collectives, `dispatches` of tokens to experts, `repeats` layers. Rows
+    outside the layers are a pass of their own (layer_kind null, repeats 1).
     """
-    hidden = reduce(
-        add,
-        (pl.min_horizontal(_seconds_of(op), _seconds_of(gemm)) for op, gemm in HIDES_BEHIND.items()),
-    )
     return {
         "repeats": pl.col("repeats").first(),
         **{part: (pl.col("seconds") * pl.col("runs") * counts_as(ROWS, part)).sum() for part in COMM},
         "compute": (pl.col("seconds") * counts_as(ROWS, "compute")).sum(),
         "arrivals": (pl.col("seconds") * pl.col("runs") * expression(arrives(ROWS))).sum(),
-        "hidden": hidden,
+        "hidden": _hidden(HIDES_BEHIND),
+        "ring_hidden": _hidden(RING_ARRIVALS),
         "peers": ((pl.col("group_size") - 1) * meets_peers(ROWS)).sum(),
         "dispatches": expression(dispatches(ROWS)).sum(),
         "recomputes": expression(repeats_forward(ROWS)).any(),
@@ -86,7 +95,7 @@ def parts_of_a_pass() -> dict[str, pl.Expr]:
 
 
 def seconds_of_a_pass() -> dict[str, pl.Expr]:
-    """Return `comm` in all, `exposed` communication and `seconds` of a pass, over its parts.
+    """Return `comm` in all, `exposed` communication, `cp_hidden` and `seconds` of a pass, over its parts.
 
     kernels = compute + comm - tp_overlap · hidden + dispatch_wait_seconds · dispatches. A layer's host
     time is the framework's launch time of the pass (of both passes where the forward is recomputed)
@@ -109,7 +118,8 @@ def seconds_of_a_pass() -> dict[str, pl.Expr]:
     seconds = (
         pl.when(pl.col("blocking_launches")).then(kernels + host).otherwise(pl.max_horizontal(kernels, host))
     )
-    return {"comm": comm, "exposed": exposed, "seconds": seconds}
+    ring = constant("tp_overlap") * pl.col("ring_hidden")
+    return {"comm": comm, "exposed": exposed, "cp_hidden": ring, "seconds": seconds}
 
 
 def passes(costed: pl.DataFrame, workloads: pl.DataFrame) -> pl.DataFrame:

@@ -25,6 +25,7 @@ def criteria() -> dict[str, pl.Expr]:
         "on more GPUs than measured": other & (pl.col("world_size") > largest),
         "tensor parallelism across nodes": pl.col("tp") > node,
         "experts across nodes": MOE & (pl.col("etp") * pl.col("ep") > node),
+        "context parallelism": other & (pl.col("cp") > 1),
         "another attention kernel": other & (pl.col("flash_attention") != flash),
         "another gating of MLPs": other & (pl.col("gated_mlp") != gated),
         "modules recomputed that are not core attention": other

@@ -39,17 +39,40 @@ def _of_an_mlp(rows: pl.Expr, width: pl.Expr) -> pl.Expr:
     return s.ELEMENT_BYTES * rows * (s.hidden + s.gate * width)
 
 
+def _of_shared_sequences() -> pl.Expr:
+    """Return what the backward of attention holds of the other cp ranks' positions, or for them.
+
+    p2p: two blocks of keys and values with their gradients, one at work and one on its way. a2a: queries,
+    keys, values and output in the order of the exchange, or their gradients. all_gather: all keys and values,
+    and their gradients.
+    """
+    keys = s.rank_key_width + s.rank_value_width
+    exchanged = s.rank_query_width + keys + s.value_width / s.tp
+    held = (
+        pl.when(s.passes_keys)
+        .then(s.tokens * 4 * keys)
+        .when(s.exchanges_heads)
+        .then(s.tokens * exchanged)
+        .when(s.gathers_keys)
+        .then(s.tokens * s.cp * 2 * keys)
+        .otherwise(0)
+    )
+    return (s.ELEMENT_BYTES * held).alias("shared_sequence_bytes")
+
+
 def workspace_bytes(dense: pl.Expr, moe: pl.Expr, rows: pl.Expr) -> pl.Expr:
     """Return the bytes at the fullest moment beyond those that the forward keeps.
 
     `dense` and `moe` say whether the stage has such layers, `rows` are the expert rows of a rank. On the last
     stage either the loss is that moment, with all its logits (which count as activations); or the backward of
     the head: 2 bytes a logit, the head's weight gradient, its gathered input and that input's gradient; or
-    that of the last layer, when the logits are gone. Elsewhere it is the latter.
+    that of the last layer, when the logits are gone. Elsewhere it is the latter: its MLP's, or where cp ranks
+    share sequences its attention's.
     """
     in_layers = pl.max_horizontal(
         pl.when(dense).then(_of_an_mlp(s.tokens, s.ffn / s.tp)).otherwise(0.0),
         pl.when(moe).then(_of_an_mlp(rows, s.expert_ffn / s.etp)).otherwise(0.0),
+        _of_shared_sequences(),
     ).alias("layer_gradient_bytes")
     logits = (LOGIT_BYTES * s.tokens * s.vocabulary).cast(pl.Float64)
     whole = s.activation_bytes * pl.when(s.sequence_parallel).then(2).otherwise(1)

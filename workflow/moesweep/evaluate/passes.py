@@ -24,15 +24,15 @@ from moesweep.cost.stages import (
 )
 from moesweep.cost.words import Words
 from moesweep.evaluate.distinct import Array
-from moesweep.shapes.communication import HIDES_BEHIND
+from moesweep.shapes.communication import HIDES_BEHIND, RING_ARRIVALS, share_beside_ring
 from moesweep.shapes.expressions import exact
 from moesweep.trace.programs import Section, quantities
 from moesweep.trace.vocabulary import Op
 
-SUMS = (*PARTS, "hidden", "peers", "dispatches", "recomputes", *MODEL_FLOPS)
+SUMS = (*PARTS, "hidden", "ring_hidden", "peers", "dispatches", "recomputes", *MODEL_FLOPS)
 """What the ops of a pass add up to, besides what is asked for by name."""
 
-OF_A_PASS = ("seconds", "exposed", *COMM, *MODEL_FLOPS)
+OF_A_PASS = ("seconds", "exposed", "cp_hidden", *COMM, *MODEL_FLOPS)
 """What is kept of a pass through a layer."""
 
 
@@ -100,6 +100,7 @@ def sums(ops: Sequence[Wide], rows: pl.DataFrame, also: Mapping[str, Iterable[st
     )
     found = {name: np.zeros(rows.height) for name in SUMS}
     seconds: dict[str, Array] = {}
+    shares: dict[str, Array] = {}
     for at, once in _executed(ops, rows, declared):
         name, words, there = ops[at].op.name, ops[at].words, declared[f"{at} there"].to_numpy()
         own = np.where(there, once["seconds"], 0.0)
@@ -107,6 +108,8 @@ def sums(ops: Sequence[Wide], rows: pl.DataFrame, also: Mapping[str, Iterable[st
         for part in PARTS:
             if counts_as(words, part):
                 found[part] += own
+        if name in RING_ARRIVALS:
+            shares[name] = share_beside_ring(declared[f"{at} group_size"].to_numpy())
         if meets_peers(words):
             found["peers"] += np.where(there, declared[f"{at} group_size"].to_numpy() - 1.0, 0.0)
         if dispatches(words):
@@ -121,7 +124,10 @@ def sums(ops: Sequence[Wide], rows: pl.DataFrame, also: Mapping[str, Iterable[st
             )
     for hidden, behind in HIDES_BEHIND.items():
         if hidden in seconds and behind in seconds:
-            found["hidden"] += np.minimum(seconds[hidden], seconds[behind])
+            beside = np.minimum(seconds[hidden], seconds[behind] * shares.get(hidden, 1.0))
+            found["hidden"] += beside
+            if hidden in RING_ARRIVALS:
+                found["ring_hidden"] += beside
     return found
 
 

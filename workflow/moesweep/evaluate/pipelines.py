@@ -16,7 +16,7 @@ from moesweep.evaluate.segments import Segments, segments
 from moesweep.shapes.placement import ARRIVALS
 from moesweep.shapes.steps import makespans
 
-OF_A_STAGE = ("seconds", "exposed", *COMM, *MODEL_FLOPS)
+OF_A_STAGE = ("seconds", "exposed", "cp_hidden", *COMM, *MODEL_FLOPS)
 """What is summed of the passes of a stage."""
 
 
@@ -50,7 +50,7 @@ def pipelines(batch: Batch) -> Pipelines:
     values = {
         "all_seconds": rows.sums(count * stages["own_seconds"]),
         "stage_seconds": most,
-        **{f"stage_{part}": stages[part][at] for part in ("own_exposed", *COMM)},
+        **{f"stage_{part}": stages[part][at] for part in ("own_exposed", "cp_hidden", *COMM)},
         **{name: rows.sums(count * stages[name]) for name in MODEL_FLOPS},
     }
     is_last = lines.classes["is_last"].to_numpy()[rows.rows]

@@ -20,7 +20,7 @@ from moesweep.trace.skewed_copies import Routed, loads
 
 ROUTED = (
     *("routing", "num_experts", "moe_router_topk", "micro_batch_size", "seq_length", "sequence_parallel"),
-    *("tp", "ep", "etp", *KIND_READS),
+    *("tp", "cp", "ep", "etp", *KIND_READS),
 )
 """The columns of a workload that its loads follow from."""
 

@@ -15,6 +15,7 @@ _SUFFIXES = {
     "_bytes": "byte",
     "_comm": "s",
     "_exposed": "s",
+    "_hidden": "s",
     "_compute": "s",
     "_flops": "flop",
 }

@@ -62,7 +62,7 @@ def write_set(
 def _largest(traced: Traced) -> pl.DataFrame:
     """Return what the rank that sends most sends in each all_to_all, where routing is given."""
     each = traced.program.head(0) if traced.each is None else traced.each
-    exchanges = each.filter(pl.col("collective") == "all_to_all")
+    exchanges = each.filter((pl.col("collective") == "all_to_all") & (pl.col("group_kind") == "ep"))
     return exchanges.group_by("stage", "op_index").agg(pl.col("comm_bytes").max().alias(LARGEST))
 
 

@@ -22,7 +22,7 @@ from moesweep.shapes.parallelism import ranks
 from moesweep.store.tablefile import whole
 
 EVENTS_AT_ONCE = 1 << 16
-LANES = ("compute", *(kind for kind in GROUP_KINDS if kind != "pp"), "pp send", "pp recv")
+LANES = ("compute", *(kind for kind in GROUP_KINDS if kind != "pp"), "pp send", "pp recv", "cp send")
 """Threads in order. A send may still run when the next receive begins, so each has a lane of its own."""
 
 _SHAPE = ("m", "n", "k", "groups", "flops", "hbm_bytes")
@@ -71,7 +71,11 @@ def _write(
 def _lane(collective: pl.Expr, group_kind: pl.Expr) -> pl.Expr:
     """Return an op's thread: its place in LANES."""
     name = (
-        pl.when(collective.is_in(["send", "recv"])).then(pl.format("pp {}", collective)).otherwise(group_kind)
+        pl.when(collective.is_in(["send", "recv"]) & (group_kind == "pp"))
+        .then(pl.format("pp {}", collective))
+        .when(collective == "send")
+        .then(pl.lit("cp send"))
+        .otherwise(group_kind)
     )
     return name.fill_null("compute").replace_strict({lane: i for i, lane in enumerate(LANES, start=1)})
 
@@ -129,9 +133,12 @@ def _numbers(columns: tuple[str, ...]) -> pl.Expr:
 def _names(member: dict[str, Any], program: pl.DataFrame) -> Iterator[list[dict[str, Any]]]:
     """Yield the events that name and order a rank's tracks; a lane's name says which group it is."""
     rank, stage = member["rank"], member["stage"]
-    used = set(program.filter(pl.col("stage") == stage)["group_kind"].drop_nulls().unique())
+    own = program.filter(pl.col("stage") == stage)
+    used = set(own["group_kind"].drop_nulls().unique())
     titles = {kind: f"{kind} (group {member[f'{kind}_group']})" for kind in used - {"pp"}}
     titles |= {"compute": "compute"} | ({"pp send": "pp send", "pp recv": "pp recv"} if "pp" in used else {})
+    if own.filter((pl.col("group_kind") == "cp") & (pl.col("collective") == "send")).height:
+        titles["cp send"] = "cp send"
     yield _named("process", rank, 1, f"rank {rank} (stage {stage})", rank)
     for lane, name in enumerate(LANES, start=1):
         if name in titles:

@@ -53,7 +53,8 @@ class Tracks:
         chunk = (pl.col("chunk") * pp + pl.col("stage") + pl.when(sends).then(step).otherwise(0)) // pp
         tag = 2 * (pl.col("microbatch") * chunks + chunk) + backward.cast(pl.Int64)
         receiver = pl.when(sends).then(peer).otherwise(rank)
-        rows = ops.filter(pl.col("collective").is_in(["send", "recv"])).filter(peer.is_in(list(self.chosen)))
+        between_stages = pl.col("collective").is_in(["send", "recv"]) & (pl.col("group_kind") == "pp")
+        rows = ops.filter(between_stages).filter(peer.is_in(list(self.chosen)))
         event = pl.concat_str(
             pl.lit(',\n{"ph":'),
             pl.when(sends).then(pl.lit('"s"')).otherwise(pl.lit('"f","bp":"e"')),
@@ -132,7 +133,7 @@ class Tracks:
         )
         crosses = (onward // node != rank // node).cast(pl.Float64)
         lasts = pl.col("end_nanoseconds") - pl.col("start_nanoseconds")
-        share = pl.when(pl.col("collective") == "send").then(crosses).otherwise(pl.col("share"))
+        share = pl.when(pl.col("group_kind") == "pp").then(crosses).otherwise(pl.col("share"))
         rates = (
             ops.join(wire, on="op_index", how="left", maintain_order="left")
             .filter((pl.col("wire_bytes") > 0) & (lasts > 0))

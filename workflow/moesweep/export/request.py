@@ -3,6 +3,7 @@
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -247,8 +248,9 @@ def _workload_problems(request: Request, workload: Workload) -> list[Problem]:
 
 def _judges(request: Request) -> Iterable[Callable[[Workload], list[Problem]]]:
     """Return the functions that say what a format cannot express of a workload."""
-    from moesweep.export import simai_aicb, simai_megatron
+    from moesweep.export import shared_sequences, simai_aicb, simai_megatron
 
+    of_cp = partial(shared_sequences.inexpressible, request.format)
     if request.format != "simai":
-        return []
-    return [simai_aicb.inexpressible if request.flavor == "aicb" else simai_megatron.inexpressible]
+        return [of_cp]
+    return [of_cp, simai_aicb.inexpressible if request.flavor == "aicb" else simai_megatron.inexpressible]

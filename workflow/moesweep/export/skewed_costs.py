@@ -35,7 +35,7 @@ def own_costs(
         on=["stage", "op_index"],
         maintain_order="left",
     )
-    exchanged = pl.col("collective").eq_missing(pl.lit("all_to_all"))
+    exchanged = pl.col("collective").eq_missing(pl.lit("all_to_all")) & (pl.col("group_kind") == "ep")
     # A product without rows still passes over its weights.
     idle = (pl.col("kind") == "grouped_gemm") & (pl.col("flops") == 0) & (pl.col("bound") == "compute")
     costed = (

@@ -10,7 +10,7 @@ import polars as pl
 
 from moesweep.cost.iteration import overlaps_messages
 from moesweep.export.source import Traced
-from moesweep.shapes.communication import HIDES_BEHIND
+from moesweep.shapes.communication import HIDES_BEHIND, RING_ARRIVALS, share_beside_ring
 from moesweep.shapes.placement import layer_layout
 from moesweep.shapes.schedule import schedules
 from moesweep.shapes.steps import step_ends
@@ -36,7 +36,7 @@ def step_programs(traced: Traced) -> pl.DataFrame:
     workload = pl.DataFrame([traced.workload], schema=SCHEMA)
     layout = layer_layout(workload).select("layer", "chunk")
     repeated = nanoseconds(traced.program).filter(pl.col("phase") != "optimizer")
-    is_message = pl.col("kind") == "p2p"
+    is_message = (pl.col("kind") == "p2p") & (pl.col("group_kind") == "pp")
     outside = pl.when(pl.col("op").str.starts_with("embedding")).then(0).otherwise(chunks - 1)
     computed = (
         repeated.filter(~is_message)
@@ -60,6 +60,9 @@ def step_programs(traced: Traced) -> pl.DataFrame:
     )
 
 
+_ARRIVES = pl.col("collective").eq_missing(pl.lit("recv")) & pl.col("group_kind").eq_missing(pl.lit("pp"))
+
+
 def _overlapped(workload: pl.DataFrame) -> bool:
     """Return whether messages travel while their receiver still works on another chunk."""
     return bool(workload.select(overlaps_messages).item())
@@ -71,20 +74,23 @@ def _own(overlapped: bool) -> pl.Expr:
     A send holds up nobody, nor does a message that travels while its receiver works.
     """
     wait = (pl.col("wait_seconds") * 1e9).round().cast(pl.Int64)
-    free = ("send", "recv") if overlapped else ("send",)
-    return pl.when(pl.col("collective").is_in(free)).then(0).otherwise(pl.col("nanoseconds") + wait)
+    free = pl.col("collective").eq_missing("send") | (_ARRIVES & pl.lit(overlapped))
+    return pl.when(free).then(0).otherwise(pl.col("nanoseconds") + wait)
 
 
 def _early(workload: pl.DataFrame) -> pl.Expr:
     """Return how long before its step an op starts: an overlapped message arrives as the step begins."""
-    arrives = pl.col("collective").eq_missing(pl.lit("recv")) & pl.lit(_overlapped(workload))
+    arrives = _ARRIVES & pl.lit(_overlapped(workload))
     return pl.when(arrives).then(pl.col("nanoseconds")).otherwise(0)
 
 
 def _overlap(tp_overlap: float) -> pl.Expr:
     """Return how much of an op runs beside the one before it."""
-    beside = pl.col("op").shift(1).replace_strict(HIDES_BEHIND, default=None) == pl.col("op")
-    shorter = pl.min_horizontal(pl.col("nanoseconds"), pl.col("nanoseconds").shift(1))
+    before = pl.col("op").shift(1)
+    beside = before.replace_strict(HIDES_BEHIND, default=None) == pl.col("op")
+    ring = share_beside_ring(pl.col("group_size").shift(1))
+    share = pl.when(before.is_in(list(RING_ARRIVALS))).then(ring).otherwise(1.0)
+    shorter = pl.min_horizontal(pl.col("nanoseconds") * share, pl.col("nanoseconds").shift(1))
     shared = (shorter * tp_overlap).round().cast(pl.Int64)
     return pl.when(beside).then(shared).otherwise(0)
 
@@ -111,7 +117,7 @@ def steps(traced: Traced, programs: pl.DataFrame, microbatches: int | None = Non
 def _delays(programs: pl.DataFrame) -> tuple[int, int]:
     """Return the nanoseconds of a message, forward and backward."""
     found = (
-        programs.filter((pl.col("collective") == "recv") & (pl.col("phase") == phase))["nanoseconds"].max()
+        programs.filter(_ARRIVES & (pl.col("phase") == phase))["nanoseconds"].max()
         for phase in ("forward", "backward")
     )
     forward, backward = (int(most or 0) for most in found)  # type: ignore[arg-type]

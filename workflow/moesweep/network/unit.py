@@ -1,10 +1,10 @@
 """Unit traffic of a layout: what kinds of communicators exchange where every rank puts one unit on links.
 
 It goes round its group's rings, to all other members of an all_to_all in equal parts, or to each neighbouring
-stage.
+stage. Keys and values that cp ranks pass on go to the next one alone.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -18,10 +18,10 @@ from moesweep.shapes.rings import ring_shares
 
 EXCHANGED = ("ep",)
 MESSAGES = ("pp",)
-"""Kinds whose members do not form rings."""
+"""Kinds whose members do not form rings; what those of cp do says `cp_comm_type`."""
 
-LAYOUT = ("world_size", "tp", "dp", "pp", "etp", "ep", "edp")
-"""Columns of a workload that say who stands where."""
+LAYOUT = ("world_size", "tp", "cp", "dp", "pp", "etp", "ep", "edp", "cp_comm_type")
+"""Columns of a workload that say who stands where, and how cp ranks share a sequence."""
 
 
 def unit_flows(layout: Mapping[str, Any], island: int, order: str | None = None) -> Flows:
@@ -35,7 +35,10 @@ def unit_flows(layout: Mapping[str, Any], island: int, order: str | None = None)
     members = groups({**layout, "num_experts": 1}).with_columns(
         slot=pl.lit(pl.Series(place)).gather(pl.col("rank")) if order else pl.col("rank")
     )
-    rings = members.filter(~pl.col("group_kind").is_in((*EXCHANGED, *MESSAGES)))
+    shared = layout["cp_comm_type"]
+    exchanged = (*EXCHANGED, "cp") if shared == "a2a" else EXCHANGED
+    passed = ("cp",) if shared == "p2p" else ()
+    rings = members.filter(~pl.col("group_kind").is_in((*exchanged, *MESSAGES, *passed)))
     standing = rings.with_columns(rank="slot", node=pl.col("slot") // island)
     if order:
         standing = standing.sort("group_kind", "group_id", "node", maintain_order=True)
@@ -47,8 +50,9 @@ def unit_flows(layout: Mapping[str, Any], island: int, order: str | None = None)
             around["peer"].to_numpy(),
             (around["share"] / around["channels"]).to_numpy(),
         ),
-        *_exchanges(members),
+        *_exchanges(members, exchanged),
         *_messages(members),
+        *_passed_on(members, passed),
     ]
     key, source, target, bytes_ = (np.concatenate(column) for column in zip(*parts, strict=True))
     sent = bytes_ > 0
@@ -68,8 +72,8 @@ def _table(members: pl.DataFrame, kind: str) -> Ints:
     return own["slot"].to_numpy().reshape(-1, size)
 
 
-def _exchanges(members: pl.DataFrame) -> Iterator[_Part]:
-    for kind in EXCHANGED:
+def _exchanges(members: pl.DataFrame, kinds: Iterable[str]) -> Iterator[_Part]:
+    for kind in kinds:
         table = _table(members, kind)
         n = table.shape[1]
         for step in range(1, n):
@@ -84,4 +88,12 @@ def _messages(members: pl.DataFrame) -> Iterator[_Part]:
             continue
         low, high = table[:, :-1].ravel(), table[:, 1:].ravel()
         for source, target in ((low, high), (high, low)):
+            yield np.full(len(source), _KEYS[kind]), source, target, np.ones(len(source))
+
+
+def _passed_on(members: pl.DataFrame, kinds: Iterable[str]) -> Iterator[_Part]:
+    for kind in kinds:
+        table = _table(members, kind)
+        if table.shape[1] > 1:
+            source, target = table.ravel(), np.roll(table, -1, axis=1).ravel()
             yield np.full(len(source), _KEYS[kind]), source, target, np.ones(len(source))

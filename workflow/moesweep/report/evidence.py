@@ -18,7 +18,7 @@ _TOGETHER = {
     "exposed etp": ("etp",),
     "exposed ep": ("ep",),
     "exposed dp, edp": ("dp", "edp"),
-    "exposed pp, other": ("pp", "other"),
+    "exposed cp, pp, other": ("cp", "pp", "other"),
 }
 
 

@@ -13,7 +13,7 @@ from moesweep.shapes.communication import COMM_KINDS
 Row = dict[str, Any]
 
 PARAMETERS: dict[str, tuple[str, ...]] = {
-    "layout": ("world_size", "tp", "pp", "ep", "etp", "dp", "edp", "virtual_pipeline"),
+    "layout": ("world_size", "tp", "pp", "cp", "ep", "etp", "dp", "edp", "virtual_pipeline"),
     "batch": ("global_batch_size", "micro_batch_size", "num_microbatches", "seq_length"),
     "model": (
         *("model", "num_layers", "hidden_size", "ffn_hidden_size", "num_attention_heads", "num_query_groups"),

@@ -10,7 +10,7 @@ from moesweep.screen.points import POSITION
 from moesweep.screen.shown import table
 from moesweep.study.catalog import Cluster
 
-LAYOUT = ("tp", "pp", "ep", "etp", "virtual_pipeline", "micro_batch_size", "recompute")
+LAYOUT = ("tp", "pp", "cp", "ep", "etp", "virtual_pipeline", "micro_batch_size", "recompute")
 """What is searched, as headings have it."""
 
 _HEADINGS = {"virtual_pipeline": "vp", "micro_batch_size": "mbs"}

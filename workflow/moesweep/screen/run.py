@@ -23,7 +23,7 @@ AT_ONCE = 1 << 20
 """Most points of a part: the more, the more of them share what is evaluated; this many take about 2 GB."""
 
 LAYOUT = (
-    *("model", "world_size", "tp", "pp", "ep", "etp", "dp", "edp", "virtual_pipeline"),
+    *("model", "world_size", "tp", "pp", "cp", "ep", "etp", "dp", "edp", "virtual_pipeline"),
     *("global_batch_size", "micro_batch_size", "seq_length", "recompute"),
 )
 """What tells the points of a screen apart, as people look at them; the workload's id says the rest."""

@@ -1,15 +1,18 @@
 """The words of communication: kinds of communicators, what they are counted as, what hides behind what."""
 
+from typing import Any
+
 import polars as pl
 
 GROUP_KINDS = (
     *("tp", "etp", "ep", "dp", "edp", "pp", "tp_ep", "embedding", "world"),
-    *("model", "expert_model"),
+    *("model", "expert_model", "cp"),
 )
-"""Every kind of communicator, in the order of the release: a new one comes last. `model` are the ranks that
-hold one copy of the dense parameters (tp·pp), `expert_model` those of the experts (etp·ep·pp)."""
+"""Every kind of communicator, in the order of the release: a new one comes last. `dp` are the ranks that hold
+the same dense parameters (dp·cp), `model` those that hold one copy of them (tp·pp), `expert_model` those of
+the experts (etp·ep·pp)."""
 
-COMM_KINDS = ("tp", "etp", "ep", "dp", "edp", "pp", "other")
+COMM_KINDS = ("tp", "cp", "etp", "ep", "dp", "edp", "pp", "other")
 """What the seconds of communication are told apart by: columns `<kind>_comm_seconds`."""
 
 OTHER = tuple(kind for kind in GROUP_KINDS if kind not in COMM_KINDS)
@@ -18,7 +21,14 @@ OTHER = tuple(kind for kind in GROUP_KINDS if kind not in COMM_KINDS)
 EXPERT_KINDS = ("etp", "ep", "edp", "tp_ep", "expert_model")
 """Kinds that only workloads with experts have."""
 
-HIDES_BEHIND = {
+RING_ARRIVALS = {
+    "kv_ring_recv": "core_attention",
+    "recompute_kv_ring_recv": "recompute_core_attention",
+}
+"""What arrives from the ring of cp ranks, and the kernels beside it: attention to one block of keys runs
+while the next one travels (Transformer Engine `AttnFuncWithCPAndKVP2P`)."""
+
+HIDES_BEHIND = RING_ARRIVALS | {
     "attention_regather": "qkv_dgrad",
     "attention_gather": "qkv_wgrad",
     "attention_reduce_grad": "qkv_wgrad",
@@ -47,7 +57,12 @@ HIDES_BEHIND = {
     "mtp_head_reduce_grad": "mtp_logits_wgrad",
 }
 """Backward tp collectives and the GEMM that Megatron issues beside each
-(`linear_with_grad_accumulation_and_async_allreduce`)."""
+(`linear_with_grad_accumulation_and_async_allreduce`); and RING_ARRIVALS."""
+
+
+def share_beside_ring(members: Any) -> Any:
+    """Return the share of attention that messages round a ring of n ranks run beside: n - 1 of n blocks."""
+    return (members - 1) / members
 
 
 def kind_of(group_kind: str) -> str:

@@ -3,11 +3,11 @@
 A rank has two sets of coordinates, both mixed-radix numbers with the first axis varying fastest (DESIGN
 section 3):
 
-    dense   rank = tp + TP * (dp + DP * pp)
+    dense   rank = tp + TP * (cp + CP * (dp + DP * pp))
     expert  rank = etp + ETP * (ep + EP * (edp + EDP * pp))
 
-The pipeline stage is the same in both, because TP * DP = ETP * EP * EDP. As in Megatron's RankGenerator, an
-order of axes and a mask derive every communicator: ranks that agree on all axes outside the mask form one
+The pipeline stage is the same in both, because TP * CP * DP = ETP * EP * EDP. As in Megatron's RankGenerator,
+an order of axes and a mask derive every communicator: ranks that agree on all axes outside the mask form one
 group, and the axes inside the mask, read as a number, are a member's position.
 """
 
@@ -21,22 +21,24 @@ import polars as pl
 
 from moesweep.shapes.communication import EXPERT_KINDS, GROUP_KINDS
 
-DENSE_ORDER = ("tp", "dp", "pp")
+DENSE_ORDER = ("tp", "cp", "dp", "pp")
 EXPERT_ORDER = ("etp", "ep", "edp", "pp")
 
 _MASKS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "tp": (DENSE_ORDER, ("tp",)),
     "etp": (EXPERT_ORDER, ("etp",)),
     "ep": (EXPERT_ORDER, ("ep",)),
-    "dp": (DENSE_ORDER, ("dp",)),
+    # Ranks of one sequence have the same parameters as those of other sequences: gradients go over both.
+    "dp": (DENSE_ORDER, ("cp", "dp")),
     "edp": (EXPERT_ORDER, ("edp",)),
     "pp": (DENSE_ORDER, ("pp",)),
     "tp_ep": (EXPERT_ORDER, ("etp", "ep")),
     # The pipeline's group with its middle stages left out.
     "embedding": (DENSE_ORDER, ("pp",)),
-    "world": (DENSE_ORDER, ("tp", "dp", "pp")),
+    "world": (DENSE_ORDER, DENSE_ORDER),
     "model": (DENSE_ORDER, ("tp", "pp")),
     "expert_model": (EXPERT_ORDER, ("etp", "ep", "pp")),
+    "cp": (DENSE_ORDER, ("cp",)),
 }
 _COORDINATE_COLUMNS = {
     "stage": (DENSE_ORDER, "pp"),
@@ -45,14 +47,15 @@ _COORDINATE_COLUMNS = {
     "etp_rank": (EXPERT_ORDER, "etp"),
     "ep_rank": (EXPERT_ORDER, "ep"),
     "edp_rank": (EXPERT_ORDER, "edp"),
+    "cp_rank": (DENSE_ORDER, "cp"),
 }
 GPUS_PER_NODE = 8
 """DGX A100. Ranks fill nodes in order."""
 
 
 def dp_size() -> pl.Expr:
-    """Ranks over which batches are split and dense parameters replicated: world_size / (tp * pp)."""
-    return pl.col("world_size") // (pl.col("tp") * pl.col("pp"))
+    """Ranks over which batches are split: world_size / (tp * cp * pp)."""
+    return pl.col("world_size") // (pl.col("tp") * pl.col("cp") * pl.col("pp"))
 
 
 def edp_size() -> pl.Expr:
@@ -63,7 +66,7 @@ def edp_size() -> pl.Expr:
 def ranks(workload: Mapping[str, Any]) -> pl.DataFrame:
     """One row per rank: its coordinates on every axis, and its group's id of every kind.
 
-    Columns rank, stage, {tp,dp,etp,ep,edp}_rank, {kind}_group for every kind of GROUP_KINDS, all i64.
+    Columns rank, stage, {tp,dp,etp,ep,edp,cp}_rank, {kind}_group for every kind of GROUP_KINDS, all i64.
     Group ids count from 0 within a kind, in the order of the groups' smallest ranks; embedding_group is -1 on
     middle stages.
     """
@@ -106,7 +109,7 @@ class Placement:
 
 
 def placement(kind: str, gpus_per_node: pl.Expr | int = GPUS_PER_NODE) -> Placement:
-    """Size, stride and nodes of a kind's groups, over columns tp, dp, pp, etp, ep, edp."""
+    """Size, stride and nodes of a kind's groups, over columns tp, cp, dp, pp, etp, ep, edp."""
     size, stride, runs = extent(kind)
     world = _product([pl.col(axis) for axis in DENSE_ORDER])
     return Placement(size, stride, *standing(size, stride, world, gpus_per_node, runs))
@@ -115,7 +118,7 @@ def placement(kind: str, gpus_per_node: pl.Expr | int = GPUS_PER_NODE) -> Placem
 def extent(kind: str) -> tuple[pl.Expr, pl.Expr, pl.Expr]:
     """Size and stride (Placement) of a kind's groups, over the same columns, and the runs that they are of.
 
-    A group that leaves out an axis between its own (`model`: dp) is a run of ranks in each of pp stages.
+    A group that leaves out an axis between its own (`model`: cp, dp) is a run of ranks in each of pp stages.
     """
     order, mask = _MASKS[kind]
     size = _product([pl.col(axis) for axis in mask])

@@ -1,6 +1,6 @@
 """The quantities of one rank's share of the work, as polars expressions over a workload's columns.
 
-Symbols in comments: b micro-batch, s sequence, h hidden, a heads, V padded vocabulary, t tp, e ep,
+Symbols in comments: b micro-batch, s sequence, h hidden, a heads, V padded vocabulary, t tp, c cp, e ep,
 E experts, k top-k. A bf16 or fp16 element is 2 bytes.
 """
 
@@ -12,8 +12,10 @@ from moesweep.shapes.communication import GROUP_KINDS
 
 ELEMENT_BYTES = 2
 
-tp, pp, ep, etp = (pl.col(name) for name in ("tp", "pp", "ep", "etp"))
+tp, pp, cp, ep, etp = (pl.col(name) for name in ("tp", "pp", "cp", "ep", "etp"))
 dp, edp, world = (pl.col(name) for name in ("dp", "edp", "world_size"))
+replicas = dp * cp
+"""Ranks that hold the same dense parameters."""
 batch = pl.col("micro_batch_size")
 sequence = pl.col("seq_length")
 hidden = pl.col("hidden_size")
@@ -40,9 +42,10 @@ sharded_optimizer = pl.col("distributed_optimizer")
 sequence_parallel = pl.col("sequence_parallel") & (tp > 1)
 plain_tensor_parallel = ~pl.col("sequence_parallel") & (tp > 1)
 
-tokens = (batch * sequence).alias("tokens")  # b·s, the tokens of one micro-batch
+own_sequence = sequence // cp  # s/c: two of the 2c chunks of a sequence, one from either end
+tokens = (batch * own_sequence).alias("tokens")  # b·s/c, the tokens of one micro-batch that a rank has
 split = pl.when(sequence_parallel).then(tp).otherwise(1)
-local_tokens = (tokens // split).alias("local_tokens")  # b·s/t under sequence parallelism
+local_tokens = (tokens // split).alias("local_tokens")  # b·s/(c·t) under sequence parallelism
 activation_bytes = (ELEMENT_BYTES * tokens * hidden).alias("activation_bytes")  # T: one full activation
 vocabulary = (pl.col("padded_vocab_size") // tp).alias("vocabulary_slice")  # V/t, this rank's slice
 
@@ -94,6 +97,13 @@ def repeats(module: str) -> pl.Expr:
 
 scores = (batch * heads * sequence * sequence // tp).alias("scores")  # elements of the rank's score matrices
 
+# How attention sees a sequence that cp ranks share (Transformer Engine's cp_comm_type).
+_shares = cp > 1
+passes_keys = _shares & (pl.col("cp_comm_type") == "p2p")  # keys and values go round
+exchanges_heads = _shares & (pl.col("cp_comm_type") == "a2a")  # whole sequences of 1/c of the rank's heads
+gathers_keys = _shares & (pl.col("cp_comm_type") == "all_gather")
+heads_split = pl.when(exchanges_heads).then(cp).otherwise(1)
+
 gate = pl.when(gated).then(2).otherwise(1)  # a gated MLP's first layer is twice as wide
 ffn = pl.col("ffn_hidden_size")
 expert_ffn = pl.col("moe_ffn_hidden_size")
@@ -134,7 +144,10 @@ expert_in_dense_buffer = (ep == 1) & (etp == tp)
 GROUP_SIZE: dict[str, pl.Expr] = dict(
     zip(
         GROUP_KINDS,
-        (tp, etp, ep, dp, edp, pp, etp * ep, pl.min_horizontal(pp, 2), world, tp * pp, etp * ep * pp),
+        (
+            *(tp, etp, ep, replicas, edp, pp, etp * ep, pl.min_horizontal(pp, 2), world),
+            *(tp * pp, etp * ep * pp, cp),
+        ),
         strict=True,
     )
 )

@@ -56,6 +56,8 @@ def least_state_bytes() -> pl.Expr:
     dense_layers = c("num_layers") - moe_layers
     of_all = (c("num_layers") * attention + dense_layers * mlp + moe_layers * shared) / c("pp")
     of_experts = moe_layers * experts / c("pp")
-    replicas = [pl.when(c("distributed_optimizer")).then(size).otherwise(1) for size in (c("dp"), c("edp"))]
+    replicas = [
+        pl.when(c("distributed_optimizer")).then(size).otherwise(1) for size in (c("dp") * c("cp"), c("edp"))
+    ]
     owned = of_all / replicas[0] + of_experts / replicas[1]
     return reduce(add, state_bytes(of_all + of_experts, owned).values())

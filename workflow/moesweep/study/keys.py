@@ -143,6 +143,8 @@ COLUMNS: tuple[Derived, ...] = (
     Key("world_size", _degree, "Number of GPUs."),
     Key("tp", _degree, "Degree of tensor parallelism.", divides="world_size"),
     Key("pp", _degree, "Degree of pipeline parallelism.", divides="world_size"),
+    Key("cp", _degree, "Degree of context parallelism: ranks that share the sequences of a micro-batch.",
+        1, divides="world_size"),
     Key("ep", EP, "Degree of expert parallelism. `largest`: the greatest one that divides num_experts and "
         "world_size/(tp*pp). A mapping `largest_for_tp: [8, 16]`: the same, evaluated at each tensor-"
         "parallel degree named instead of the workload's own; equal results count once.",
@@ -151,7 +153,8 @@ COLUMNS: tuple[Derived, ...] = (
         "Degree of expert-tensor parallelism; `tp`, and always without experts: the same as tp.",
         "tp", resolved=_degree, without=pl.col("tp"), divides="world_size"),
     Derived("dp", _degree,
-        "Data-parallel size, world_size/(tp*pp): batches are split and dense parameters replicated over it."),
+        "Data-parallel size, world_size/(tp*cp*pp): batches are split over it, dense parameters replicated "
+        "over it and cp."),
     Derived("edp", _degree,
         "Expert-data-parallel size, world_size/(etp*ep*pp): experts are replicated over it."),
     Key("micro_batch_size", whole(1, 1 << 16), "Sequences in one micro-batch of one data-parallel rank.",
@@ -239,6 +242,9 @@ COLUMNS: tuple[Derived, ...] = (
         "What each of the pp*virtual_pipeline parts holds, stage by stage and then chunk by chunk: E the "
         "embedding, t a layer, m one of multi-token prediction, L the loss, | between parts.",
         "none", resolved=LAYOUT_TEXT),
+    Key("cp_comm_type", one_of("p2p", "a2a", "all_gather"),
+        "What attention does where cp ranks share a sequence: pass keys and values round a ring, exchange "
+        "positions for heads, or gather all keys and values.", "p2p"),
     Key("sequence_parallel", TRUTH,
         "Split activations along the sequence over tp where tensor parallelism leaves them whole.",
         True, word="sp"),

@@ -84,7 +84,7 @@ OTHERS = {
 ELSEWHERE = MEGATRON | TRANSFORMERS | OTHERS
 
 _UNMODELLED = (
-    *("cp", "cp_comm_type", "hierarchical_context_parallel_sizes"),
+    "hierarchical_context_parallel_sizes",
     *("num_layers_in_first_pipeline_stage", "num_layers_in_last_pipeline_stage"),
     *("account_for_embedding_in_pipeline_split", "account_for_loss_in_pipeline_split"),
     *("pipeline_model_parallel_layout", "overlap_p2p_comm", "microbatch_group_size_per_vp_stage"),

@@ -1,19 +1,45 @@
 """The rules that workloads are held to, one entry each."""
 
-from dataclasses import dataclass
-from functools import cache
-from math import gcd, isqrt
-
 import polars as pl
 
-from moesweep.edge.problems import Severity
 from moesweep.shapes.placement import ACCOUNTED, COUNTED, LAYOUT, UNSAID
+from moesweep.study.context_rules import CONTEXT_RULES
 from moesweep.study.pipeline_layouts import layout_faults
 from moesweep.study.recomputation import (
     modules_apart,
     modules_there,
     names_missing_modules,
     repeats_within_moe,
+)
+from moesweep.study.rule import (
+    CP_FITS as _cp_fits,
+)
+from moesweep.study.rule import (
+    MLA as _mla,
+)
+from moesweep.study.rule import (
+    PP_FITS as _pp_fits,
+)
+from moesweep.study.rule import (
+    STAGE_RANKS as _stage_ranks,
+)
+from moesweep.study.rule import (
+    TP_FITS as _tp_fits,
+)
+from moesweep.study.rule import (
+    WINDOWED as _windowed,
+)
+from moesweep.study.rule import (
+    all_divisors,
+    nearest_divisors,
+    nearest_is,
+    nearest_multiples,
+)
+from moesweep.study.rule import (
+    error as _error,
+)
+from moesweep.study.rule import (
+    warning as _warning,
 )
 
 PADDING_WARNED = 0.05
@@ -26,72 +52,9 @@ COUNTABLE_FLOPS = 2.0**62
 """Operations of one op that still fit 64-bit integers with room for a factor of 2."""
 
 
-@dataclass(frozen=True)
-class Rule:
-    """One rule: `violated` is true where the value of the column `key` breaks it.
-
-    `message` may name columns in braces. `nearest` gives, on violating rows, as text the nearest values that
-    do not break it, or what else to do. `also` names another key that could mend it and gives its values.
-    """
-
-    name: str
-    severity: Severity
-    key: str
-    violated: pl.Expr
-    message: str
-    nearest: pl.Expr
-    also: tuple[str, pl.Expr] | None = None
-
-
-def nearest_divisors(value: str, *numbers: pl.Expr, most: pl.Expr | None = None) -> pl.Expr:
-    """As text, the nearest values below and above the column `value` that divide all `numbers`.
-
-    None of them is above `most`.
-    """
-
-    def nearest(row: dict[str, int]) -> str:
-        given, limit = row.pop("value"), row.pop("most")
-        known = [d for d in _divisors(gcd(*row.values())) if d <= limit]
-        around = [d for d in known if d < given][-1:] + [d for d in known if d > given][:1]
-        return "nearest: " + ", ".join(map(str, around)) if around else ""
-
-    parts = [number.alias(str(i)) for i, number in enumerate(numbers)]
-    limit = pl.lit(1 << 62) if most is None else most
-    fields = pl.struct(pl.col(value).alias("value"), limit.alias("most"), *parts)
-    return fields.map_elements(nearest, return_dtype=pl.String)
-
-
-def all_divisors(*numbers: pl.Expr) -> pl.Expr:
-    """The values that divide all `numbers`, as a list."""
-    fields = pl.struct(number.alias(str(i)) for i, number in enumerate(numbers))
-    return fields.map_elements(lambda row: _divisors(gcd(*row.values())), return_dtype=pl.List(pl.Int64))
-
-
-def nearest_multiples(value: str, unit: pl.Expr) -> pl.Expr:
-    """As text, the nearest positive multiples of `unit` below and above the column `value`."""
-    below = pl.col(value) // unit * unit
-    pair = pl.format("nearest: {}, {}", below, below + unit)
-    return pl.when(below > 0).then(pair).otherwise(pl.format("nearest: {}", unit))
-
-
-def nearest_is(value: pl.Expr | str | int) -> pl.Expr:
-    """As text, the one nearest legal value."""
-    return pl.format("nearest: {}", value if isinstance(value, pl.Expr) else pl.lit(value))
-
-
-@cache
-def _divisors(number: int) -> list[int]:
-    small = [d for d in range(1, isqrt(number) + 1) if number % d == 0]
-    return sorted({*small, *(number // d for d in small)})
-
-
 _c = pl.col
 _moe = _c("kind") == "moe"
-_mla = _c("attention") == "mla"
-_stage_ranks = _c("world_size") // _c("pp")
 _pipeline_ranks = pl.max_horizontal(_c("world_size") // _c("tp"), 1)
-_pp_fits = _c("world_size") % _c("pp") == 0
-_tp_fits = _pp_fits & (_stage_ranks % _c("tp") == 0)
 _etp_fits = _moe & _tp_fits & (_stage_ranks % _c("etp") == 0)
 # Where etp does not fit, the experts alone say which ep would.
 _expert_ranks = pl.when(_etp_fits).then(_stage_ranks // _c("etp")).otherwise(0)
@@ -111,7 +74,6 @@ _cut_widths = (_qkv_width % _c("tp") != 0) | (~_more_ranks & (_kv_width % _c("tp
 _some_dense = ~_moe | (_c("first_k_dense") > 0) | (_c("moe_layer_freq") != "1")
 _shared_width = _c("num_shared_experts") * _c("moe_ffn_hidden_size")
 _latent_keys = ("q_lora_rank", "kv_lora_rank", "qk_nope_head_dim", "qk_rope_head_dim", "v_head_dim")
-_windowed = _c("window_size") != "none"
 _laid_out = _c(LAYOUT) != UNSAID
 _counts = pl.sum_horizontal(COUNTED)
 _others = _c("pp") - pl.sum_horizontal(_c(name) > 0 for name in COUNTED)
@@ -167,21 +129,6 @@ def nearest_counts(key: str) -> pl.Expr:
     return fields.map_elements(nearest, return_dtype=pl.String)
 
 
-def _error(name: str, key: str, violated: pl.Expr, message: str, nearest: pl.Expr) -> Rule:
-    return Rule(name, "error", key, violated, message, nearest)
-
-
-def _warning(
-    name: str,
-    key: str,
-    violated: pl.Expr,
-    message: str,
-    nearest: pl.Expr,
-    also: tuple[str, pl.Expr] | None = None,
-) -> Rule:
-    return Rule(name, "warning", key, violated, message, nearest, also)
-
-
 _accounted_of_chunk = (
     pl.when(_accounted % _c("virtual_pipeline") == 0).then(_accounted // _c("virtual_pipeline")).otherwise(1)
 )
@@ -201,7 +148,7 @@ RULES = (
     _error("world_by_etp", "etp", _moe & _tp_fits & ~_etp_fits,
         "etp {etp} * pp {pp} does not divide world_size {world_size}", nearest_divisors("etp", _stage_ranks)),
     _error("ep_within_dp", "ep", _etp_fits & (_c("etp") * _c("ep") > _stage_ranks),
-        "ep {ep} with etp {etp} needs more ranks than the tp {tp} * dp {dp} of a stage", _legal_ep),
+        "ep {ep} with etp {etp} needs more ranks than the tp {tp} * cp {cp} * dp {dp} of a stage", _legal_ep),
     _error("world_by_ep", "ep",
         _etp_fits & (_c("etp") * _c("ep") <= _stage_ranks) & (_stage_ranks % (_c("etp") * _c("ep")) != 0),
         "etp {etp} * ep {ep} * pp {pp} does not divide world_size {world_size}", _legal_ep),
@@ -213,12 +160,13 @@ RULES = (
         _moe & ~_c("moe_router_topk").is_between(1, _c("num_experts")),
         "a token cannot be routed to {moe_router_topk} of {num_experts} experts",
         nearest_is(_c("moe_router_topk").clip(1, _c("num_experts")))),
-    _error("global_batch", "global_batch_size", _tp_fits & (_c("global_batch_size") % _batch_unit != 0),
+    _error("global_batch", "global_batch_size", _cp_fits & (_c("global_batch_size") % _batch_unit != 0),
         "{global_batch_size} is not a multiple of micro_batch_size {micro_batch_size} * dp {dp}",
         nearest_multiples("global_batch_size", _batch_unit)),
     _error("sequence_by_tp", "seq_length", _c("sequence_parallel") & (_c("seq_length") % _c("tp") != 0),
         "sequence parallelism splits seq_length {seq_length} over tp {tp}, which does not divide it",
         nearest_multiples("seq_length", _c("tp"))),
+    *CONTEXT_RULES,
     _error("moe_needs_sequence_parallel", "sequence_parallel",
         _moe & (_c("tp") > 1) & ~_c("sequence_parallel"),
         "a MoE workload with tp {tp} needs sequence parallelism", nearest_is("true")),
@@ -283,7 +231,7 @@ RULES = (
     _error("layout", LAYOUT, _laid_out & (layout_faults() != ""),
         "the layout does not place the {num_layers} layers", layout_faults()),
     _error("interleaving_by_microbatches", "global_batch_size",
-        _interleaved & _tp_fits & (_c("num_microbatches") % _c("pp") != 0),
+        _interleaved & _cp_fits & (_c("num_microbatches") % _c("pp") != 0),
         "pp {pp} does not divide num_microbatches {num_microbatches}, as interleaving needs",
         nearest_multiples("global_batch_size", _batch_unit * _c("pp"))),
     _error("mla_widths", "attention", _mla & (_least_mla_width < 1),

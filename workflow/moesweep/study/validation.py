@@ -16,7 +16,8 @@ from moesweep.edge.problems import BadInput, Problem, and_more, collect
 from moesweep.edge.schema import load_schema
 from moesweep.shapes.parallelism import GPUS_PER_NODE
 from moesweep.shapes.states import least_state_bytes
-from moesweep.study.rules import RULES, Rule
+from moesweep.study.rule import Rule
+from moesweep.study.rules import RULES
 from moesweep.study.sweep import Sweep, sound_part
 from moesweep.study.workload import with_value
 

@@ -144,8 +144,8 @@ def with_value(frame: pl.DataFrame, key: str, value: pl.Expr) -> pl.DataFrame:
 def dense_twins(frame: pl.DataFrame) -> pl.DataFrame:
     """The dense twin of each MoE workload of a derived `frame`, row for row.
 
-    A twin keeps world, tp, pp, batches, sequence and options, and has ep 1 and a standard MLP. The sweep does
-    not list it, so `listed` is 0.
+    A twin keeps world, tp, pp, cp, batches, sequence and options, and has ep 1 and a standard MLP. The sweep
+    does not list it, so `listed` is 0.
     """
     moe = frame.filter(pl.col("kind") == "moe")
     return with_derived(

@@ -38,7 +38,7 @@ def distribution_examples(inputs: Inputs) -> pl.DataFrame:
     The others are the layouts of the most GPUs, each of an ep not yet shown.
     """
     layout = ("world_size", "tp", "pp", "ep")
-    sizes = ("etp", "dp", "edp", "num_experts")
+    sizes = ("etp", "cp", "dp", "edp", "num_experts")
     layouts = (
         inputs.workloads.filter(_moe)
         .group_by(*layout, *sizes, maintain_order=True)

@@ -2,6 +2,7 @@
 
 import polars as pl
 
+from moesweep.shapes.communication import COMM_KINDS
 from moesweep.tables.results import COMMUNICATION, Inputs, per_iteration, seconds_per_iteration
 
 
@@ -72,12 +73,12 @@ def communication_by_group(inputs: Inputs) -> pl.DataFrame:
 
 def wire_bytes_per_rank(inputs: Inputs, prefix: str) -> pl.DataFrame:
     """Return workload and `<prefix>_<kind>_wire_bytes` of the mean rank by kind, small kinds as `other`."""
-    named = pl.col("group_kind").is_in(("tp", "etp", "ep", "dp", "edp", "pp"))
+    named = pl.col("group_kind").is_in(COMM_KINDS[:-1])
     kinds = pl.when(named).then(pl.col("group_kind").cast(pl.String)).otherwise(pl.lit("other"))
     traffic = communication(inputs).with_columns(kind=kinds)
     columns = {
         f"{prefix}_{kind}_wire_bytes": pl.col("wire_bytes_per_rank").filter(pl.col("kind") == kind).sum()
-        for kind in ("tp", "etp", "ep", "dp", "edp", "pp", "other")
+        for kind in COMM_KINDS
     }
     total = {f"{prefix}_wire_bytes": pl.col("wire_bytes_per_rank").sum()}
     return traffic.group_by("workload", maintain_order=True).agg(**columns, **total)

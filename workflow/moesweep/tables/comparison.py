@@ -19,7 +19,7 @@ _COMPARED = (
     "fits",
     "usd_per_billion_tokens",
 )
-_DENSE_KINDS = ("tp", "dp", "pp", "other")
+_DENSE_KINDS = ("tp", "cp", "dp", "pp", "other")
 _moe = pl.col("kind") == "moe"
 
 

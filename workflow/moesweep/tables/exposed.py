@@ -11,13 +11,16 @@ from moesweep.tables.results import LAYOUT, Inputs
 def exposed_communication(inputs: Inputs) -> pl.DataFrame:
     """Return the seconds of communication on the slowest stage's rank that compute does not hide, by kind.
 
-    The costs hide nothing but backward tp collectives (docs/costs.md, "A layer"), so what is hidden, the
-    sum of kinds - exposed, comes off tp alone. `largest_kind` is null where nothing is exposed.
+    The costs hide nothing but backward tp collectives and rings of cp ranks (docs/costs.md, "A layer"), so
+    what is hidden, the sum of kinds - exposed, comes off tp, but for what `cp_hidden_seconds` says.
+    `largest_kind` is null where nothing is exposed.
     """
     hidden = total(comm_seconds()) - pl.col("exposed_comm_seconds")
     exposed = {f"{kind}_exposed_seconds": pl.col(f"{kind}_comm_seconds") for kind in COMM_KINDS}
     # What is left of the two sums where all of tp is hidden may be a rounding error below 0.
-    exposed["tp_exposed_seconds"] = (pl.col("tp_comm_seconds") - hidden).clip(0)
+    of_tp = hidden - pl.col("cp_hidden_seconds")
+    exposed["tp_exposed_seconds"] = (pl.col("tp_comm_seconds") - of_tp).clip(0)
+    exposed["cp_exposed_seconds"] = (pl.col("cp_comm_seconds") - pl.col("cp_hidden_seconds")).clip(0)
     parts = costed(inputs).with_columns(**exposed, hidden_seconds=hidden.clip(0))
     names = pl.lit(pl.Series(COMM_KINDS).implode())
     largest = names.list.get(pl.concat_list(list(exposed)).list.arg_max())

@@ -8,6 +8,7 @@ from dataclasses import replace
 import polars as pl
 
 from moesweep.shapes import sizes as s
+from moesweep.trace.context import moved_backward, moved_forward, shared_backward, shared_forward
 from moesweep.trace.elementwise import norm, norm_backward, residual, residual_backward
 from moesweep.trace.linears import (
     SP,
@@ -29,28 +30,26 @@ def core_attention(windowed: bool) -> tuple[Op, Op]:
     Forward 2·b·s·keys·(query + value width)/t flops, which is 4·b·s²·a·d/t for equal widths and all keys;
     backward twice that. Flash attention computes the s²/2 pairs that a causal mask leaves, or s·w of a window
     of w keys, and recomputes the scores in backward (5 products for 2; Dao 2023, arXiv:2307.08691). Unfused
-    attention computes and keeps whole matrices.
+    attention computes and keeps whole matrices. Of cp ranks each has 1/c of the queries, or of the heads.
     """
-    width = (s.query_width + s.core_value_width) // 2 // s.tp
+    width = (s.query_width + s.core_value_width) // 2 // s.tp // s.heads_split
+    rows = s.own_sequence * s.heads_split
     keys = s.window if windowed else s.sequence
     halves = pl.min_horizontal(2 * keys, s.sequence) if windowed else keys
-    flash = 2 * s.batch * s.sequence * halves * width
-    whole = 4 * s.batch * s.sequence * s.sequence * width
-    moved = s.ELEMENT_BYTES * s.tokens
-    inputs = moved * (s.rank_query_width + s.rank_key_width + s.rank_value_width)
-    output = moved * (s.value_width // s.tp)
+    flash = 2 * s.batch * rows * halves * width
+    whole = 4 * s.batch * rows * s.sequence * width
     unfused = pl.when(s.flash).then(0).otherwise(s.scores)
     dropout = pl.when(s.attention_dropout).then(SCORE_DROPOUT).otherwise(0)
-    op = Op("core_attention", "attention", m=s.sequence, n=keys, k=width, groups=s.batch)
+    op = Op("core_attention", "attention", m=rows, n=keys, k=width, groups=s.batch)
     forward = replace(
         op,
         flops=pl.when(s.flash).then(flash).otherwise(whole),
-        hbm_bytes=inputs + output + (SOFTMAX_FORWARD + dropout) * unfused,
+        hbm_bytes=moved_forward() + (SOFTMAX_FORWARD + dropout) * unfused,
     )
     backward = replace(
         op,
         flops=pl.when(s.flash).then(flash * 5 // 2).otherwise(2 * whole),
-        hbm_bytes=2 * (inputs + output) + (SOFTMAX_BACKWARD + dropout) * unfused,
+        hbm_bytes=moved_backward() + (SOFTMAX_BACKWARD + dropout) * unfused,
     )
     return forward, backward
 
@@ -175,7 +174,7 @@ def attention_forward(windowed: bool) -> list[Op]:
         all_gather("qkv_gather", "tp", _whole_qkv()).only(s.gathers_qkv),
         *_head_norms(),
         *_latent_forward(),
-        core_attention(windowed)[0],
+        *shared_forward(core_attention(windowed)[0]),
         *row_parallel("attention", _output()),
         residual("attention_residual"),
     ]
@@ -193,8 +192,8 @@ def attention_backward(windowed: bool) -> list[Op]:
         *again("layernorm", [_attention_norm().only(s.mla)]),
         *row_parallel_backward("attention", _output()),
         *again("mla_up_proj", _up_projections()),
-        *again("core_attn", [forward]),
-        backward,
+        *again("core_attn", shared_forward(forward)),
+        *shared_backward(backward),
         *_latent_backward(),
         *_head_norms(backward=True),
         reduce_scatter("qkv_gather", "tp", _whole_qkv()).only(s.gathers_qkv),

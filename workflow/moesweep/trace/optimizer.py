@@ -19,7 +19,7 @@ def owned_parameters() -> pl.Expr:
     def share(parameters: pl.Expr, degree: pl.Expr) -> pl.Expr:
         return pl.when(s.sharded_optimizer).then((parameters + degree - 1) // degree).otherwise(parameters)
 
-    return share(dense, s.dp) + share(expert, s.edp)
+    return share(dense, s.replicas) + share(expert, s.edp)
 
 
 def _gradient_reductions(name: str, group_kind: str, parameters: pl.Expr) -> list[Op]:

@@ -85,7 +85,7 @@ def given_routing(workload: Mapping[str, Any], root: Path) -> pl.DataFrame:
     """Return layer, expert, ep_rank, rows, share, dropped: every expert's rows on each of its etp ranks.
 
     The share is that of the copies routed, the dropped ones among them. With a capacity factor f a member
-    sends at most ⌈f·(k·b·s/t)/E⌉ copies to an expert (Megatron `moe_expert_capacity_factor`).
+    sends at most ⌈f·(k·b·s/(c·t))/E⌉ copies to an expert (Megatron `moe_expert_capacity_factor`).
     """
     routing, experts, ep, etp = (
         parsed(workload["routing"]),
@@ -93,7 +93,7 @@ def given_routing(workload: Mapping[str, Any], root: Path) -> pl.DataFrame:
         workload["ep"],
         workload["etp"],
     )
-    split = workload["tp"] if workload["sequence_parallel"] else 1
+    split = workload["cp"] * (workload["tp"] if workload["sequence_parallel"] else 1)
     copies = workload["moe_router_topk"] * (workload["micro_batch_size"] * workload["seq_length"] // split)
     layers = moe_layers(workload)
     most = copies if routing.capacity is None else math.ceil(routing.capacity * copies / experts)

@@ -5,7 +5,7 @@ from typing import Literal, get_args
 import polars as pl
 
 from moesweep.traffic.messages import Communicators, Placed, copies_between
-from moesweep.traffic.shares import RINGS, around, sent, to_copies, to_offsets
+from moesweep.traffic.shares import EXCHANGES, RINGS, around, sent, to_copies, to_offsets
 
 Level = Literal["rank", "node", "rail"]
 LEVELS: tuple[Level, ...] = get_args(Level)
@@ -30,9 +30,9 @@ def uneven_rank_matrix(
     program: pl.DataFrame, groups: pl.DataFrame, ranks: pl.DataFrame, routing: pl.DataFrame, placed: Placed
 ) -> pl.DataFrame:
     """Return the same where routing is given; `program` has a column `ep_rank` and one program for each."""
-    who, exchanged = ["stage", "ep_rank"], pl.col("collective") == "all_to_all"
-    each = sent(program.filter(~exchanged.fill_null(False)), who)
-    exchanges = program.filter(exchanged & (pl.col("wire_bytes") > 0))
+    who = ["stage", "ep_rank"]
+    each = sent(program.filter(~EXCHANGES.fill_null(False)), who)
+    exchanges = program.filter(EXCHANGES & (pl.col("wire_bytes") > 0))
     copies = to_copies(exchanges, copies_between(routing, ranks)).rename({"num_microbatches": "times"})
     offsets = to_offsets(each)
     both = pl.concat([offsets, copies.select(offsets.columns)])

@@ -7,7 +7,7 @@ import polars as pl
 
 from moesweep.shapes.rings import ring_shares
 from moesweep.study.routing import sent_between
-from moesweep.traffic.shares import RINGS, around, to_copies, to_offsets
+from moesweep.traffic.shares import EXCHANGES, RINGS, around, to_copies, to_offsets
 
 
 @dataclass(frozen=True)
@@ -80,11 +80,10 @@ def op_messages(
     """
     who = ["stage"] if routing is None else ["stage", "ep_rank"]
     ops = program.filter(pl.col("wire_bytes") > 0).with_columns(pl.col("group_kind").cast(pl.String))
-    exchanged = pl.col("collective") == "all_to_all"
-    fixed = ops if routing is None else ops.filter(~exchanged)
+    fixed = ops if routing is None else ops.filter(~EXCHANGES)
     sends = [to_offsets(fixed)]
     if routing is not None:
-        copies = to_copies(ops.filter(exchanged), copies_between(routing, communicators.ranks))
+        copies = to_copies(ops.filter(EXCHANGES), copies_between(routing, communicators.ranks))
         sends.append(copies.select(sends[0].columns))
     shared = communicators.rings(ops.filter(RINGS)["group_kind"])
     rings = around(ops, shared["channels"].unique().sort().to_list())

@@ -8,15 +8,35 @@ RINGS = pl.col("collective").is_in(["all_gather", "reduce_scatter", "all_reduce"
 """Collectives that run as rings; the others go to members that an offset names."""
 
 
+EXCHANGES = (pl.col("collective") == "all_to_all") & (pl.col("group_kind") == "ep")
+"""Exchanges of tokens between experts: what each member gets is given where routing is."""
+
+
+def onward() -> pl.Expr:
+    """Return whether an op is of a forward pass, or repeats it."""
+    return (pl.col("phase") == "forward") | pl.col("op").str.starts_with("recompute_")
+
+
 def sent(program: pl.DataFrame, who: Sequence[str]) -> pl.DataFrame:
-    """Return how often ranks send how much: the columns `who`, those of an op's communication, and `times`.
+    """Return how often ranks send how much: `who`, an op's communication, one such `op`, and `times`.
 
     who   what tells programs apart: the stage, and the ep rank where routing is given
     """
     return (
         program.filter(pl.col("wire_bytes") > 0)
-        .group_by(*who, "group_kind", "phase", "collective", "group_size", "wire_bytes", maintain_order=True)
-        .agg(times=pl.col("num_microbatches").sum())
+        .with_columns(onward=onward())
+        .group_by(
+            *who,
+            "group_kind",
+            "phase",
+            "onward",
+            "collective",
+            "group_size",
+            "wire_bytes",
+            maintain_order=True,
+        )
+        .agg(pl.col("op").first(), times=pl.col("num_microbatches").sum())
+        .drop("onward")
     )
 
 
@@ -24,13 +44,14 @@ def to_offsets(ops: pl.DataFrame) -> pl.DataFrame:
     """Return exchanges and messages once for each destination, with its `offset` and `bytes`.
 
     The destination is the member at (position + offset) mod n of the sender's group. A message goes to the
-    next stage forward and to the one before backward. An all_to_all of W wire bytes sends W/(n-1) to every
+    next stage forward and to the one before backward; so it does round a ring of cp ranks, where what is
+    recomputed goes forward. An all_to_all of W wire bytes sends W/(n-1) to every
     other member; the remainder goes byte by byte to the nearest offsets, the same ones for every member, so
     that all send and receive W.
     """
     n, wire = pl.col("group_size"), pl.col("wire_bytes")
     exchanged = pl.col("collective") == "all_to_all"
-    backward = (pl.col("phase") == "backward") & ~exchanged
+    backward = ~onward() & ~exchanged
     part = wire // (n - 1) + (pl.col("offset") <= wire % (n - 1)).cast(pl.Int64)
     one = pl.concat_list(pl.when(backward).then(n - 1).otherwise(1))
     return (
@@ -56,9 +77,8 @@ def to_copies(exchanges: pl.DataFrame, routed: pl.DataFrame) -> pl.DataFrame:
         .filter((pl.col("peer") != pl.col("ep_rank")) & (pl.col("copies") > 0))
         .with_columns(part=pl.col("copies").cast(pl.Int128), whole=pl.col("copies").sum().over(sends))
     )
-    forward = (pl.col("phase") == "forward") | pl.col("op").str.starts_with("recompute_")
     return (
-        exchanges.with_columns(out=pl.col("op").str.ends_with("moe_dispatch") == forward)
+        exchanges.with_columns(out=pl.col("op").str.ends_with("moe_dispatch") == onward())
         .join(peers, on=sends, maintain_order="left_right")
         .with_columns(
             offset=(pl.col("peer") - pl.col("ep_rank")) % pl.col("group_size"),

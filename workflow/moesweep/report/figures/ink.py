@@ -11,7 +11,7 @@ PARTS: dict[str, str] = {
     "exposed etp": "#0072b2",
     "exposed ep": "#f0a202",
     "exposed dp, edp": "#c8500a",
-    "exposed pp, other": "#f7e08a",
+    "exposed cp, pp, other": "#f7e08a",
     "optimizer": "#5b5b63",
     "bubble": "#dcdce0",
 }

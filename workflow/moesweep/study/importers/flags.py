@@ -206,8 +206,7 @@ def _layout(draft: Draft, told: Told) -> None:
         if not draft.copy(told, key, f"{name}_model_parallel_size"):
             draft.say(key, 1, f"{DEFAULT}: {name}_model_parallel_size")
     draft.copy(told, "etp", "expert_tensor_parallel_size")
-    if told.values.get("context_parallel_size") == 1:
-        told.taken.add("context_parallel_size")
+    _sequences(draft, told)
     names = ("virtual_pipeline_model_parallel_size", "num_virtual_stages_per_pipeline_rank")
     each = whole(draft, told, "num_layers_per_virtual_pipeline_stage")
     stages = draft.row["pp"][0]
@@ -217,6 +216,14 @@ def _layout(draft: Draft, told: Told) -> None:
         draft.say("virtual_pipeline", max(per_stage // each, 1), source)
     parallel = told.take("sequence_parallel", False)
     draft.say("sequence_parallel", bool(parallel), _source(draft, told, "sequence_parallel"))
+
+
+def _sequences(draft: Draft, told: Told) -> None:
+    """Leave out that one rank has whole sequences, and note a way to share them that is not modelled."""
+    if told.values.get("context_parallel_size", 1) == 1:
+        told.taken.update(("context_parallel_size", "cp_comm_type"))
+    elif told.values.get("cp_comm_type") not in (None, *KEYS["cp_comm_type"].form["enum"]):
+        draft.unread["cp_comm_type"] = told.take("cp_comm_type")
 
 
 def _training(draft: Draft, told: Told) -> None:

@@ -117,6 +117,9 @@ def expert_distribution(inputs: Inputs, tables: Tables) -> list[str]:
     if examples.is_empty():
         return [NO_MOE]
     split, relation = ("TP", " = EP·edp") if (examples["etp"] == examples["tp"]).all() else ("ETP", "")
+    shares, over = "TP·PP", "dp ranks"
+    if (examples["cp"] > 1).any():
+        shares, over, relation = "TP·CP·PP", "dp ranks, parameters over the CP ranks of each too", ""
     lines = [
         "The total GPU count (world_size) is divided among 4 parallelism dimensions:",
         "",
@@ -128,8 +131,8 @@ def expert_distribution(inputs: Inputs, tables: Tables) -> list[str]:
         "",
         *paragraph(
             f"This DP is the number of copies of each expert: the column edp = world/({split}·PP·EP). "
-            f"Megatron's own dp = world/(TP·PP){relation} is another number: batches are split, and all "
-            "other parameters replicated, over dp ranks. Ranks of one EP group therefore work on different "
+            f"Megatron's own dp = world/({shares}){relation} is another number: batches are split, and all "
+            f"other parameters replicated, over {over}. Ranks of one EP group therefore work on different "
             "tokens."
         ),
     ]
@@ -146,7 +149,8 @@ def _example(row: dict[str, Any]) -> list[str]:
     tensor = "TP" if row["etp"] == row["tp"] else "ETP"
     held = count(row["experts_per_ep_rank"], "expert")
     product = f"{row['etp']} × {row['pp']} × {row['ep']}"
-    batches = f"Megatron's dp = {row['world_size']} / ({row['tp']} × {row['pp']}) = {row['dp']}"
+    shards = " × ".join(str(row[name]) for name in ("tp", "cp", "pp") if name != "cp" or row["cp"] > 1)
+    batches = f"Megatron's dp = {row['world_size']} / ({shards}) = {row['dp']}"
     shown = f"{row['workload']} ({count(row['workloads'], 'workload')} laid out like this)"
     return [
         f"Expert Distribution Example {row['example']}:",

@@ -42,7 +42,7 @@ _PATTERNS = (
     ),
     (
         "The other groups",
-        ("tp", "dp", "pp", "tp_ep", "embedding", "world", "model", "expert_model"),
+        ("tp", "dp", "pp", "tp_ep", "embedding", "world", "model", "expert_model", "cp"),
         ("Tensor parallelism outside experts, dense gradients and parameters, messages between stages",),
     ),
 )
