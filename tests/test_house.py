@@ -19,7 +19,7 @@ from moesweep.tables.registry import TABLES
 
 ROOT = Path(__file__).resolve().parents[1]
 LIBRARY = ROOT / "workflow" / "moesweep"
-TASKS = {"sweep", "quick", "test", "check", "bench", "audit", "sbom", "calibrate"}
+TASKS = {"sweep", "quick", "test", "check", "bench", "docs", "audit", "sbom", "calibrate"}
 CONDA_NAMES = {
     "duckdb": "python-duckdb",
     "matplotlib": "matplotlib-base",
