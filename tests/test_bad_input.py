@@ -124,7 +124,7 @@ ROWS: list[tuple[dict[str, Any], str, str, str, str, str]] = [
         "does not divide num_experts 12",
         "nearest: 4",
     ),
-    ({"num_experts": 16, "ep": 16}, "ep", "ep_within_dp", "16", "tp 4 * dp 8", "nearest: 8"),
+    ({"num_experts": 16, "ep": 16}, "ep", "ep_within_dp", "16", "tp 4 * cp 1 * dp 8", "nearest: 8"),
     ({"global_batch_size": 60}, "global_batch_size", "global_batch", "60", "dp 8", "nearest: 56, 64"),
     ({"moe_router_topk": 9}, "moe_router_topk", "topk_of_experts", "9", "9 of 8 experts", "nearest: 8"),
 ]
