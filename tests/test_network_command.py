@@ -91,7 +91,7 @@ def test_kinds_by_hand(out: Path) -> None:
     In tp-pp-dp order stages stand side by side, and nothing of pp leaves a node.
     """
     found = read_table(out / "network_kinds.parquet", "network_kinds").filter(workload="moe", network="thin")
-    ranked = {row["group_kind"]: row for row in found.filter(order="tp-dp-pp").iter_rows(named=True)}
+    ranked = {row["group_kind"]: row for row in found.filter(order="tp-cp-dp-pp").iter_rows(named=True)}
     assert ranked["pp"]["slowdown"] == pytest.approx(4)
     assert ranked["ep"]["slowdown"] == pytest.approx(4)
     rate = cluster().value("nic_bytes_per_second")

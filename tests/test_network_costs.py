@@ -99,7 +99,7 @@ def test_a_slowdown_takes_the_transfer_of_every_way_between_nodes_longer(collect
     )
     numbers = constants(ll_bytes_per_second=20e9, **latencies)
     op = Words(collective, "collective", "forward", collective, "world")
-    ways = exchange_ways() if collective == "all_to_all" else outside_ways(op)
+    ways = exchange_ways(op) if collective == "all_to_all" else outside_ways(op)
     buffer, pairs = 80e6, [*ways.items()]
     frame = pl.DataFrame({"slowdown": [1.0, 4.0]}).with_columns(
         comm_bytes=pl.lit(buffer),
