@@ -291,7 +291,7 @@ def test_stages_and_workload_columns_have_explanations_too() -> None:
     assert metric(book, "stage:1:activations_bytes").value == row["activations_bytes"]
     assert agrees(metric(book, "stage:1:tp_comm"))
     assert text(metric(book, "dp").reading.formula, lambda node: node.name) == (  # type: ignore[union-attr]
-        "max(⌊world_size / (tp × pp)⌋, 1)"
+        "max(⌊world_size / (tp × cp × pp)⌋, 1)"
     )
 
 
