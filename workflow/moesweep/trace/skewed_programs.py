@@ -38,11 +38,11 @@ def busiest(rank_programs: pl.DataFrame) -> pl.DataFrame:
     """Return one program a stage, each op as on the ep rank for which it is largest: PROGRAM_COLUMNS.
 
     The others wait for that rank. An exchange lasts as long as the largest buffer that any rank sends or
-    receives, and what one of the layer's exchanges sends the opposite one receives.
+    receives, and what one of the layer's exchanges of tokens sends the opposite one receives.
     """
     words = pl.exclude("ep_rank", *_QUANTITIES).first()
-    exchanged = pl.col("collective") == "all_to_all"
-    largest = pl.col("comm_bytes", "wire_bytes").max().over("workload", "layer", "collective")
+    exchanged = (pl.col("collective") == "all_to_all") & (pl.col("group_kind") == "ep")
+    largest = pl.col("comm_bytes", "wire_bytes").max().over("workload", "layer", "collective", "group_kind")
     return (
         rank_programs.group_by("workload", "stage", "op_index", maintain_order=True)
         .agg(words, pl.col(*_QUANTITIES).max())
