@@ -178,7 +178,7 @@ from moesweep.study.networks import read_network
 folder = Path(sys.argv[1])
 begun = time.process_time()
 network = read_network(folder / "network.yaml", "network.yaml")
-layout = dict(world_size=4096, tp=4, dp=256, pp=4, etp=4, ep=16, edp=16)
+layout = dict(world_size=4096, tp=4, cp=1, dp=256, pp=4, etp=4, ep=16, edp=16, cp_comm_type="p2p")
 found = layout_slowdowns(topology(network, 4096, 8, Rates(25e9, 275e9), folder), layout)
 peak = int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]) * 1024
 slow = dict(found.select("group_kind", "slowdown").iter_rows())
