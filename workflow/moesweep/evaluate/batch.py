@@ -141,11 +141,19 @@ class Batch:
         own, constants = reads & set(self.workloads.columns), reads & set(self.constants.columns)
         placed = {name: self.place(name.split()[0]) for name in sorted(reads - own - constants)}
         kinds = {id(each): each.codes for each in placed.values()}.values()
-        found = self.coded.distinct(own, *also, *kinds, *([self.cluster] if constants else []))
+        found = self.coded.distinct(own, *also, *kinds, *([self._alike(constants)] if constants else []))
         rows = self.workloads[found.first].select(sorted(own))
         places = [pl.Series(name, each.of(found.first, name.split()[1])) for name, each in placed.items()]
         rows = self.with_constants(rows, found.first, constants)
         return rows.hstack(places), found.codes, found.first
+
+    def _alike(self, constants: Iterable[str]) -> Codes:
+        """Return codes of workloads that tell clusters apart by some constants alone."""
+        if self.constants.height == 1:
+            return self.cluster
+        values = self.constants.select(sorted(constants)).to_numpy()
+        found, same = np.unique(values, axis=0, return_inverse=True)
+        return Codes(same.reshape(-1)[self.cluster.of], len(found))
 
     def place(self, group_kind: str) -> Pass:
         """Return where the communicators of a kind stand: PLACE of every workload's.

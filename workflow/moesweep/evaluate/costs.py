@@ -81,22 +81,25 @@ def moved_seconds(
     workloads: pl.DataFrame, clusters: Sequence[Cluster], routed: Routed = HERE
 ) -> pl.DataFrame:
     """Return `workload` and, by constant, the iteration's seconds with that one at its farther end alone."""
+    constants = constants_frame(clusters)
     ends = pl.DataFrame([farther_ends(cluster.constants) for cluster in clusters])
+    # Every constant moved is a cluster of its own: what does not read it is evaluated once for all of them.
+    every = [
+        constants.with_columns(ends[name], cluster=pl.format(f"{name} {{}}", "cluster")) for name in UNCERTAIN
+    ]
+    slower = on_networks(workloads, clusters)
+    on = pl.col("cluster") if "cluster" in slower.columns else pl.lit(clusters[0].name)
 
     def moved(batch: Batch) -> pl.DataFrame:
-        # What does not read a constant is evaluated once and kept.
-        iteration_seconds(batch)
-        return batch.workloads.select(
-            "workload",
-            **{
-                name: pl.Series(iteration_seconds(batch.on(batch.constants.with_columns(ends[name]))))
-                for name in UNCERTAIN
-            },
-        )
+        return batch.workloads.select("workload", seconds=pl.Series(iteration_seconds(batch)))
 
-    schema = {"workload": pl.String(), **dict.fromkeys(UNCERTAIN, pl.Float64())}
-    slower = on_networks(workloads, clusters)
-    return _each(slower, constants_frame(clusters), routed, moved, schema)
+    schema = {"workload": pl.String(), "seconds": pl.Float64()}
+    asked = [slower.with_columns(cluster=pl.format(f"{name} {{}}", on)) for name in UNCERTAIN]
+    found = _each(pl.concat(asked), pl.concat(every), routed, moved, schema)["seconds"]
+    return slower.select(
+        "workload",
+        **{name: found.slice(i * slower.height, slower.height) for i, name in enumerate(UNCERTAIN)},
+    )
 
 
 def _each(
