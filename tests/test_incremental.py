@@ -2,6 +2,7 @@
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import pytest
@@ -168,14 +169,14 @@ def test_without_memory_all_is_made(project: Project) -> None:
 def drawn_by(monkeypatch: pytest.MonkeyPatch) -> set[str]:
     """Run the figures' stage; return the names of those that were drawn."""
     drawn: set[str] = set()
-    draw = figure_files._svg
+    as_svg = figure_files.as_svg
 
-    def noted(name: str, showing: figure_files.Shown) -> str:
+    def noted(name: str, *showing: Any) -> str:
         drawn.add(name)
-        return draw(name, showing)
+        return as_svg(name, *showing)
 
     with monkeypatch.context() as patch:
-        patch.setattr(figure_files, "_svg", noted)
+        patch.setattr(figure_files, "as_svg", noted)
         run("figures")
     return drawn
 
