@@ -33,7 +33,9 @@ def nic_need(workloads: pl.DataFrame, cluster: Cluster, shares: Sequence[float] 
     slower = on_networks(moe, [cluster])
     asked = slower.select("workload").join(pl.DataFrame({"share": list(shares)}), how="cross")
     share = asked["share"].to_numpy()
-    tried = np.stack([_share(slower, cluster, np.full(moe.height, rate)) for rate in RATES], axis=1)
+    # Rates × workloads, evaluated together.
+    every = pl.concat([slower] * len(RATES))
+    tried = _share(every, cluster, np.repeat(RATES, moe.height)).reshape(len(RATES), -1).T
     above = np.repeat(tried, len(shares), axis=0) > share[:, None]
     # The first rate after the last one that does not suffice.
     first = len(RATES) - np.argmax(above[:, ::-1], axis=1)
