@@ -137,6 +137,7 @@ def test_after_scancel_of_everything(cluster: Cluster, finished: Project, new: P
     assert new.files() == finished.files()
 
 
+@pytest.mark.endurance
 def test_too_much_memory_and_time_say_which_workload(cluster: Cluster, new: Project) -> None:
     hungry, slow = ("|".join(new.trace_jobs(workload)) for workload in WORKLOADS)
     greed = "python -c 'import time; x = b\"x\" * (2500 << 20); time.sleep(60)'"

@@ -67,8 +67,9 @@ class LogHandler(LogHandlerBase):
             self._start(record)
         elif event == LogEvent.JOB_FINISHED:
             self._finish(self._jobs.get(_number(record, "job_id"), ""))
-        elif event in (LogEvent.JOB_ERROR, LogEvent.GROUP_ERROR):
+        elif event == LogEvent.JOB_ERROR:
             self._say(f"{_named(record)} failed")
+        # Of a group of jobs this text alone says why: what SLURM did to it.
         elif record.levelno >= WARNING or str(record.msg).startswith(NOTHING_TO_BE_DONE_MSG):
             self._say(str(self._formatter.format(record)).strip())
         self._draw()
