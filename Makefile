@@ -1,6 +1,6 @@
 # make sweep    regenerate the study: results/
 # make quick    run the tests of the formulas and of what users see
-# make test     run every test but kills and faults
+# make test     run every test but kills, faults and what takes an hour
 # make check    run every static check
 # make bench    measure time, memory and size
 # make docs     build the documentation as one site, with the library's pages: site/index.html

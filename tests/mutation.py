@@ -30,7 +30,7 @@ NOT_FORMULAS = ("__init__.py", "command.py", "files.py", "words.py")
 SHAPES = ("steps", "parallelism", "placement", "rings")
 TESTS = {
     "shapes": (*SHAPES, "device_bytes", "hand_worked", "memory"),
-    "trace": ("device_bytes", "hand_worked", "trace_files", "programs"),
+    "trace": ("device_bytes", "hand_worked", "context_parallelism", "trace_files", "programs"),
     "cost": ("costs", "collectives", "memory", "cost_properties"),
     "study": ("routing", "routing_costs"),
 }

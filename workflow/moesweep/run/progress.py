@@ -132,7 +132,7 @@ def _stats(record: LogRecord) -> list[tuple[str, int]]:
 
 
 def _named(record: LogRecord) -> str:
-    return str(getattr(record, "rule_name", "") or "a group of jobs")
+    return str(getattr(record, "rule_name", ""))
 
 
 def _number(record: LogRecord, name: str) -> int:
