@@ -29,8 +29,8 @@ class Parser(argparse.ArgumentParser):
         self.exit(2, one_line(f"{self.prog}: {message}") + "\n")
 
 
-def parsed(argv: Sequence[str] | None) -> argparse.Namespace:
-    """Return the parsed arguments, by default the process's own; `run` of them is the command's function."""
+def parser() -> argparse.ArgumentParser:
+    """Return the parser of all commands, each with its own options."""
     # A command takes any parser to add its own to.
     top: argparse.ArgumentParser = Parser(
         prog="moesweep", description="Sweeps of Mixture-of-Experts training, traced and costed."
@@ -40,6 +40,12 @@ def parsed(argv: Sequence[str] | None) -> argparse.Namespace:
     rooms = (init, importers, stages, calibration, collectives, export, archive, clean, runner)
     for module in (*rooms, traffic, topologies, explain, diff, report, screen):
         module.add_commands(commands)
+    return top
+
+
+def parsed(argv: Sequence[str] | None) -> argparse.Namespace:
+    """Return the parsed arguments, by default the process's own; `run` of them is the command's function."""
+    top = parser()
     arguments, rest = top.parse_known_args(argv)
     # NAME=VALUE may stand anywhere; argparse takes those that follow an option for strangers.
     given = [word for word in rest if "=" in word and not word.startswith("-")]
