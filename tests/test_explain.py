@@ -120,7 +120,8 @@ def test_the_band_is_the_tables_value_and_its_formulas(place: int) -> None:
 
 # The trees of the default sweep's workloads are the deepest: one of them takes minutes.
 @pytest.mark.parametrize(
-    "place", [0, 7, 14, 21, pytest.param(42, marks=[pytest.mark.slow, pytest.mark.endurance])]
+    "place",
+    [0, 14, *(pytest.param(place, marks=[pytest.mark.slow, pytest.mark.endurance]) for place in (7, 21, 42))],
 )
 def test_every_number_down_to_the_catalogue_is_what_its_formula_comes_to(place: int) -> None:
     for name in ("usd_per_billion_tokens", "peak_memory_bytes", "mfu", "bubble_fraction", "fits"):
@@ -149,10 +150,9 @@ def test_the_kinds_of_node_that_are_read(monkeypatch: pytest.MonkeyPatch) -> Non
         return walk(self, tree, *rest, **named)
 
     monkeypatch.setattr(_Reader, "walk", noted)
-    for place in (0, 12, 30):
-        read = Ledger(fifty()[place], cluster(), {})
-        for name in ("usd_per_billion_tokens", "peak_memory_bytes", "mfu", "fits"):
-            list(everything_below(metric(read, name)))
+    # Trees of seconds have some of these kinds; one that nobody knows is an error wherever it is met.
+    for place in (0, 12):
+        list(everything_below(metric(Ledger(fifty()[place], cluster(), {}), "peak_memory_bytes")))
     assert met == NODE_KINDS
 
 

@@ -36,7 +36,19 @@ def ledger(name: str) -> Ledger:
     return Ledger(workload(name), cluster(), {})
 
 
-LONG = ("odd", "no tp", "etp 1", "base, 0.3", "interleaved", "full", "gated, 1.25", "etp 4")
+LONG = (
+    "odd",
+    "no tp",
+    "etp 1",
+    "base",
+    "base, 0.3",
+    "interleaved",
+    "full",
+    "gated",
+    "gated, 1.25",
+    "etp 4",
+    "no ep",
+)
 """Cases that are tried outside of CI: what is theirs alone, other tests explain without skew."""
 
 

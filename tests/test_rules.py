@@ -4,7 +4,7 @@ from typing import Any
 
 import polars as pl
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from moesweep.shapes.sizes import MODULES
@@ -70,6 +70,7 @@ def check_offers(workload: dict[str, Any]) -> int:
     return offers
 
 
+@settings(max_examples=40)
 @given(st.fixed_dictionaries({}, optional=DRAWN))
 def test_each_value_offered_passes_its_rule(changes: dict[str, Any]) -> None:
     check_offers(SOUND | changes)

@@ -82,7 +82,17 @@ def test_refused_points_have_their_rule_and_counts_add_up(
     assert f"{found.height} points kept of {found.height} legal ones, of {points} in all" in said
 
 
-@pytest.mark.parametrize("options", [[], ["--top", "7", "--by", "mfu"], ["--pareto"], ["--fits"]])
+@pytest.mark.parametrize(
+    "options",
+    [
+        [],
+        ["--top", "7", "--by", "mfu"],
+        *(
+            pytest.param([each], marks=[pytest.mark.slow, pytest.mark.endurance])
+            for each in ("--pareto", "--fits")
+        ),
+    ],
+)
 def test_shards_and_a_resumed_run_end_in_the_same_bytes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: list[str]
 ) -> None:

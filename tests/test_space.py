@@ -19,7 +19,7 @@ OPTIONS = {"model": "gpt_7B", "num_experts": 8, "moe_router_topk": 2, "seq_lengt
 GRID: dict[str, Any] = {
     "world_size": {"from": 8, "to": 32, "times": 4},
     "tp": "all",
-    "pp": [1, 2, 3],
+    "pp": [1, 3],
     "ep": ["largest", 1, 3],
     "etp": [1, "tp"],
     "global_batch_size": [{"per_gpu": 1}, 48],
@@ -59,7 +59,7 @@ def test_every_point_is_judged_as_alone(root: Path, tmp_path: Path) -> None:
         row, rule = naive_space.judged(point)
         broken.update([rule] if rule else [])
         wanted += [row] if row else []
-    assert found.size == len(wanted) + counts.total() == 2 * 6 * 3 * 3 * 2 * 2 * 2 * 2
+    assert found.size == len(wanted) + counts.total() == 2 * 6 * 2 * 3 * 2 * 2 * 2 * 2
     assert counts.pop("said again") > 0
     assert counts == broken
     assert len(broken) >= 5

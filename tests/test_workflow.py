@@ -122,7 +122,13 @@ def test_a_figure_as_png_is_made_for_whoever_asks_for_the_file(project: Project)
     assert would_run(project, target=wanted) == []
 
 
-@pytest.mark.parametrize("part", ["traces/groups", "costs/ops", "traffic/node"])
+@pytest.mark.parametrize(
+    "part",
+    [
+        "traces/groups",
+        *(pytest.param(part, marks=pytest.mark.endurance) for part in ("costs/ops", "traffic/node")),
+    ],
+)
 def test_a_lost_part_is_made_again(finished: Project, project: Project, part: str) -> None:
     next((project.root / "results" / part).rglob("*.parquet")).unlink()
     stage = {"traces/groups": "trace", "costs/ops": "cost", "traffic/node": "traffic"}[part]
