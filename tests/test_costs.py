@@ -13,6 +13,7 @@ from moesweep.cost.compute import wave_efficiency
 from moesweep.cost.fold import KEY, fold
 from moesweep.cost.model import cost, with_constants
 from moesweep.trace.programs import folded, programs
+from sampled import sampled
 from small import DENSE, VARIED, small
 
 # tp 4, one stage: bs = 1024 tokens, h 1024, f 4096
@@ -226,7 +227,7 @@ def test_adam_moves_what_its_row_says_at_a_share_of_its_own() -> None:
     assert found.workloads["optimizer_seconds"].item() == row["seconds"]
 
 
-@pytest.mark.parametrize("name", VARIED)
+@pytest.mark.parametrize("name", sampled(VARIED, 2))
 def test_the_parts_add_up(name: str) -> None:
     found = costs(VARIED[name], host_seconds=1e-5, p2p_latency_seconds=1e-5).workloads.row(0, named=True)
     parts = ("compute_seconds", "exposed_comm_seconds", "bubble_seconds", "optimizer_seconds")
@@ -244,7 +245,7 @@ def test_without_a_pipeline_no_rounding_makes_a_bubble_negative(seq_length: int)
     assert found["bubble_fraction"] >= 0
 
 
-@pytest.mark.parametrize("name", VARIED)
+@pytest.mark.parametrize("name", sampled(VARIED, 3))
 def test_programs_fold_to_what_predictions_use(name: str) -> None:
     """The sweep folds programs read from files, a prediction folds them from the start: the same rows."""
     workloads = small(**VARIED[name])

@@ -29,6 +29,7 @@ from moesweep.explain.text_tree import TextTree, as_json
 from moesweep.study.catalog import Cluster, load_cluster
 from moesweep.study.sweep import enumerate_sweep
 from moesweep.trace.programs import folded
+from sampled import outside, sampled
 from small import VARIED, small
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -91,7 +92,7 @@ def test_there_are_fifty_workloads_of_every_sort() -> None:
     assert set(fifty()["kind"]) == {"moe", "dense"}
 
 
-@pytest.mark.parametrize("place", range(50))
+@pytest.mark.parametrize("place", sampled(range(50), 3))
 def test_every_cost_metric_is_the_tables_value_and_its_formulas(place: int) -> None:
     row = costs().workloads.row(place, named=True)
     for name in cost_metrics():
@@ -121,7 +122,7 @@ def test_the_band_is_the_tables_value_and_its_formulas(place: int) -> None:
 # The trees of the default sweep's workloads are the deepest: one of them takes minutes.
 @pytest.mark.parametrize(
     "place",
-    [0, 14, *(pytest.param(place, marks=[pytest.mark.slow, pytest.mark.endurance]) for place in (7, 21, 42))],
+    [0, 14, *map(outside, (7, 21, 42))],
 )
 def test_every_number_down_to_the_catalogue_is_what_its_formula_comes_to(place: int) -> None:
     for name in ("usd_per_billion_tokens", "peak_memory_bytes", "mfu", "bubble_fraction", "fits"):

@@ -28,6 +28,7 @@ ALIKE = {
     *("code of the sweep", "code of the validation", "code of the trace", "code of the tables"),
     *("columns of a trace table", "columns of the costs", "columns of an answer"),
     *("every file touched", "a comment in the cluster file", "a workload removed (and its twin)"),
+    *("an efficiency", "a comment in the sweep file", "the sweep file renamed"),
     *("a schema of the configuration", "the lock file", "another sweep (one of three workloads in common)"),
 }
 """Edits that rerun what another one does, each for half a minute."""

@@ -12,6 +12,7 @@ from moesweep.store.layout import Results
 from moesweep.store.tablefile import read_table, write_table
 from moesweep.study.validation import findings
 from moesweep.trace.files import write_traces
+from sampled import outside
 from skewed import SKEWED
 from small import small
 
@@ -102,7 +103,7 @@ def test_another_workloads_given_routing_is_refused(
     assert "workload: is of another workload: " in said
 
 
-@pytest.mark.parametrize("command", ["cost", "traffic", "tables", "figures", "report"])
+@pytest.mark.parametrize("command", ["cost", "report", *map(outside, ("traffic", "tables", "figures"))])
 def test_files_that_do_not_say_whose_they_are_stay_readable(
     balanced: Results, tmp_path: Path, command: str
 ) -> None:

@@ -96,6 +96,9 @@ def test_the_dictionary_describes_every_declared_table(small: Results) -> None:
     assert all(declared[name]["columns"] == dictionary(name)["columns"] for name in TABLES)
 
 
+# Of the whole workflow tests/test_reruns.py says the same.
+@pytest.mark.slow
+@pytest.mark.endurance
 def test_two_runs_write_the_same_bytes(small: Results, root: Path) -> None:
     written = [small.summary, small.dictionary, *sorted((small.root / "tables").iterdir())]
     before = {path: path.read_bytes() for path in written}
