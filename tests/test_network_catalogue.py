@@ -3,13 +3,16 @@
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 import pytest
 import yaml
+from polars.testing import assert_frame_equal
 
 from moesweep.edge.problems import BadInput
 from moesweep.network.build import Rates, even_sides, topology
 from moesweep.network.lattice import Lattice
 from moesweep.network.slowdown import layout_slowdowns
+from moesweep.network.slowed import of_layouts
 from moesweep.network.topology import Topology
 from moesweep.study.networks import ROUTINGS, Network, load_network, load_parts, network_of, read_network
 
@@ -329,3 +332,24 @@ def test_an_unknown_network_is_named_where_it_is_mentioned(root: Path) -> None:
     line = bad.value.problems[0].line()
     assert line.startswith('config/clusters/x.yaml: network: unknown_network: there is no network "fat-tre"')
     assert "did you mean fat-tree" in line
+
+
+def test_layouts_together_are_what_each_is_alone(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """To the bit, whatever others are asked for at the same time and in however many parts."""
+    shapes = ({"tp": 8}, {"tp": 4, "dp": 16, "etp": 1, "ep": 8, "edp": 8}, {"pp": 1, "dp": 16, "ep": 2})
+    layouts = [LAYOUT | {"world_size": 128, "dp": 8, "etp": 8, "ep": 4, "edp": 2} | each for each in shapes]
+    layouts[2]["edp"] = 8
+    frame = pl.DataFrame(layouts).with_row_index("layout")
+    valiant = Network(
+        "valiant", "torus", "valiant", shape={"vertices": "gpu", "sides": [4, 4, 8], "ports": "full"}
+    )
+    chosen = [load_network(root, name) for name in names(root)]
+    found = {(each.name, 128): topology(each, 128, 8, RATES, root) for each in (*chosen, valiant)}
+    for order in (None, "tp-pp-dp"):
+        together = of_layouts(frame, found, order)
+        for number, layout in enumerate(layouts):
+            for (name, _), own in found.items():
+                alone = together.filter(layout=number, network=name).drop("layout", "network")
+                assert_frame_equal(alone, layout_slowdowns(own, layout, order), check_exact=True)
+    monkeypatch.setattr("moesweep.network.slowed.CELLS", 1000)
+    assert_frame_equal(of_layouts(frame, found, "tp-pp-dp"), together, check_exact=True)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from moesweep.cost.collectives import places
 from moesweep.shapes.communication import GROUP_KINDS
-from moesweep.shapes.parallelism import groups, placement, ranks, standing
+from moesweep.shapes.parallelism import grouped, groups, placement, ranks, runs, standing
 
 # 16 ranks in two stages, tensor-parallel in pairs; 2 of a stage's 4 data-parallel ranks share its experts.
 SIXTEEN = {
@@ -143,6 +143,24 @@ def test_every_rank_is_in_exactly_one_group_of_each_kind(world: dict[str, Any]) 
         assert own["group_id"].equals(own[f"{kind}_group"], check_names=False)
     assert frame.filter(pl.len().over("group_kind", "group_id") != pl.col("group_size")).is_empty()
     assert (frame["group_size"] > 1).all()
+
+
+@given(degrees())
+def test_groups_are_what_their_runs_say(world: dict[str, Any]) -> None:
+    """Member by member, in the same order; of embedding the ends of the pipeline's groups."""
+    frame = groups(world)
+    for kind in set(frame["group_kind"]):
+        found = grouped(runs(kind, world))
+        table = found[:, [0, -1]] if kind == "embedding" else found
+        assert table.tolist() == members(frame, kind)
+
+
+def test_runs_by_hand() -> None:
+    """Of 16 ranks dp are 4 times every second one, in two stages; a world is one run."""
+    assert runs("dp", SIXTEEN) == ((2, False), (4, True), (2, False))
+    assert runs("world", SIXTEEN) == ((16, True),)
+    assert runs("tp", SIXTEEN) == runs("etp", SIXTEEN) == ((2, True), (8, False))
+    assert runs("cp", SIXTEEN) == ((16, False),)
 
 
 def stands(group: list[int], gpus_per_node: int) -> tuple[int, int, int]:

@@ -77,6 +77,16 @@ def costed(workloads: pl.DataFrame, constants: pl.DataFrame, routed: Routed = HE
     return found
 
 
+def seconds_of(workloads: pl.DataFrame, constants: pl.DataFrame, routed: Routed = HERE) -> pl.Series:
+    """Return the seconds of workloads' iterations alone, in their order: `iteration_seconds` of `costed`."""
+
+    def timed(batch: Batch) -> pl.DataFrame:
+        return pl.DataFrame({"iteration_seconds": iteration_seconds(batch)})
+
+    found = _each(workloads, constants, routed, timed, {"iteration_seconds": pl.Float64()})
+    return found["iteration_seconds"]
+
+
 def moved_seconds(
     workloads: pl.DataFrame, clusters: Sequence[Cluster], routed: Routed = HERE
 ) -> pl.DataFrame:
@@ -89,13 +99,8 @@ def moved_seconds(
     ]
     slower = on_networks(workloads, clusters)
     on = pl.col("cluster") if "cluster" in slower.columns else pl.lit(clusters[0].name)
-
-    def moved(batch: Batch) -> pl.DataFrame:
-        return batch.workloads.select("workload", seconds=pl.Series(iteration_seconds(batch)))
-
-    schema = {"workload": pl.String(), "seconds": pl.Float64()}
     asked = [slower.with_columns(cluster=pl.format(f"{name} {{}}", on)) for name in UNCERTAIN]
-    found = _each(pl.concat(asked), pl.concat(every), routed, moved, schema)["seconds"]
+    found = seconds_of(pl.concat(asked), pl.concat(every), routed)
     return slower.select(
         "workload",
         **{name: found.slice(i * slower.height, slower.height) for i, name in enumerate(UNCERTAIN)},

@@ -6,6 +6,7 @@ network is counted in bundles and shown in links. Fabrics join *hosts*, numbered
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import reduce
 from typing import Any, Protocol
 
 import numpy as np
@@ -119,6 +120,12 @@ def carried(flows: Flows, legs: Iterator[Leg], bundles: int) -> Floats:
         cells = flows.key[rows] * bundles + bundle
         total += np.bincount(cells, flows.bytes[rows] * share, minlength=len(total))
     return total.reshape(flows.keys, bundles)
+
+
+def sample_mean(samples: Floats) -> Floats:
+    """Return the mean of samples, added one after the other: other keys do not change how it is rounded."""
+    total: Floats = reduce(np.add, samples)
+    return total / len(samples)
 
 
 def bundled(*parts: tuple[str, int, float, float]) -> Bundles:

@@ -156,8 +156,9 @@ class Lattice:
             return np.take_along_axis(moved, others.reshape(1, 1, size, 1, size - 1), axis=4)
         if size == 1:
             return moved[..., :0]
-        loads: Floats = np.einsum("kbxay,xypw->kbpaw", moved, ring_paths(size), optimize=True)
-        return loads
+        # One key after the other: how sums are rounded must not depend on how many there are.
+        paths = ring_paths(size)
+        return np.stack([np.einsum("bxay,xypw->bpaw", each, paths, optimize=True) for each in moved])
 
     def links(self) -> pl.DataFrame:
         """Return every link."""
@@ -188,8 +189,9 @@ class Lattice:
 
 
 def _without_noise(sums: Floats) -> Floats:
-    """Return sums with what rounding leaves of a 0 removed."""
-    return np.where(sums > 1e-12 * sums.max(initial=0.0), sums, 0.0)
+    """Return sums, keys first, with what rounding leaves of a 0 removed; other keys make no difference."""
+    most = sums.max(axis=tuple(range(1, sums.ndim)), keepdims=True, initial=0.0)
+    return np.where(sums > 1e-12 * most, sums, 0.0)
 
 
 @cache

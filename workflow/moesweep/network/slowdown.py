@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from moesweep.network.flows import Floats, Flows
+from moesweep.network.flows import Floats, Flows, sample_mean
 from moesweep.network.topology import NVLINK, Topology
 from moesweep.network.unit import unit_flows
 from moesweep.shapes.communication import GROUP_KINDS
@@ -51,14 +51,14 @@ def carried(topology: Topology, flows: Flows) -> Carried:
     loads, bundles = topology.loads(flows), topology.bundles
     outside = bundles.class_ != NVLINK
     seconds = loads[:, :, outside] * (bundles.share / bundles.capacity)[outside]
-    worst = np.flatnonzero(outside)[seconds.mean(axis=0).argmax(axis=1)]
-    busiest = seconds.max(axis=2).mean(axis=0)
+    worst = np.flatnonzero(outside)[sample_mean(seconds).argmax(axis=1)]
+    busiest = sample_mean(seconds.max(axis=2))
     return Carried(
         nic_seconds(topology, flows),
         busiest,
         np.where(busiest > 0, worst, -1),
         flows.sums(flows.key * 0, 1)[:, 0],
-        loads.mean(axis=0).sum(axis=1),
+        sample_mean(loads).sum(axis=1),
     )
 
 
@@ -70,25 +70,30 @@ def nic_seconds(topology: Topology, flows: Flows) -> Floats:
     return busiest / topology.nic_bytes_per_second
 
 
-def slowdowns(topology: Topology, flows: Flows) -> pl.DataFrame:
-    """Return one row per kind of communicator that has unit flows (`unit_flows`).
+def measured(topology: Topology, flows: Flows) -> pl.DataFrame:
+    """Return one row per key of unit flows (network/unit.py): `key`, and what the network does to it.
 
-    group_kind, slowdown, mean_hops (links that a byte passes), worst_bundle (-1: none outside the islands);
+    slowdown, mean_hops (links that a byte passes), worst_bundle (-1: none outside the islands);
     card_seconds_per_byte, link_seconds_per_byte: what the busiest card, and the busiest link outside the
     islands, take for each byte that a rank puts on links
     """
     found = carried(topology, flows)
-    there = found.bytes > 0
     return pl.DataFrame(
         {
-            "group_kind": pl.Series(GROUP_KINDS).filter(pl.Series(there)),
-            "slowdown": found.slowdown[there],
-            "mean_hops": found.bytes_hops[there] / found.bytes[there],
-            "worst_bundle": found.worst[there],
-            "card_seconds_per_byte": found.bound_seconds[there],
-            "link_seconds_per_byte": found.seconds[there],
+            "key": np.arange(flows.keys),
+            "slowdown": found.slowdown,
+            "mean_hops": found.bytes_hops / np.maximum(found.bytes, 1.0),
+            "worst_bundle": found.worst,
+            "card_seconds_per_byte": found.bound_seconds,
+            "link_seconds_per_byte": found.seconds,
         }
     )
+
+
+def slowdowns(topology: Topology, flows: Flows) -> pl.DataFrame:
+    """Return one row per kind that has unit flows (`unit_flows`): group_kind, and the rest as `measured`."""
+    kinds = measured(topology, flows)[np.unique(flows.key)]
+    return kinds.select(pl.lit(pl.Series(GROUP_KINDS)).gather("key").alias("group_kind"), pl.exclude("key"))
 
 
 def layout_slowdowns(topology: Topology, layout: Mapping[str, Any], order: str | None = None) -> pl.DataFrame:

@@ -4,7 +4,7 @@ The costs read a column `<kind>_slowdown` where there is one, and 1 where there 
 (moesweep.cost.collectives): a network that blocks nothing adds no column and changes no number.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +13,17 @@ import polars as pl
 from moesweep.edge.problems import BadInput, Problem, collect
 from moesweep.network.build import Rates, topology
 from moesweep.network.flows import Flows
-from moesweep.network.slowdown import slowdowns
+from moesweep.network.slowdown import measured, slowdowns
 from moesweep.network.topology import Topology
-from moesweep.network.unit import LAYOUT, unit_flows
+from moesweep.network.unit import LAYOUT, Pattern, pattern_flows, patterns, unit_flows
 from moesweep.shapes.communication import GROUP_KINDS
 from moesweep.study.networks import Network
 
 CONSTANTS = ("gpus_per_node", "nic_bytes_per_second", "node_link_bytes_per_second")
 """The constants of a cluster that a network's slowdowns follow from."""
+
+CELLS = 1 << 21
+"""Loads, keys times bundles, that are held at a time."""
 
 Sited = tuple[Network, Mapping[str, float]]
 """A network, and the constants of the cluster that it joins."""
@@ -48,18 +51,53 @@ def built_for(
     return {key: each for key, each in found.items() if each is not None}
 
 
-def by_layout(
+def of_layouts(
     layouts: pl.DataFrame, topologies: Mapping[tuple[str, int], Topology], order: str | None = None
-) -> Iterator[tuple[dict[str, Any], str, Topology, pl.DataFrame]]:
-    """Yield each layout on each network that is built for its world, with the `slowdowns` of its kinds."""
-    for layout in layouts.iter_rows(named=True):
-        flows: dict[int, Flows] = {}
-        for (name, size), found in topologies.items():
-            if size != layout["world_size"]:
-                continue
-            if found.island not in flows:
-                flows[found.island] = unit_flows(layout, found.island, order)
-            yield layout, name, found, slowdowns(found, flows[found.island])
+) -> pl.DataFrame:
+    """Return what networks do to each kind of each layout: once for each pattern (network/unit.py).
+
+    layouts     the columns LAYOUT and `layout`, a number
+    topologies  networks by name, as built for each world: a layout is put on those of its own
+
+    One row per layout, network and kind: layout, network, group_kind, and as `measured`.
+    """
+    frames = []
+    for (world,), own in layouts.group_by("world_size", maintain_order=True):
+        told = [(row["layout"], patterns(row, order)) for row in own.iter_rows(named=True)]
+        numbers: dict[Pattern, int] = {}
+        rows = [
+            (layout, kind, numbers.setdefault(pattern, len(numbers)))
+            for layout, kinds in told
+            for kind, pattern in kinds.items()
+        ]
+        of_kinds = pl.DataFrame(
+            rows, {"layout": pl.Int64, "group_kind": pl.String, "key": pl.Int64}, orient="row"
+        )
+        found = {name: built for (name, size), built in topologies.items() if size == world}
+        flows = {
+            island: pattern_flows(list(numbers), island)
+            for island in {built.island for built in found.values()}
+        }
+        for name, built in found.items():
+            carried = of_kinds.join(_in_parts(built, flows[built.island]), on="key", maintain_order="left")
+            frames.append(
+                carried.select("layout", pl.lit(name).alias("network"), pl.exclude("layout", "key"))
+            )
+    return pl.concat(frames)
+
+
+def _in_parts(built: Topology, flows: Flows) -> pl.DataFrame:
+    """Return `measured`, of so many keys at a time that their loads find room."""
+    at_once = max(CELLS // len(built.bundles), 1)
+    parts = []
+    for first in range(0, flows.keys, at_once):
+        keys = min(at_once, flows.keys - first)
+        some = flows
+        if keys < flows.keys:
+            own = flows.of((flows.key >= first) & (flows.key < first + keys))
+            some = Flows(keys, own.key - first, own.source, own.target, own.bytes)
+        parts.append(measured(built, some).with_columns(pl.col("key") + first))
+    return pl.concat(parts) if parts else measured(built, flows)
 
 
 def slowed(
@@ -73,9 +111,8 @@ def slowed(
         return workloads
     layouts = workloads.select(LAYOUT).unique(maintain_order=True)
     topologies = built_for(layouts["world_size"], {network.name: (network, constants)}, root)
-    found = [frame for *_, frame in by_layout(layouts, topologies)]
-    numbered = [frame.with_columns(layout=pl.lit(i)) for i, frame in enumerate(found)]
-    return with_slowdowns(workloads, layouts.with_row_index("layout"), pl.concat(numbered))
+    numbered = layouts.with_row_index("layout")
+    return with_slowdowns(workloads, numbered, of_layouts(numbered, topologies))
 
 
 def with_slowdowns(workloads: pl.DataFrame, layouts: pl.DataFrame, found: pl.DataFrame) -> pl.DataFrame:

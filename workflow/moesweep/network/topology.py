@@ -12,7 +12,7 @@ from typing import Literal
 import numpy as np
 import polars as pl
 
-from moesweep.network.flows import CLASSES, Bundles, Fabric, Floats, Flows, Ints, Parts, named
+from moesweep.network.flows import CLASSES, Bundles, Fabric, Floats, Flows, Ints, Parts, named, sample_mean
 
 Order = Literal["rank", "rail", "apart"]
 """How GPUs are hosts: in rank order; rail after rail within a pod; a fabric of its own for each rail."""
@@ -114,7 +114,7 @@ class Topology:
         Ordered by link, then key.
         """
         bundle = self.links["bundle"].to_numpy()
-        loads = (self.loads(flows).mean(axis=0) * self.bundles.share)[:, bundle].T
+        loads = (sample_mean(self.loads(flows)) * self.bundles.share)[:, bundle].T
         link, key = np.nonzero(loads)
         return link, key, loads[link, key]
 

@@ -17,6 +17,7 @@ from functools import reduce
 from math import prod
 from typing import Any
 
+import numpy as np
 import polars as pl
 
 from moesweep.shapes.communication import EXPERT_KINDS, GROUP_KINDS
@@ -90,6 +91,38 @@ def groups(workload: Mapping[str, Any]) -> pl.DataFrame:
     everyone = ranks(workload)
     kinds = [kind for kind in GROUP_KINDS if workload["num_experts"] > 0 or kind not in EXPERT_KINDS]
     return pl.concat([_members(everyone, kind, workload) for kind in kinds])
+
+
+Runs = tuple[tuple[int, bool], ...]
+"""How a kind's groups lie in the world: see `runs`."""
+
+
+def runs(kind: str, workload: Mapping[str, Any]) -> Runs:
+    """Return the axes of a kind's order, the fastest first: size, and whether members of a group differ.
+
+    Axes of one are left out, and neighbours of which members differ alike are one axis: so kinds and
+    workloads with the same runs have the same groups.
+    """
+    order, mask = _MASKS[kind]
+    found: list[tuple[int, bool]] = []
+    for axis in order:
+        size, inside = workload[axis], axis in mask
+        if size > 1 and found and found[-1][1] == inside:
+            found[-1] = (found[-1][0] * size, inside)
+        elif size > 1:
+            found.append((size, inside))
+    return tuple(found)
+
+
+def grouped(runs: Runs) -> "np.ndarray[Any, np.dtype[np.int64]]":
+    """Return the ranks of the groups that lie so, in the order of `groups`: groups × members."""
+    sizes = [size for size, _ in runs]
+    # The last axis of an array varies fastest.
+    everyone = np.arange(prod(sizes)).reshape(sizes[::-1])
+    inside = [axis for axis, (_, inside) in enumerate(runs[::-1]) if inside]
+    outside = [axis for axis, (_, inside) in enumerate(runs[::-1]) if not inside]
+    members = prod(size for size, inside in runs if inside)
+    return everyone.transpose(outside + inside).reshape(-1, members)
 
 
 @dataclass(frozen=True)

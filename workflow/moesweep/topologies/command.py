@@ -56,13 +56,13 @@ def network(arguments: argparse.Namespace) -> int:
     configuration = asked(arguments)
     workloads, clusters, out = _check(arguments, configuration)
     found = compared(workloads, clusters, configuration.root)
-    kinds = found.kinds(tuple(dict.fromkeys((RANK_ORDER, *(arguments.order or ())))))
+    slowdowns = found.slowdowns(tuple(dict.fromkeys((RANK_ORDER, *(arguments.order or ())))))
     prices = {name: part.value for name, part in load_parts(configuration.root).items()}
-    table = topologies(found, kinds, prices)
+    table = topologies(found, slowdowns, prices)
     print(*lines(table), sep="\n")
     if out is not None:
         write_table(table, out / "topologies.parquet", "topologies")
-        write_table(kinds, out / "network_kinds.parquet", "network_kinds")
+        write_table(found.kinds(slowdowns), out / "network_kinds.parquet", "network_kinds")
         with whole(out / "topologies.svg") as partial:
             partial.write_text(as_svg("topologies", draw, {"rows": slower(table)}), encoding="utf-8")
         write_table(nic_need(workloads, configuration.cluster()), out / "nic_need.parquet", "nic_need")

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import polars as pl
 
-from moesweep.evaluate.costs import constants_frame, costed
+from moesweep.evaluate.costs import constants_frame, seconds_of
 from moesweep.network.order import RANK_ORDER
-from moesweep.network.slowed import built_for, by_layout, with_slowdowns
+from moesweep.network.slowed import built_for, of_layouts, with_slowdowns
 from moesweep.network.topology import Topology
 from moesweep.network.unit import LAYOUT
-from moesweep.shapes.communication import EXPERT_KINDS
+from moesweep.shapes.communication import EXPERT_KINDS, GROUP_KINDS
 from moesweep.study.catalog import Cluster
 
 
@@ -32,31 +32,47 @@ class Compared:
         """The distinct layouts, numbered."""
         return self.workloads.select(LAYOUT).unique(maintain_order=True).with_row_index("layout")
 
-    def kinds(self, orders: Sequence[str] = (RANK_ORDER,)) -> pl.DataFrame:
+    def slowdowns(self, orders: Sequence[str] = (RANK_ORDER,)) -> pl.DataFrame:
+        """Return what each network does to each kind of each layout: `slowdowns`, layout, network, order."""
+        numbers = self.layouts
+        return pl.concat(
+            of_layouts(numbers, self.topologies, None if order == RANK_ORDER else order).with_columns(
+                order=pl.lit(order)
+            )
+            for order in orders
+        )
+
+    def kinds(self, slowdowns: pl.DataFrame) -> pl.DataFrame:
         """Return the table `network_kinds`: what each network does to each kind of each workload."""
-        frames = [frame for order in orders for frame in self._kinds(order)]
         of_layouts = self.layouts.with_columns(pl.col("layout").cast(pl.Int64))
         return (
             self.workloads.select("workload", "kind", *LAYOUT)
             .join(of_layouts, on=LAYOUT, how="left", maintain_order="left")
-            .join(pl.concat(frames), on="layout", maintain_order="left_right")
+            .join(slowdowns, on="layout", maintain_order="left_right")
             .filter((pl.col("kind") == "moe") | ~pl.col("group_kind").is_in(EXPERT_KINDS))
+            .join(
+                self._ends(slowdowns["worst_bundle"]),
+                on=["network", "world_size", "worst_bundle"],
+                how="left",
+                maintain_order="left",
+            )
         )
 
-    def _kinds(self, order: str) -> list[pl.DataFrame]:
-        given, numbers = None if order == RANK_ORDER else order, self.layouts
-        found = []
-        for layout, name, built, frame in by_layout(numbers, self.topologies, given):
-            ends = built.links.unique("bundle", keep="first").select(
-                "class", "source", "target", worst_bundle=pl.col("bundle")
+    def _ends(self, bundles: pl.Series) -> pl.DataFrame:
+        """Return class, source and target of the first link of some bundles, by network and world."""
+        return pl.concat(
+            built.links.filter(pl.col("bundle").is_in(bundles.unique().implode()))
+            .unique("bundle", keep="first", maintain_order=True)
+            .select(
+                "class",
+                "source",
+                "target",
+                worst_bundle=pl.col("bundle"),
+                network=pl.lit(name),
+                world_size=pl.lit(size, pl.Int64),
             )
-            named = frame.join(ends, on="worst_bundle", how="left", maintain_order="left")
-            found.append(
-                named.with_columns(
-                    layout=pl.lit(layout["layout"], dtype=pl.Int64), network=pl.lit(name), order=pl.lit(order)
-                )
-            )
-        return found
+            for (name, size), built in self.topologies.items()
+        )
 
 
 def compared(workloads: pl.DataFrame, clusters: Sequence[Cluster], root: Path = Path()) -> Compared:
@@ -69,28 +85,23 @@ def compared(workloads: pl.DataFrame, clusters: Sequence[Cluster], root: Path = 
     return Compared(workloads, {each.network.name: each for each in clusters}, topologies)
 
 
-def topologies(found: Compared, kinds: pl.DataFrame, prices: Mapping[str, float]) -> pl.DataFrame:
-    """Return the table `topologies`: each workload's iteration on each network, in rank order, and its parts.
+def topologies(found: Compared, slowdowns: pl.DataFrame, prices: Mapping[str, float]) -> pl.DataFrame:
+    """Return the table `topologies`: each workload's iteration on each network that holds it, and its parts.
 
-    kinds   the table `network_kinds`
-    prices  `link_usd` and `switch_port_usd`
+    slowdowns  of `Compared.slowdowns`; read are those of rank order
+    prices     `link_usd` and `switch_port_usd`
     """
-    in_order = kinds.filter(order=RANK_ORDER)
-    frames = [
-        _on_one(found, cluster, in_order.filter(network=name)) for name, cluster in found.clusters.items()
-    ]
-    ep = in_order.filter(group_kind="ep").select("workload", "network", ep_slowdown="slowdown")
+    placed = _placed(found, slowdowns.filter(order=RANK_ORDER))
     rows = [
         (name, size, built.parts().links, built.parts().switches, _usd(built, prices))
         for (name, size), built in found.topologies.items()
     ]
     parts = pl.DataFrame(rows, ["network", "world_size", "links", "switches", "usd"], orient="row")
-    return (
-        pl.concat(frames)
-        .join(ep, on=["workload", "network"], how="left", maintain_order="left")
-        .join(parts, on=["network", "world_size"], how="left", maintain_order="left")
-        .with_columns(pl.col("ep_slowdown").fill_null(1.0))
-    )
+    is_slower = (pl.col("kind") == "moe") if "ep_slowdown" in placed.columns else pl.lit(value=False)
+    ep = pl.when(is_slower).then("ep_slowdown" if "ep_slowdown" in placed.columns else 1.0).otherwise(1.0)
+    return placed.select(
+        "workload", "kind", "world_size", "network", _seconds(found, placed), ep_slowdown=ep
+    ).join(parts, on=["network", "world_size"], maintain_order="left")
 
 
 def _usd(built: Topology, prices: Mapping[str, float]) -> float:
@@ -98,10 +109,33 @@ def _usd(built: Topology, prices: Mapping[str, float]) -> float:
     return parts.links * prices["link_usd"] + parts.ports * prices["switch_port_usd"]
 
 
-def _on_one(found: Compared, cluster: Cluster, kinds: pl.DataFrame) -> pl.DataFrame:
-    of_layouts = kinds.unique(["layout", "group_kind"], maintain_order=True)
-    slower = with_slowdowns(found.workloads, found.layouts, of_layouts)
-    seconds = costed(slower, constants_frame([cluster])).select("workload", "iteration_seconds")
-    return found.workloads.select(
-        "workload", "kind", "world_size", network=pl.lit(cluster.network.name)
-    ).join(seconds, on="workload", how="left", maintain_order="left")
+def _placed(found: Compared, slowdowns: pl.DataFrame) -> pl.DataFrame:
+    """Return every workload on every network that is built for its world, with the slowdowns there."""
+    layouts = found.layouts
+    frames = [
+        with_slowdowns(
+            found.workloads.filter(
+                pl.col("world_size").is_in([size for of, size in found.topologies if of == name])
+            ),
+            layouts,
+            slowdowns.filter(network=name),
+        ).with_columns(network=pl.lit(name))
+        for name in found.clusters
+    ]
+    placed = pl.concat(frames, how="diagonal")
+    return placed.with_columns(pl.col(f"^({'|'.join(GROUP_KINDS)})_slowdown$").fill_null(1.0))
+
+
+def _seconds(found: Compared, placed: pl.DataFrame) -> pl.Series:
+    """Return the seconds of iterations: once where networks are alike to a workload and to its cluster."""
+    constants = constants_frame(found.clusters.values()).drop("cluster")
+    alike = constants.with_columns(cluster=pl.struct(constants.columns).rank("dense").cast(pl.String))
+    of_network = dict(zip(found.clusters, alike["cluster"], strict=True))
+    told = placed.with_columns(cluster=pl.col("network").replace_strict(of_network))
+    key = [
+        name for name in told.columns if name == "workload" or name == "cluster" or name.endswith("_slowdown")
+    ]
+    once = told.unique(key, keep="first", maintain_order=True)
+    seconds = seconds_of(once, alike.unique("cluster", maintain_order=True))
+    timed = once.select(key).with_columns(seconds)
+    return told.select(key).join(timed, on=key, how="left", maintain_order="left")["iteration_seconds"]
