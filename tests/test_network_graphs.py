@@ -125,6 +125,14 @@ STRANGE = [
         2,
         "x.topo: line 2: switches: line 2 names 1 switches",
     ),
+    (
+        "x.topo",
+        f"3 1 0 1 1 A100\n2\n0 2 {'9' * 400}Gbps 1us 0\n",
+        2,
+        'x.topo: line 3: quantity: "999999999999999999999999',
+    ),
+    ("x.edges", "gpu0 leaf0 nanGbit/s\n", 2, 'x.edges: line 1: quantity: "nanGbit/s" is not a number'),
+    ("x.edges", "gpu0 leaf0 1e400Gbit/s\n", 2, "x.edges: line 1: quantity:"),
     ("x.topo", "999999999 1 0 0 0 A100\n", 2, "x.topo: graph_size: 200001 nodes"),
 ]
 

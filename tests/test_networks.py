@@ -1,6 +1,7 @@
 """Topologies and routes: closed forms, goldens worked by hand, and links walked one by one."""
 
 from collections.abc import Iterable
+from dataclasses import replace
 from itertools import pairwise
 from math import prod
 
@@ -213,6 +214,57 @@ def loaded(topology: Topology, pairs: Pairs) -> dict[tuple[str, str], float]:
 def ring(order: Iterable[int]) -> Pairs:
     ranks = list(order)
     return dict.fromkeys(zip(ranks, ranks[1:] + ranks[:1], strict=True), 1)
+
+
+@pytest.mark.parametrize(
+    ("tree", "places", "expected"),
+    [
+        (Tree(16, (4, 4), (1, 2), (1.0, 1.0)), 4, {"nic": [1], "leaf": [2]}),
+        (Tree(128, (4, 4, 8), (1, 2, 4), (1.0, 1.0, 1.0)), 16, {"nic": [1], "leaf": [2], "spine": [2]}),
+    ],
+)
+def test_the_next_subtree_is_a_tree_s_worst_pattern(
+    tree: Tree, places: int, expected: dict[str, list[float]]
+) -> None:
+    """Nothing stays below a leaf, or in a pod: all of 2:1 shows, where an all-to-all of 16 shows 1.6."""
+    pairs = shifted(tree.hosts, places)
+    assert by_class(tree, pairs) == expected
+    alone = Topology(tree.hosts, 1, tree, "rank", 1, False, 1.0, 1.0)
+    assert carried(alone, flows(pairs)).slowdown.tolist() == [2]
+
+
+def test_the_next_group_is_a_dragonfly_plus_s_worst_pattern() -> None:
+    """Golden C's: 4 GPUs share 2 global links to the next group; by drawn leaves 2 · 4/3 over 2 links."""
+    minimal, spread = (Dragonfly(3, 2, 2, 2, 2, v, (1.0, 1.0, 1.0)) for v in (False, True))
+    assert by_class(minimal, shifted(12, 4)) == {"nic": [1], "leaf": [1], "global": [0, 2]}
+    assert by_class(spread, shifted(12, 4))["global"] == [pytest.approx(4 / 3, abs=1e-9)]
+
+
+def test_the_next_switch_is_a_hyperx_s_worst_pattern() -> None:
+    """All 5 GPUs of a switch of 4 x 3 take one link, the others nothing; Valiant puts 2·5/S_i on each."""
+    minimal, spread = (Lattice((4, 3), False, valiant, 5, 1.0, 1.0) for valiant in (False, True))
+    pairs = {
+        (15 * x + 5 * y + g, 15 * x + 5 * ((y + 1) % 3) + g): 1
+        for x in range(4)
+        for y in range(3)
+        for g in range(5)
+    }
+    assert by_class(minimal, pairs) == {"nic": [1], "lattice": [0, 5]}
+    assert by_class(spread, pairs)["lattice"] == [pytest.approx(size, abs=1e-9) for size in (2.5, 10 / 3)]
+    alone = Topology(60, 1, minimal, "rank", 1, False, 1.0, 1.0)
+    assert carried(alone, flows(pairs)).slowdown.tolist() == [5]
+
+
+def test_the_next_rail_is_a_rail_s_worst_pattern() -> None:
+    """To the next rail of the other node: both cards of a leaf cross one spine's link; with PXN none does."""
+    plain = rails(2, 4, 1)
+    pairs = {(g, (g // 4 + 1) % 2 * 4 + (g + 1) % 4): 1 for g in range(8)}
+    leaves = {size for ends, size in loaded(plain, pairs).items() if "spine" in ends[0] + ends[1]}
+    assert leaves == {2}
+    assert carried(plain, flows(pairs)).slowdown.tolist() == [2]
+    pxn = replace(plain, pxn=True)
+    assert not [ends for ends in loaded(pxn, pairs) if "spine" in ends[0] + ends[1]]
+    assert {size for ends, size in loaded(pxn, pairs).items() if "nvswitch" in ends[0] + ends[1]} == {1}
 
 
 def test_rails() -> None:

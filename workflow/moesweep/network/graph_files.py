@@ -7,6 +7,7 @@ two ways.
 
 import re
 from dataclasses import dataclass
+from math import isinf
 from pathlib import Path
 from xml.parsers import expat
 
@@ -140,6 +141,9 @@ def _simai_link(
         problems.append(
             Problem(file, place, "positive", words[2], "a link of 0 bits a second carries nothing")
         )
+    if isinf(bits):
+        message = f"{shown(words[2])} is too large for a number"
+        problems.append(Problem(file, place, "quantity", words[2], message, "such as 400Gbps"))
     return Link((words[0], words[1]), bits / 8, place)
 
 
