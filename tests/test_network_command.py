@@ -9,6 +9,7 @@ import yaml
 from costing import ROOT, cluster
 from moesweep.cli import main
 from moesweep.evaluate.costs import costed_on
+from moesweep.evaluate.files import write_costs
 from moesweep.report.figures.style import as_svg
 from moesweep.store.layout import Results
 from moesweep.store.tablefile import read_table, write_table
@@ -42,6 +43,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     results = Results(root / "results")
     write_table(workloads(), results.workloads, "workloads")
     write_traces(workloads(), results)
+    write_costs(results, cluster())
     return root
 
 
@@ -125,6 +127,41 @@ def test_links_carry_bytes_times_hops(out: Path) -> None:
     )
     assert both["bytes"].to_list() == pytest.approx(loads["bytes_hops"].to_list())
     assert both["seconds"].to_list() == pytest.approx(loads["seconds"].to_list())
+
+
+def test_bursts_by_hand(project: Path, out: Path) -> None:
+    """A stage of two nodes sends on all 8 cards of a leaf over 2 links, one way a pass.
+
+    Of an ep group on two nodes each member sends 4 of 7 parts to the other one: 8 cards' over 2 links.
+    """
+    found = read_table(out / "network_demand.parquet", "network_demand")
+    own = found.filter(workload="moe", network="thin", phase="forward")
+    pp = {row["class"]: row for row in own.filter(group_kind="pp").iter_rows(named=True)}
+    assert {name: (row["flows"], row["incast"]) for name, row in pp.items()} == {
+        "nic": (1, 1),
+        "leaf": (4, 1),
+    }
+    ops = read_table(Results(project / "results").distinct_ops, "distinct_ops").filter(workload="moe")
+    (message,) = ops.filter(op="send_forward").iter_rows(named=True)
+    assert pp["leaf"]["burst_bytes"] == 4 * message["wire_bytes"]
+    assert pp["leaf"]["burst_seconds"] == message["seconds"]
+    assert pp["leaf"]["peak_bytes_per_second"] == pytest.approx(
+        4 * message["wire_bytes"] / message["seconds"]
+    )
+    assert pp["leaf"]["bursts"] == message["num_microbatches"]
+    iteration = read_table(Results(project / "results").costs, "costs").filter(workload="moe")
+    sent = 4 * message["wire_bytes"] * message["num_microbatches"]
+    assert pp["leaf"]["mean_bytes_per_second"] == pytest.approx(sent / iteration["iteration_seconds"][0])
+    assert pp["leaf"]["capacity_bytes_per_second"] == cluster().value("nic_bytes_per_second")
+    ep = {row["class"]: row for row in own.filter(group_kind="ep").iter_rows(named=True)}
+    assert {name: row["incast"] for name, row in ep.items()} == {"nic": 4, "leaf": 4}
+    assert ep["nic"]["flows"] == 4
+    assert ep["leaf"]["flows"] == pytest.approx(16)
+    assert ep["leaf"]["burst_bytes"] == pytest.approx(4 * ep["nic"]["burst_bytes"])
+    dispatch = ops.filter(group_kind="ep", phase="forward")
+    assert ep["nic"]["peak_bytes_per_second"] == pytest.approx(
+        (dispatch["wire_bytes"] / dispatch["seconds"]).max() * 4 / 7
+    )
 
 
 def test_a_card_s_need_is_where_exchanges_take_their_share(out: Path) -> None:

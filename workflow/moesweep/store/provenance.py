@@ -39,7 +39,7 @@ DICTIONARIES = {
 
 COMMANDS = (
     *("runs", "unrolled", "screen"),
-    *("topologies", "network_kinds", "network_links", "network_loads", "nic_need"),
+    *("topologies", "network_kinds", "network_links", "network_loads", "network_demand", "nic_need"),
 )
 """The dictionaries that only commands outside of the workflow read or write by."""
 

@@ -38,7 +38,9 @@ def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
         metavar="AXES",
         help="also this placement of ranks, such as tp-pp-dp or ep-etp-edp-pp: axes, the fastest first",
     )
-    command.add_argument("--links", action="store_true", help="also write the loads of links, from traces")
+    command.add_argument(
+        "--links", action="store_true", help="also write the loads of links, from traces and costs"
+    )
     command.add_argument("--out", metavar="DIR", help="new folder for the tables (default: print a summary)")
     command.set_defaults(run=network)
 
@@ -73,11 +75,12 @@ def network(arguments: argparse.Namespace) -> int:
 
 
 def _write_links(found: "Compared", results: "Results", out: Path) -> None:
-    """Write a table of links for each workload and network, and one of the busiest of all of them."""
+    """Write a table of links for each workload and network, the busiest of all of them, and their bursts."""
     import polars as pl
 
     from moesweep.network.links import by_kind, link_table, matrix_of
-    from moesweep.store.tablefile import write_table
+    from moesweep.store.tablefile import read_table, write_table
+    from moesweep.topologies.demand import demand
 
     loads = []
     for row in found.workloads.iter_rows(named=True):
@@ -92,6 +95,12 @@ def _write_links(found: "Compared", results: "Results", out: Path) -> None:
             write_table(links, file, "network_links", names)
             loads.append(by_kind(links).with_columns(pl.lit(word).alias(key) for key, word in names.items()))
     write_table(pl.concat(loads), out / "network_loads.parquet", "network_loads")
+    ids = found.workloads["workload"].implode()
+    ops, costs = read_table(results.distinct_ops, "distinct_ops"), read_table(results.costs, "costs")
+    rows = demand(
+        found, ops.filter(pl.col("workload").is_in(ids)), costs.select("workload", "iteration_seconds")
+    )
+    write_table(rows, out / "network_demand.parquet", "network_demand")
 
 
 def _check(
