@@ -11,13 +11,17 @@ import shutil
 import stat
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+import polars as pl
+
 from archives import within
 from moesweep.cli import main
+from moesweep.store.tablefile import dtypes
 
 CONFIG = (
     "config/config.yaml",
@@ -38,8 +42,13 @@ PARTS = {
     **dict.fromkeys(
         ("traffic", "figures", "report", "explain", "diff", "archive", "export"), ("config", "results")
     ),
+    **dict.fromkeys(("enumerate", "network", "whatif", "clean"), ("config", "results")),
+    **dict.fromkeys(("import", "best", "screen", "collectives", "init"), ("config",)),
 }
 """What of a project a command reads."""
+
+MOST_SECONDS = 10
+"""CPU seconds that a command may take to refuse an input."""
 
 PAYLOADS = (
     "!!python/object/apply:os.system ['touch pwned']",
@@ -120,22 +129,46 @@ def attempt(project: Path, case: Input) -> Outcome:
         (home / "outside").mkdir()
         case.prepare(spoilt)
         before = _tree(home)
+        start = time.process_time()
         code, said, faults = _run(spoilt, case.command)
+        taken = time.process_time() - start
         after = _tree(home)
         changed = {path for path in before.keys() | after.keys() if before.get(path) != after.get(path)}
         # Beside the results, the checksums of what was written are kept with Snakemake's own records.
         own = tuple(str(spoilt / name) for name in ("results", ".snakemake", "exported", "archived"))
         parts = tuple(filter(_is_a_part, changed))
+        # What is written all the same, and by a name that was asked for.
+        done = code == 0 or (code == 1 and "--keep-going" in case.command)
+        own += tuple(str(spoilt / word) for word in case.command[1:] if done and word and ".." not in word)
         faults += [
             f"touched {path}"
             for path in changed
-            if not path.startswith(own) or (code != 0 and not _leads_to(path, parts))
+            if not path.startswith(own) or (not done and not _leads_to(path, parts))
         ]
+        faults += [fault for path in changed if done for fault in _nonsense(Path(path))]
+    if code != 0 and taken > MOST_SECONDS:
+        faults.append(f"took {taken:.0f} s of CPU")
     if code not in (0, 1, 2):
         faults.append(f"exit code {code}")
-    if re.search("Traceback|panicked|Error:", said) or (code != 0 and not said.strip()):
+    if re.search("Traceback|panicked|Error:|fault of MoE Sweep", said) or (code != 0 and not said.strip()):
         faults.append(f"no message for a user: {said[-300:]}")
     return Outcome(case.name, code, said, tuple(faults))
+
+
+def _nonsense(file: Path) -> list[str]:
+    """Numbers without sense in a table that a command has written for a user."""
+    if file.suffix == ".csv" and file.name == "out.csv":
+        costs = [name for name, dtype in dtypes("costs").items() if dtype.is_numeric()]
+        frame = pl.read_csv(file, infer_schema=False).select(pl.col(costs).cast(pl.Float64)).drop_nulls()
+    elif file.suffix == ".parquet" and file.parent.name == "project":
+        frame = pl.read_parquet(file).select(pl.selectors.numeric().cast(pl.Float64))
+    else:
+        return []
+    return [
+        f"{file.name}: {column.name} has {column.min()} to {column.max()}"
+        for column in frame
+        if column.len() and not ((column >= 0) & column.is_finite()).all()
+    ]
 
 
 def _is_a_part(path: str) -> bool:

@@ -6,6 +6,7 @@ import time
 from collections import Counter
 from pathlib import Path
 
+import hostile
 import strange_tables
 from archives import archived, finished, flips
 from edits import noticed
@@ -70,7 +71,28 @@ def edits(folder: Path) -> bool:
     return all(found)
 
 
-FIGURES = {"archive": archive, "untrusted": untrusted, "strange": strange, "kills": kills, "edits": edits}
+def malformed(folder: Path) -> bool:
+    """Hand malformed inputs of every kind to every command."""
+    outcomes = list(hostile.outcomes(prepared(folder), share=1))
+    faulty = [outcome for outcome in outcomes if outcome.faults]
+    for outcome in faulty:
+        print(f"malformed: {outcome.name}: {outcome.faults}")
+    accepted = sum(outcome.code == 0 for outcome in outcomes)
+    print(
+        f"malformed: {len(outcomes)} inputs (seed 0), {len(outcomes) - accepted} refused, {accepted} still "
+        f"valid, {len(faulty)} faults"
+    )
+    return not faulty
+
+
+FIGURES = {
+    "archive": archive,
+    "untrusted": untrusted,
+    "strange": strange,
+    "malformed": malformed,
+    "kills": kills,
+    "edits": edits,
+}
 
 
 def main(names: list[str]) -> int:

@@ -276,6 +276,10 @@ def test_a_dense_model_has_no_experts_to_place(capsys: pytest.CaptureFixture[str
         (["gpt_7", "--gpus", "8"], "gpt_7"),
         (["gpt_7B", "--gpus", "0"], "--gpus: range"),
         (["gpt_7B", "--gpus", "8", "--memory", "40"], "--memory: quantity"),
+        (
+            ["gpt_7B", "--gpus", "8", "--memory", "1GiB"],
+            "the 2 GiB that the framework reserves",
+        ),
         (["gpt_7B", "--gpus", "8", "num_expert=16"], "did you mean num_experts"),
         (["gpt_7B", "--gpus", "8", "tp=two"], "tp: type"),
         (["gpt_7B", "--gpus", "8", "tp=2", "tp=4"], "tp: duplicate"),

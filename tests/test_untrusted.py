@@ -15,6 +15,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import hostile
 import malformed
 from archives import archived, finished
 from malformed import CONFIG, PAYLOADS, Input, Outcome, attempt, mutations
@@ -23,6 +24,9 @@ from traps import traps
 
 LEAST = 50
 """Malformed inputs that must be refused, at the least; `tests/reliability.py untrusted` tries far more."""
+
+SHARE = 10
+"""`python tests/reliability.py malformed` tries so many times the malformed inputs that a test run tries."""
 
 PREDICT = ("predict", "runs.csv", "--out", "results/out.csv")
 RESULTS = {
@@ -86,6 +90,13 @@ def test_no_mutation_of_a_real_file_does_harm(project: Path) -> None:
     outcomes = [attempt(project, case) for case in inputs(project, each=7) if " mutation " in case.name]
     assert [(outcome.name, outcome.faults) for outcome in outcomes if outcome.faults] == []
     assert sum(outcome.code != 0 for outcome in outcomes) >= LEAST
+
+
+@pytest.mark.slow
+def test_no_malformed_input_of_any_command_does_harm(project: Path) -> None:
+    outcomes = list(hostile.outcomes(project, share=SHARE))
+    assert [(outcome.name, outcome.faults) for outcome in outcomes if outcome.faults] == []
+    assert sum(outcome.code != 0 for outcome in outcomes) > len(outcomes) / 2
 
 
 JSON = st.recursive(

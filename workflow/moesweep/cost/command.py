@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from moesweep.edge.argument_numbers import whole_number
 from moesweep.edge.problems import BadInput, Problem, collect, did_you_mean, shown
 
 if TYPE_CHECKING:
@@ -23,8 +24,8 @@ def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
     command = commands.add_parser("collectives", help=help_, description=help_)
     add = command.add_argument
     add("--cluster", required=True, help="a cluster of config/clusters")
-    add("--nodes", type=int, default=1, metavar="N", help="nodes (1)")
-    add("--ranks", type=int, metavar="R", help="ranks, as many on each node (all GPUs of the nodes)")
+    add("--nodes", type=whole_number, default=1, metavar="N", help="nodes (1)")
+    add("--ranks", type=whole_number, metavar="R", help="ranks, as many on each node (all GPUs of the nodes)")
     add("--collective", action="append", metavar="NAME", help=f"{', '.join(COLLECTIVES)} (all of them)")
     add("--sizes", metavar="LIST", help='buffers, such as "1MiB,1GiB" (8 B to 8 GiB, doubling)')
     add("--csv", action="store_true", help="base units, for a program")

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from moesweep.edge.argument_numbers import plain_number, whole_number
 from moesweep.edge.problems import BadInput, Problem
 from moesweep.study.configured import add_options, asked
 
@@ -32,13 +33,13 @@ def _add_output_options(command: argparse.ArgumentParser) -> None:
     command.add_argument("--format", choices=("text", "json", "csv"), default="text", help="(%(default)s)")
     command.add_argument(
         "--tolerance",
-        type=float,
+        type=plain_number,
         default=1e-9,
         metavar="SHARE",
         help="changes up to this share of a number do not count (%(default)s)",
     )
     command.add_argument(
-        "--top", type=int, default=10, metavar="N", help="workloads shown as text (%(default)s)"
+        "--top", type=whole_number, default=10, metavar="N", help="workloads shown as text (%(default)s)"
     )
 
 

@@ -1,5 +1,6 @@
 """What if a constant, or an option, were another one: finished results costed again, in memory."""
 
+from argparse import ArgumentTypeError
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
@@ -12,8 +13,10 @@ from moesweep.diff.changes import NETWORK
 from moesweep.diff.comparison import Comparison
 from moesweep.diff.effects import SCHEMA as EFFECTS
 from moesweep.diff.folder import Folder
+from moesweep.edge.argument_numbers import plain_number
 from moesweep.edge.problems import BadInput, Problem, collect, shown
 from moesweep.edge.quantities import QuantityError, parse_quantity
+from moesweep.edge.schema import check
 from moesweep.evaluate.costs import costed
 from moesweep.network.slowed import slowed
 from moesweep.store.provenance import Inputs
@@ -53,9 +56,13 @@ def what_if(
     problems: list[Problem] = []
     of_constants = {name: text for name, text in given.items() if name in cluster.constants}
     others = {name: text for name, text in given.items() if name not in (*of_constants, NETWORK)}
-    moved = collect(problems, _constants, of_constants)
+    moved = collect(problems, _constants, of_constants, cluster.values)
     other = collect(problems, _other_network, root, cluster, given)
     changed = collect(problems, values, others, (*cluster.constants, NETWORK))
+    if "model" in others:
+        message = "another model is another sweep: a what-if keeps the model's sizes"
+        advice = "best, predict and a sweep take any model; here its keys can be set, such as num_layers=16"
+        problems.append(Problem("", "model", "no_effect", shown(others["model"]), message, advice))
     if moved is None or changed is None or other is None or problems:
         raise BadInput(problems)
     moved |= {
@@ -84,8 +91,11 @@ def _other_network(root: Path, cluster: Cluster, given: Mapping[str, str]) -> Cl
     return cluster.on(network)
 
 
-def _constants(given: Mapping[str, str]) -> dict[str, float]:
-    """Return constants in base units: `400 Gbit/s`, `400Gbit/s` or a plain number, as the constant has it."""
+def _constants(given: Mapping[str, str], known: Mapping[str, float]) -> dict[str, float]:
+    """Return constants in base units: `400 Gbit/s`, `400Gbit/s` or a plain number, as the constant has it.
+
+    Neither calibration nor a share's 1 bounds them, but what is counted is whole, and 0 is no rate.
+    """
     problems, found = [], {}
     for name, text in given.items():
         unit = unit_of(name)
@@ -93,6 +103,8 @@ def _constants(given: Mapping[str, str]) -> dict[str, float]:
             found[name] = parse_quantity(text if unit else _number(text), unit)
         except QuantityError as error:
             problems.append(Problem("", name, "quantity", shown(text), error.message, error.suggestion))
+    of_kind = check({**known, **found}, "cluster", "", key="constants")
+    problems += [each for each in of_kind if each.rule == "multiple" or not found.get(each.path)]
     if problems:
         raise BadInput(problems)
     return found
@@ -101,8 +113,8 @@ def _constants(given: Mapping[str, str]) -> dict[str, float]:
 def _number(text: str) -> float | str:
     """Return the number that a text is, or the text: what has no unit must be one."""
     try:
-        return float(text)
-    except ValueError:
+        return plain_number(text)
+    except ArgumentTypeError:
         return text
 
 

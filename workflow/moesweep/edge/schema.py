@@ -38,6 +38,7 @@ _BOUNDS = {
     "minimum": "below the least allowed value",
     "maximum": "above the greatest allowed value",
     "exclusiveMinimum": "not above",
+    "exclusiveMaximum": "not below",
     "minLength": "shorter than",
     "maxLength": "longer than",
     "minItems": "an empty list: the least number of items is",
@@ -166,7 +167,9 @@ def _explain(error: "ValidationError", rule: str) -> tuple[str, str, str]:
         known = [str(choice) for choice in (limit if rule == "enum" else [limit])]
         return "choice", f"{value} is not one of the choices", did_you_mean(str(error.instance), known)
     if rule in _BOUNDS:
-        return "range", f"{value} is {_BOUNDS[rule]} {limit}", f"nearest: {limit}"
+        # The limit itself is not legal where it excludes itself.
+        nearest = "" if rule.startswith("exclusive") else f"nearest: {limit}"
+        return "range", f"{value} is {_BOUNDS[rule]} {limit}", nearest
     if rule == "pattern":
         schema: Any = error.schema
         return (
@@ -175,7 +178,7 @@ def _explain(error: "ValidationError", rule: str) -> tuple[str, str, str]:
             f"needed: {schema.get('x-form', limit)}",
         )
     if rule == "multipleOf":
-        return "multiple", f"{value} is not a multiple of {limit}", ""
+        return "multiple", f"{value} is not a multiple of {limit}", _multiples(error)
     if rule == "uniqueItems":
         return "duplicate", f"{value} lists a value twice", "list each value once"
     if rule in ("minProperties", "anyOf"):
@@ -202,6 +205,16 @@ def _of_type(value: object, kinds: list[str], schema: Any) -> str:
         return f"write [{shown(value)}]"
     form = schema.get("x-form") or _range(schema) or ", or ".join(_FORMS[kind] for kind in kinds)
     return f"needed: {form}"
+
+
+def _multiples(error: "ValidationError") -> str:
+    """The nearest multiples that a schema allows, of a number that is none."""
+    number: Any = error.instance
+    schema: Any = error.schema
+    step = schema["multipleOf"]
+    near = {_within(schema, whole * step) for whole in (math.floor(number / step), math.ceil(number / step))}
+    legal = sorted(each for each in near if each > schema.get("exclusiveMinimum", -math.inf))
+    return f"nearest: {', '.join(f'{each:g}' for each in legal)}" if legal else ""
 
 
 def _number(value: object) -> Fraction | None:

@@ -20,7 +20,8 @@ from moesweep.store.layout import Results
 from moesweep.store.memo import MADE_FROM, Memo, remade
 from moesweep.store.parts import content_of, is_current, made_from, write_index
 from moesweep.store.provenance import facts
-from moesweep.store.tablefile import conform, dtypes, read_table, write_table
+from moesweep.store.tablefile import conform, dictionary, dtypes, read_table, write_table
+from moesweep.store.values import check_values
 from moesweep.study.catalog import Cluster
 from moesweep.study.routing import given
 from moesweep.study.workload import description
@@ -78,6 +79,8 @@ def _batch(
     costs = cost(
         fold(programs), workloads, _fullest(results, workloads, programs), layers_of(programs, workloads)
     )
+    # Before a part is written: what is refused leaves nothing behind.
+    check_values(costs.workloads, dictionary("costs"), str(results.costs))
     rows = unfold(programs, costs.ops)
     unfolded = rows.partition_by("workload", as_dict=True, maintain_order=True)
     for id_, digest in listed.select("workload", MADE_FROM).iter_rows():

@@ -7,6 +7,7 @@ import shutil
 import sys
 from typing import TYPE_CHECKING
 
+from moesweep.edge.argument_numbers import whole_number
 from moesweep.edge.problems import BadInput, Problem, one_line
 from moesweep.store.layout import Results
 from moesweep.study.configured import Configuration, add_options, asked, configured
@@ -29,9 +30,11 @@ def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
     command = commands.add_parser("explain", help=_HELP, description=_HELP)
     command.add_argument("workload", metavar="WORKLOAD", help="id of a workload of the sweep")
     command.add_argument("metric", metavar="METRIC", help=_METRIC)
-    command.add_argument("--depth", type=int, default=4, metavar="LEVELS", help="levels shown (%(default)s)")
     command.add_argument(
-        "--top", type=int, default=4, metavar="N", help="parts shown of a long sum (%(default)s)"
+        "--depth", type=whole_number, default=4, metavar="LEVELS", help="levels shown (%(default)s)"
+    )
+    command.add_argument(
+        "--top", type=whole_number, default=4, metavar="N", help="parts shown of a long sum (%(default)s)"
     )
     command.add_argument("--format", choices=("text", "json"), default="text", help="(%(default)s)")
     add_options(command)

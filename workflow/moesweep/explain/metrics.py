@@ -4,6 +4,7 @@ from collections.abc import Iterable
 
 import polars as pl
 
+from moesweep.edge.argument_numbers import is_index
 from moesweep.edge.problems import BadInput, Problem, did_you_mean
 from moesweep.explain.columns import Table
 from moesweep.explain.ledger import QUANTITIES, Ledger
@@ -60,9 +61,9 @@ def _op_metric(ledger: Ledger, name: str, parts: list[str]) -> Node:
 def _narrowed(ledger: Ledger, rows: pl.DataFrame, word: str, name: str) -> pl.DataFrame:
     """Return the rows that a phase, a kind of layer, a layer or a stage names, which must be some."""
     what, _, number = word.partition("=")
-    if what == "stage" and number.isdecimal():
+    if what == "stage" and is_index(number):
         kept = rows.filter(pl.col("stage") == int(number))
-    elif what == "layer" and number.isdecimal():
+    elif what == "layer" and is_index(number):
         layer = ledger.programs.layers.filter(pl.col("layer") == int(number))
         kept = rows.join(layer, on=["stage", "layer_kind"], how="semi", maintain_order="left")
     elif word in PHASES:

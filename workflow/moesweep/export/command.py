@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from moesweep.edge.argument_numbers import whole_number
 from moesweep.study.configured import add_options
 
 if TYPE_CHECKING:
@@ -51,11 +52,21 @@ def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
     )
     add("--stage", metavar="N|all", help="SimAI: pipeline stage to write (default: the slowest)")
     add("--ranks", metavar="0,4,8-15", help="ranks to write (default: Chakra all, Perfetto one pipeline)")
-    add("--microbatches", type=int, metavar="N", help="write the first N micro-batches of an iteration")
+    add(
+        "--microbatches",
+        type=whole_number,
+        metavar="N",
+        help="write the first N micro-batches of an iteration",
+    )
     add("--time-unit", metavar="ns|ps", help="GOAL: unit of time, ns for ATLAHS (default), ps for LogGOPSim")
     add("--network", metavar="NAME|FILE.yaml", help="htsim and networks: which (default: non-blocking)")
     add("--op", metavar="OP|all", help="htsim: op to send (default: moe_dispatch), all for a micro-batch")
-    add("--layer", type=int, metavar="N", help="htsim: layer of the op (default: the first that has it)")
+    add(
+        "--layer",
+        type=whole_number,
+        metavar="N",
+        help="htsim: layer of the op (default: the first that has it)",
+    )
     add("--phase", metavar="forward|backward", help="htsim: pass of the op (default: forward)")
     add("--overwrite", action="store_true", help="replace files in a folder that is not empty")
     add("--check", action="store_true", help="write nothing: validate what is in DIR")
@@ -69,7 +80,9 @@ def add_unroll_options(command: argparse.ArgumentParser) -> None:
     group.add_argument("--unroll", action="store_true", help="write the linear order instead of the trace")
     group.add_argument("--out", type=Path, metavar="DIR", help="folder to write to, new or empty")
     group.add_argument("--ranks", metavar="0,4,8-15", help="ranks to write (default: all)")
-    group.add_argument("--microbatches", type=int, metavar="N", help="only the first N micro-batches")
+    group.add_argument(
+        "--microbatches", type=whole_number, metavar="N", help="only the first N micro-batches"
+    )
     group.add_argument("--overwrite", action="store_true", help="replace files in a folder that is not empty")
 
 

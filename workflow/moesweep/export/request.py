@@ -9,6 +9,7 @@ from typing import Any
 
 import polars as pl
 
+from moesweep.edge.argument_numbers import is_index
 from moesweep.edge.outputs import among_results
 from moesweep.edge.problems import BadInput, Problem, did_you_mean, shown
 from moesweep.store.layout import Results
@@ -35,7 +36,7 @@ TAKES = {
 }
 """The options that only some formats have."""
 
-_RANKS = re.compile(r"\d{1,9}(-\d{1,9})?(,\d{1,9}(-\d{1,9})?)*")
+_RANKS = re.compile(r"[0-9]{1,9}(-[0-9]{1,9})?(,[0-9]{1,9}(-[0-9]{1,9})?)*")
 
 Workload = Mapping[str, Any]
 
@@ -171,7 +172,7 @@ def _option_problems(request: Request) -> list[Problem]:
         if word not in known
     ]
     problems += _foreign_options(request)
-    if request.stage is not None and request.stage != "all" and not request.stage.isdecimal():
+    if request.stage is not None and request.stage != "all" and not is_index(request.stage):
         message = f"{shown(request.stage)} is not a pipeline stage"
         problems.append(Problem("", "--stage", "stage", request.stage, message, "a number from 0, or all"))
     if request.ranks is not None and not _RANKS.fullmatch(request.ranks):
@@ -213,7 +214,7 @@ def _workload_problems(request: Request, workload: Workload) -> list[Problem]:
     def problem(option: str, value: str, message: str, suggestion: str) -> None:
         problems.append(Problem(id_, option, "range", value, message, suggestion, workload=id_))
 
-    if request.stage is not None and request.stage.isdecimal() and int(request.stage) >= workload["pp"]:
+    if request.stage is not None and is_index(request.stage) and int(request.stage) >= workload["pp"]:
         last = workload["pp"] - 1
         problem("--stage", request.stage, f"there is no stage {request.stage}", f"nearest: {last}")
     if request.ranks is not None and _RANKS.fullmatch(request.ranks):

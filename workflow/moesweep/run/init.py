@@ -1,6 +1,7 @@
 """`moesweep init`: a folder with a first study of one's own, outside of any checkout."""
 
 import argparse
+import shlex
 import shutil
 from pathlib import Path
 
@@ -27,6 +28,12 @@ def init(arguments: argparse.Namespace) -> int:
     else:
         shutil.copytree(FIRST_STUDY, study, dirs_exist_ok=True)
         print(f"{study}: a study of one sweep; its README.md says what is what. Next:")
-        print(f"  cd {study}", "  moesweep run", sep="\n")
+        folder = str(study)
+        # A shell takes -1 for an option, and a space for the end of the name.
+        print(
+            f"  cd {shlex.quote(f'./{folder}' if folder.startswith('-') else folder)}",
+            "  moesweep run",
+            sep="\n",
+        )
         return 0
     raise BadInput([Problem("", "STUDY", "folder", str(study), f"{study} {problem}", "name a new folder")])

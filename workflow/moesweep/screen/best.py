@@ -126,12 +126,16 @@ def _fallen_out(points: pl.DataFrame, found: pl.DataFrame) -> pl.DataFrame:
 
 
 def with_memory(cluster: Cluster, size: str) -> Cluster:
-    """Return a cluster whose GPUs have so much memory; raise BadInput for what is no size."""
+    """Return a cluster whose GPUs have so much memory; raise BadInput for what leaves a model none."""
     try:
         amount = parse_quantity(size, "byte")
     except QuantityError as error:
         raise BadInput(
             [Problem("", "--memory", "quantity", shown(size), error.message, error.suggestion)]
         ) from None
+    reserved = cluster.value("reserved_hbm_bytes")
+    if amount <= reserved:
+        message = f"{shown(size)} is not more than the {reserved / 2**30:g} GiB that the framework reserves"
+        raise BadInput([Problem("", "--memory", "range", shown(size), message, "such as 40GiB")])
     memory = replace(cluster.constants["hbm_bytes"], value=amount)
     return replace(cluster, constants=cluster.constants | {"hbm_bytes": memory})

@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from moesweep.edge.argument_numbers import is_index, whole_number
 from moesweep.edge.outputs import folders_only_if_written, output_file
 from moesweep.edge.problems import BadInput, Problem, collect, did_you_mean, shown
 from moesweep.study.configured import add_options, asked
@@ -27,13 +28,13 @@ def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
     add("space", metavar="SPACE.yaml", help="the space: docs/sweeps.md")
     add("--out", required=True, metavar="OUT.parquet", help="file to write: workload, cluster, costs")
     add("--refused", metavar="FILE", help="write the points that break a rule, with the rule, as Parquet")
-    add("--top", type=int, metavar="N", help="keep the best N points")
+    add("--top", type=whole_number, metavar="N", help="keep the best N points")
     add("--by", metavar="COLUMN", help="what is best: the least, of tokens, flops and MFU the most")
     add("--fits", action="store_true", help="keep what fits the GPU's memory")
     add("--pareto", action="store_true", help="keep what no point betters in time, memory and price at once")
     add("--sweep", metavar="OUT.yaml", help="write the points that are kept as a sweep, to trace them")
     add("--shard", default="1/1", metavar="I/N", help="do a part of the work: the I-th of N (%(default)s)")
-    add("--points", type=int, metavar="N", help="allow a space of so many points")
+    add("--points", type=whole_number, metavar="N", help="allow a space of so many points")
     add_options(command)
     command.set_defaults(run=screen)
     add_best(commands)
@@ -104,7 +105,7 @@ def _choice(arguments: argparse.Namespace) -> "Choice":
 
 def _shard(text: str) -> tuple[int, int]:
     first, slash, last = text.partition("/")
-    if slash and first.isdecimal() and last.isdecimal() and 1 <= int(first) <= int(last) <= MOST_SHARDS:
+    if slash and is_index(first) and is_index(last) and 1 <= int(first) <= int(last) <= MOST_SHARDS:
         return int(first), int(last)
     message = f"{shown(text)} is no shard"
     raise BadInput([Problem("", "--shard", "form", shown(text), message, "write 1/4 for the first of four")])
@@ -133,10 +134,10 @@ def add_best(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
         metavar="NAME=VALUE",
         help="keys of a sweep to take as they are, such as num_experts=16 or tp=8",
     )
-    add("--gpus", type=int, required=True, metavar="N", help="number of GPUs")
+    add("--gpus", type=whole_number, required=True, metavar="N", help="number of GPUs")
     add("--cluster", metavar="NAME", help="a cluster of the catalogue (default: the configured one)")
     add("--memory", metavar="SIZE", help="memory of a GPU, such as 40GiB (default: the cluster's)")
-    add("--top", type=int, default=10, metavar="N", help="layouts shown (%(default)s)")
+    add("--top", type=whole_number, default=10, metavar="N", help="layouts shown (%(default)s)")
     add("--sweep", metavar="OUT.yaml", help="write the layouts shown as a sweep, to trace them")
     add_options(command)
     command.set_defaults(run=best)

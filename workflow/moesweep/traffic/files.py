@@ -14,10 +14,12 @@ from moesweep.store.tablefile import (
     collected,
     conform,
     declaration,
+    dictionary,
     read_table,
     scan_table,
     write_table,
 )
+from moesweep.store.values import check_values
 from moesweep.study.routing import given
 from moesweep.traffic.links import links
 from moesweep.traffic.matrices import Level, aggregated, rank_matrix, uneven_rank_matrix
@@ -25,7 +27,16 @@ from moesweep.traffic.messages import Placed
 
 
 def read_matrix(results: Results, workload: str, placed: Placed) -> pl.DataFrame:
-    """Return the rank matrix of a traced workload; raise BadInput if a trace table cannot be read."""
+    """Return the rank matrix of a traced workload.
+
+    Raises BadInput if a trace table cannot be read, or moves more than a table can hold.
+    """
+    matrix = _rank_matrix(results, workload, placed)
+    check_values(matrix, dictionary("traffic"), str(results.traffic("node", workload)))
+    return matrix.cast({"bytes": pl.Int64})
+
+
+def _rank_matrix(results: Results, workload: str, placed: Placed) -> pl.DataFrame:
     program, groups, ranks = (
         read_table(results.trace(name, workload), name) for name in ("programs", "groups", "ranks")
     )
@@ -82,8 +93,9 @@ def _node_traffic(results: Results, gpus_per_node: int, wanted: Mapping[str, Any
     id_, digest = wanted["workload"], wanted[MADE_FROM]
     matrix = read_matrix(results, id_, Placed(gpus_per_node))
     node = aggregated(matrix, "node", gpus_per_node)
-    _write(node, id_, "node", results.traffic("node", id_), digest)
     rows = links(matrix, wanted["world_size"], gpus_per_node).with_columns(workload=pl.lit(id_))
+    check_values(rows, dictionary("links"), str(results.links))
+    _write(node, id_, "node", results.traffic("node", id_), digest)
     return conform(rows.lazy(), "links").collect().with_columns(pl.lit(digest).alias(MADE_FROM))
 
 

@@ -19,8 +19,8 @@ def rank_matrix(
 ) -> pl.DataFrame:
     """Return src, dst, group_kind, phase and bytes of one iteration, one row per pair of GPUs that talk.
 
-    From the tables `programs`, `groups` and `ranks` of one workload; ordered by src, dst, kind and phase.
-    The rows of a src sum to the wire bytes of its rank's trace, exactly.
+    Bytes are whole numbers of 128 bits. From the tables `programs`, `groups` and `ranks` of one workload;
+    ordered by src, dst, kind and phase. The rows of a src sum to the wire bytes of its rank's trace, exactly.
     """
     each = sent(program, ["stage"])
     return _matrix(each, to_offsets(each), ["stage"], Communicators(groups, ranks, placed))
@@ -55,8 +55,8 @@ def _matrix(
 
 def _summed(parts: pl.DataFrame, key: list[str], *columns: str) -> pl.DataFrame:
     """Return bytes of one execution times how often it runs, summed."""
-    # 128 bits: a sum that does not fit the table is an error and never wraps.
-    total = (pl.col(*columns).cast(pl.Int128) * pl.col("times")).sum().cast(pl.Int64)
+    # 128 bits: a sum that its table cannot hold is refused there and never wraps.
+    total = (pl.col(*columns).cast(pl.Int128) * pl.col("times")).sum()
     return parts.group_by(key, maintain_order=True).agg(total)
 
 

@@ -4,13 +4,14 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from moesweep.edge.argument_numbers import is_index
 from moesweep.edge.problems import BadInput, Problem
 from moesweep.study.importers.draft import Draft, Told
 from moesweep.study.importers.flags import read_options
 from moesweep.study.importers.shell import Script, TooLong
 
 _SLURM = re.compile(
-    r"^#SBATCH\s+(?:--(nodes|gpus-per-node|ntasks-per-node)|-(N))[= ]\s*(\d{1,6})\b", re.MULTILINE
+    r"^#SBATCH\s+(?:--(nodes|gpus-per-node|ntasks-per-node)|-(N))[= ]\s*([0-9]{1,6})\b", re.MULTILINE
 )
 _SAID = re.compile(r"--(num-layers|tensor-model-parallel-size)[ \t=]")
 _OPTION = re.compile(r"--([a-z][a-z0-9_-]*)(?:=(.*))?", re.IGNORECASE)
@@ -45,7 +46,7 @@ def read_script(text: str, file: str) -> Draft:
     per_node = options.get("nproc_per_node", slurm.get("gpus-per-node", slurm.get("ntasks-per-node")))
     if isinstance(nodes, int) and isinstance(per_node, int):
         options["world_size"] = nodes * per_node
-    elif (world := script.value("WORLD_SIZE")).isdecimal() and len(world) < _MAX_DIGITS:
+    elif is_index(world := script.value("WORLD_SIZE")) and len(world) < _MAX_DIGITS:
         options["world_size"] = int(world)
     draft.idle += [name for name in _OF_LAUNCHER if options.pop(name, None) is not None]
     read_options(draft, Told(options), switches=True)
