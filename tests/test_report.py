@@ -22,7 +22,7 @@ from moesweep.report.figures.gallery import FIGURES
 from moesweep.report.heatmap import SIDE, heat_maps
 from moesweep.report.page import _render
 from moesweep.report.pipeline_map import pipeline_maps
-from moesweep.report.scatter import scatter
+from moesweep.report.scatter import _Axis, scatter
 from moesweep.store.layout import Results
 
 PHONE, DESKTOP = (390, 844), (1280, 900)
@@ -190,6 +190,15 @@ def test_the_scatter_shows_every_workload_and_the_best(results: Results, page: W
     assert left["id"] == ids(results, "gpu_hours_per_billion_tokens")[0]
     lowest = max(drawn.points, key=lambda point: point["y"])
     assert lowest["id"] == ids(results, "peak_memory_bytes")[0]
+
+
+@pytest.mark.parametrize("ends", [(200, 460), (280, 320), (1, 1e6), (7, 7)])
+def test_an_axis_has_some_ticks_in_order_between_its_ends(ends: tuple[float, float]) -> None:
+    ticks = _Axis(pl.Series(ends, dtype=pl.Float64), 0, 100).ticks()
+    assert 4 <= len(ticks) <= 12
+    assert [place for place, _ in ticks] == sorted(place for place, _ in ticks)
+    assert all(0 <= place <= 100 for place, _ in ticks)
+    assert len({text for _, text in ticks}) == len(ticks)
 
 
 def test_chosen_workloads_stand_side_by_side(results: Results, page: WebDriver) -> None:

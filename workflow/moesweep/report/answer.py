@@ -1,5 +1,8 @@
 """The answer in three sentences, computed from the tables."""
 
+from math import log
+from statistics import median
+
 import polars as pl
 
 from moesweep.report.evidence import Evidence
@@ -53,11 +56,13 @@ def within_band(evidence: Evidence) -> str:
 
 
 def in_one_sentence(evidence: Evidence) -> str:
-    """Return the answer in short: what a higher ep does, else MoE against dense, else the fastest."""
+    """Return the answer in short: what ep does, else MoE against dense, else an option, else the fastest."""
     if not evidence.ep_scaling.is_empty():
         return _ep(evidence)
     if not evidence.pairs.is_empty():
         return _against_dense(evidence)
+    if not evidence.table("options_compared").is_empty():
+        return _options(evidence)
     fastest = evidence.workloads.sort("tokens_per_second_per_gpu", maintain_order=True).row(-1, named=True)
     tokens = f"{fastest['tokens_per_second_per_gpu']:,.0f}"
     return f"Most tokens per second and GPU, {tokens}, has {fastest['workload']}."
@@ -91,7 +96,7 @@ def _against_dense(evidence: Evidence) -> str:
 def _ep(evidence: Evidence) -> str:
     scaling = evidence.ep_scaling
     if scaling.is_empty():
-        return "No two of its workloads differ in ep alone, so it does not say what a higher ep does."
+        return _options(evidence)
     last = scaling.group_by("comparison", maintain_order=True).last()
     seconds, exchange = last["iteration_seconds_ratio"], last["all_to_all_seconds_ratio"].drop_nulls()
     shorter, comparisons = (seconds < 1).sum(), count(last.height, "comparison")
@@ -101,6 +106,24 @@ def _ep(evidence: Evidence) -> str:
         f"All else equal, the highest ep takes {_median(seconds)} times as long as the lowest "
         f"({_range(seconds)}; less in {shorter} of {comparisons}): the token exchange {longer}, while "
         f"weights, gradients and optimizer state fill {_median(last['state_bytes_ratio'])} times the memory."
+    )
+
+
+def _options(evidence: Evidence) -> str:
+    """Return which option that the sweep varies moves iterations most, all else equal."""
+    ratio = pl.col("iteration_seconds_ratio")
+    compared = evidence.table("options_compared").filter(ratio.is_not_null())
+    if compared.is_empty():
+        return "No two of its workloads differ in one option alone, so it does not say what an option does."
+    medians = compared.group_by("axis", "value", maintain_order=True).agg(ratio)
+    axis, value, ratios = max(medians.iter_rows(), key=lambda row: abs(log(median(row[2]))))
+    lowest = compared.filter(axis=axis).group_by("comparison").first()["value"].unique()
+    base = lowest[0] if lowest.len() == 1 else "the lowest value"
+    seconds = pl.Series(ratios)
+    return (
+        f"No two of its workloads differ in ep alone. Of the options that it varies, {axis} moves iterations "
+        f"most: {value} takes {_median(seconds)} times as long as {base}, all else equal ({_range(seconds)}; "
+        f"{count(seconds.len(), 'comparison')})."
     )
 
 

@@ -1,6 +1,6 @@
 """The table of all workloads: its columns, and its cells with what they sort by."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,6 +8,7 @@ import polars as pl
 
 from moesweep.report.evidence import Evidence
 from moesweep.report.words import percent, rounded
+from moesweep.study.varying import varying
 
 Row = dict[str, Any]
 
@@ -64,6 +65,7 @@ COLUMNS = (
         lambda row: percent(_band(row)).removesuffix("%"),
         lambda row: 100 * _band(row),
     ),
+    _word("validated", "whether it resembles runs that were measured: inside their range, or outside"),
     _number("tokens", "tokens/s/GPU", "tokens per second and GPU", "tokens_per_second_per_gpu"),
     _number("mfu", "MFU, %", "model flops utilisation", "mfu", 0.01),
     Column(
@@ -89,7 +91,36 @@ COLUMNS = (
 )
 
 
-def overview(evidence: Evidence) -> list[Row]:
+def columns(evidence: Evidence) -> tuple[Column, ...]:
+    """Return COLUMNS, and behind them one for each other option of which the sweep has several values."""
+    shown = {column.name for column in COLUMNS} | {"virtual_pipeline", "world_size"}
+    types = evidence.workloads.schema
+    return (
+        *COLUMNS,
+        *(
+            _option(name, types[name].is_integer())
+            for name in varying(evidence.workloads)
+            if name not in shown
+        ),
+    )
+
+
+def _option(name: str, is_number: bool) -> Column:
+    """A column of any option; a dense workload may have no value of one of experts."""
+
+    def said(row: Row) -> str:
+        value = row[name]
+        if value is None:
+            return "–"
+        return ("yes" if value else "no") if isinstance(value, bool) else str(value)
+
+    def key(row: Row) -> float | str:
+        return float(row[name]) if is_number and row[name] is not None else said(row)
+
+    return Column(name, name, f"option {name}", said, key, is_number)
+
+
+def overview(evidence: Evidence, of: Sequence[Column]) -> list[Row]:
     """Return every workload's row: `id`, `model`, `kind`, `fits` to filter by, and its `cells`."""
     warned = evidence.validation.group_by("workload").agg(warnings=pl.len())
     rows = evidence.workloads.join(warned, on="workload", how="left", maintain_order="left").with_columns(
@@ -101,7 +132,7 @@ def overview(evidence: Evidence) -> list[Row]:
             "model": row["model"],
             "kind": row["kind"],
             "fits": "yes" if row["fits"] else "no",
-            "cells": [(column.text(row), column.key(row)) for column in COLUMNS],
+            "cells": [(column.text(row), column.key(row)) for column in of],
         }
         for row in rows.iter_rows(named=True)
     ]

@@ -17,7 +17,8 @@ from moesweep.report.evidence import Evidence
 from moesweep.report.figures.gallery import FIGURES
 from moesweep.report.figures.ink import MEMORY, PARTS, PASSES
 from moesweep.report.inline import inline_figure
-from moesweep.report.overview import COLUMNS, overview
+from moesweep.report.options import options
+from moesweep.report.overview import columns, overview
 from moesweep.report.scatter import scatter
 from moesweep.report.sections import sections
 from moesweep.store.layout import Results
@@ -56,6 +57,7 @@ def _render(evidence: Evidence) -> str:
 
 def _context(evidence: Evidence) -> dict[str, Any]:
     across, moe = experts_across_nodes(evidence)
+    shown = columns(evidence)
     # Ours, not a user's: they go into the page as they are.
     own = {
         name: Markup((TEMPLATES / name).read_text(encoding="utf-8")) for name in ("report.css", "report.js")
@@ -72,10 +74,13 @@ def _context(evidence: Evidence) -> dict[str, Any]:
         "within_band": within_band(evidence),
         "scatter": scatter(evidence),
         "figures": [_figure(evidence, name, each.title) for name, each in FIGURES.items()],
-        "columns": COLUMNS,
-        "overview": overview(evidence),
+        "columns": shown,
+        "overview": overview(evidence, shown),
+        "options": options(evidence),
+        "skew": evidence.table("skew_sensitivity").to_dicts(),
         "models": evidence.workloads["model"].unique(maintain_order=True).to_list(),
-        "claims": evidence.table("ep_claims").to_dicts(),
+        "claims": evidence.table("ep_claims").filter(pl.col("verdict") != "untested").to_dicts(),
+        "of_experts": not (evidence.ep_scaling.is_empty() and evidence.pairs.is_empty()),
         "across": across,
         "moe": moe,
         "warnings": _warnings(evidence),

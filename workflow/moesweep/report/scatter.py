@@ -20,7 +20,16 @@ LEFT, RIGHT, TOP, BOTTOM = 64, 16, 12, 46
 COLOURS = 6
 """Degrees of ep that have a colour of their own; higher ones share the last."""
 
-STEPS = (1, 1.5, 2, 3, 5, 7)
+STEPS = (
+    (1,),
+    (1, 3),
+    (1, 1.5, 2, 3, 5, 7),
+    (1, 1.2, 1.4, 1.6, 1.8, 2, 2.5, 3, 3.5, 4, 4.5, 5, 6, 7, 8, 9),
+    tuple(tenth / 10 for tenth in range(10, 100)),
+)
+"""Steps of an axis: the coarsest ones of which it shows FEWEST."""
+
+FEWEST = 4
 
 PRICE = "gpu_hours_per_billion_tokens"
 
@@ -57,8 +66,12 @@ class _Axis:
         """Places of STEPS times powers of ten, of value / factor."""
         shift = log10(factor)
         powers = range(floor(self.low - shift), ceil(self.high - shift) + 1)
-        values = [step * 10.0**power for power in powers for step in STEPS]
-        inside = [value for value in values if self.low <= log10(value * factor) <= self.high]
+        inside: list[float] = []
+        for steps in STEPS:
+            values = [step * 10.0**power for power in powers for step in steps]
+            inside = [value for value in values if self.low <= log10(value * factor) <= self.high]
+            if len(inside) >= FEWEST:
+                break
         return [(self.place(value * factor), rounded(value)) for value in inside]
 
 

@@ -39,7 +39,7 @@ def feasible_ep(inputs: Inputs) -> pl.DataFrame:
         degrees.join(costs, on="workload", maintain_order="left")
         .group_by("of", maintain_order=True)
         .agg(
-            *(pl.col(name).first() for name in (*LAYOUT[:4], "dp", *BATCH)),
+            *(pl.col(name).first() for name in (*LAYOUT[:5], "etp", "dp", *BATCH)),
             sweep_degrees=_listing(pl.col("sweep").first()),
             legal_degrees=_listing(ep.implode()),
             fitting_degrees=_listing(ep.filter(fits).implode()),

@@ -18,6 +18,7 @@ from moesweep.tables.expense import cost_summary, memory
 from moesweep.tables.exposed import exposed_communication
 from moesweep.tables.fitting import feasible_ep, recompute_options
 from moesweep.tables.links import link_traffic
+from moesweep.tables.options_compared import options_compared
 from moesweep.tables.results import Inputs
 from moesweep.tables.skew_sensitivity import skew_sensitivity
 
@@ -33,6 +34,7 @@ TABLES: dict[str, Callable[[Inputs], pl.DataFrame]] = {
     "link_traffic": link_traffic,
     "moe_against_dense": moe_against_dense,
     "ep_scaling": ep_scaling,
+    "options_compared": options_compared,
     "skew_sensitivity": skew_sensitivity,
     "feasible_ep": feasible_ep,
     "recompute_options": recompute_options,

@@ -24,7 +24,7 @@ from moesweep.study.catalog import Cluster, load_cluster
 from moesweep.study.routing import given
 from moesweep.study.workload import description
 
-LAYOUT = ("model", "world_size", "tp", "pp", "ep", "dp", "edp")
+LAYOUT = ("model", "world_size", "tp", "pp", "cp", "ep", "etp", "dp", "edp")
 """Columns that say how a workload is spread over GPUs; dp is Megatron's, edp the copies of each expert."""
 
 BATCH = ("global_batch_size", "micro_batch_size", "seq_length", "num_microbatches")

@@ -28,7 +28,7 @@
   function condition(word) {
     const flag = /^(!?)(fits|refused)$/.exec(word);
     if (flag) return (row) => row.cells[at.get(flag[2])].dataset.v === (flag[1] ? "no" : "yes");
-    const parts = /^([a-z]+)(<=|>=|!=|<|>|=)(.+)$/.exec(word);
+    const parts = /^([a-z_]+)(<=|>=|!=|<|>|=)(.+)$/.exec(word);
     if (!parts || !at.has(parts[1])) return (row) => idOf(row).toLowerCase().includes(word);
     const place = at.get(parts[1]);
     const ends = parts[3].split("..");

@@ -1,0 +1,42 @@
+"""What each option of a sweep does, from the workloads that differ in it alone."""
+
+from typing import Any
+
+import polars as pl
+
+from moesweep.report.evidence import Evidence
+from moesweep.report.words import rounded
+
+RATIOS = ("iteration_seconds", "peak_memory_bytes", "usd_per_billion_tokens")
+
+
+def options(evidence: Evidence) -> list[dict[str, Any]]:
+    """Return a row for each option and value: `axis`, `value`, `workloads`, `fits`, and `ratios` in words.
+
+    A ratio is over the lowest value that the same comparison has: the median, the least and the most of all.
+    """
+    summed = (
+        evidence.table("options_compared")
+        .group_by("axis", "value", maintain_order=True)
+        .agg(
+            pl.len().alias("workloads"),
+            pl.col("fits").sum(),
+            *(pl.col(f"{name}_ratio").drop_nulls().sort().alias(name) for name in RATIOS),
+        )
+        # Numbers in their order, words in that of their first comparison; options as they come.
+        .with_columns(place=pl.col("axis").rle_id(), number=pl.col("value").cast(pl.Float64, strict=False))
+        .sort("place", "number", maintain_order=True, nulls_last=True)
+    )
+    return [
+        {name: row[name] for name in ("axis", "value", "workloads", "fits")}
+        | {"ratios": [_spread(row[name]) for name in RATIOS]}
+        for row in summed.iter_rows(named=True)
+    ]
+
+
+def _spread(ratios: list[float]) -> str:
+    """Return the median of sorted ratios, with their ends where they differ."""
+    if not ratios:
+        return rounded(None)
+    least, middle, most = (rounded(ratios[at], 3) for at in (0, len(ratios) // 2, -1))
+    return middle if least == most else f"{middle} ({least} to {most})"
