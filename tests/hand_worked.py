@@ -88,6 +88,8 @@ GPT_13B_MOE: dict[str, Any] = {
     "sequence_parallel": True,
     "recompute": "none",
     "recompute_modules": "core_attn",
+    "recompute_method": "uniform",
+    "recompute_num_layers": 1,
     "flash_attention": False,
     "distributed_optimizer": True,
     "dtype": "bf16",

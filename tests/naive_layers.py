@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from naive_context import SharedSequences
-from naive_model import Layer, window
+from naive_model import Layer, is_repeated, window
 from naive_sizes import (
     activation_bytes,
     context_size,
@@ -306,15 +306,23 @@ class Layers(Feeding):
         self.layer = -1
 
     def layer_backward(self, layer: Layer) -> None:
-        """The MLP, then attention; with full recomputation after the layer's forward once more."""
+        """Of multi-token prediction: head, the layer's forward once more where it is asked for, gradients."""
         self.layer = layer.number
-        if layer.predicts:
-            self.head_backward("mtp_")
-            self.norm_backward("mtp_final_norm", own_tokens(self.w), self.w["hidden_size"])
-        if self.w["recompute"] == "full":
-            self.prefix = "recompute_"
+        self.head_backward("mtp_")
+        self.norm_backward("mtp_final_norm", own_tokens(self.w), self.w["hidden_size"])
+        self.repeat(layer)
+        self.layer_gradients(layer)
+
+    def repeat(self, layer: Layer) -> None:
+        """With full recomputation the layer's forward once more."""
+        if is_repeated(self.w, self.stage, layer):
+            self.layer, self.prefix = layer.number, "recompute_"
             self.inner_forward(layer)
-            self.prefix = ""
+            self.layer, self.prefix = -1, ""
+
+    def layer_gradients(self, layer: Layer) -> None:
+        """The MLP, then attention."""
+        self.layer = layer.number
         if layer.routed:
             self.moe_mlp_backward()
         else:

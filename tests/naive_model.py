@@ -115,16 +115,44 @@ def written_out(text: str) -> str:
     return out
 
 
-def stage_layers(w: Workload, stage: int) -> list[Layer]:
-    """A stage's layers, chunk after chunk; MTP at the end."""
+def stage_chunks(w: Workload, stage: int) -> list[list[Layer]]:
+    """The decoder's layers of each of a stage's chunks."""
     every = layers(w)
-    found: list[Layer] = []
+    found: list[list[Layer]] = []
     first = 0
     for part, count in enumerate(part_sizes(w)):
         if part % w["pp"] == stage:
-            found += every[first : first + count]
+            found.append(every[first : first + count])
         first += count
-    return found + (every[w["num_layers"] :] if stage == w["pp"] - 1 else [])
+    return found
+
+
+def stage_layers(w: Workload, stage: int) -> list[Layer]:
+    """A stage's layers, chunk after chunk; MTP at the end."""
+    behind = layers(w)[w["num_layers"] :] if stage == w["pp"] - 1 else []
+    return [layer for chunk in stage_chunks(w, stage) for layer in chunk] + behind
+
+
+def repeated_layers(w: Workload, stage: int) -> list[list[Layer]]:
+    """The decoder's layers of a stage that full recomputation runs once more, those that run together in one.
+
+    Layers that it leaves alone stand by themselves here too.
+    """
+    size = w["recompute_num_layers"]
+    if w["recompute"] != "full" or w["recompute_method"] == "block":
+        size = 1
+    return [
+        chunk[first : first + size]
+        for chunk in stage_chunks(w, stage)
+        for first in range(0, len(chunk), size)
+    ]
+
+
+def is_repeated(w: Workload, stage: int, layer: Layer) -> bool:
+    """Whether full recomputation runs a layer once more: all, or the first few of each chunk."""
+    if w["recompute"] != "full" or w["recompute_method"] == "uniform":
+        return bool(w["recompute"] == "full")
+    return any(layer in chunk[: w["recompute_num_layers"]] for chunk in stage_chunks(w, stage))
 
 
 def dense_tensors(w: Workload, stage: int) -> list[Tensor]:

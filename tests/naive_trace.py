@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from naive_layers import Layers
 from naive_layout import coordinates, naive_groups
-from naive_model import buffer_sizes, layers, stage_layers, summed_over_tp
+from naive_model import buffer_sizes, layers, repeated_layers, stage_layers, summed_over_tp
 from naive_rows import Row
 from naive_sizes import (
     Workload,
@@ -225,9 +225,11 @@ class Program(Layers):
                 self.layer_backward(layer)
         if last:
             self.norm_backward("final_norm", own_tokens(self.w), self.w["hidden_size"])
-        for layer in reversed(held):
-            if not layer.predicts:
-                self.layer_backward(layer)
+        for together in reversed(repeated_layers(self.w, self.stage)):
+            for layer in together:
+                self.repeat(layer)
+            for layer in reversed(together):
+                self.layer_gradients(layer)
         if self.stage == 0:
             self.look_up_backward("embedding")
         self.neighbour("send_backward", "send", before)

@@ -125,6 +125,14 @@ VARIED: dict[str, dict[str, Any]] = {
         **{"cp": 2, "cp_comm_type": "a2a", "flash_attention": True, "recompute": "selective"},
         **{"window_size": "[15,0]", "window_attn_skip_freq": "2", "softmax_type": "learnable"},
     },
+    "moe, layers recomputed two by two, interleaved": {
+        **{"recompute": "full", "recompute_num_layers": 2, "num_layers": 12, "virtual_pipeline": 2},
+        "moe_layer_freq": "2",
+    },
+    "moe, first layers of chunks recomputed": {
+        **{"recompute": "full", "recompute_method": "block", "num_layers": 8, "virtual_pipeline": 2},
+        **{"first_k_dense": 1, "window_size": "[15,0]", "window_attn_skip_freq": "2"},
+    },
     "dense, keys gathered, full": DENSE
     | {
         **{"cp": 4, "cp_comm_type": "all_gather", "flash_attention": True, "world_size": 32},
@@ -181,6 +189,14 @@ MODELS: dict[str, dict[str, Any]] = {
     "experts' SwiGLU recomputed, not fused": {
         **{"recompute": "selective", "recompute_modules": "moe_act", "gated_mlp": True, "etp": 1},
         "bias_activation_fusion": False,
+    },
+    "no two units alike": {
+        **{"recompute": "full", "recompute_num_layers": 3, "num_layers": 7, "pp": 1, "first_k_dense": 1},
+    },
+    "blocks of dense layers recomputed, multi-token prediction not": DENSE
+    | {
+        **{"recompute": "full", "recompute_method": "block", "recompute_num_layers": 2, "num_layers": 7},
+        **{"mtp_num_layers": 1, "num_layers_in_first_pipeline_stage": 4},
     },
     "no module recomputed": {"recompute": "selective", "recompute_modules": "none"},
     "window": {"window_size": "[15,0]"},

@@ -63,6 +63,27 @@ def test_modules_recomputed_take_no_more_memory_and_no_less_work(
         assert {name for name, value in plain.items() if again[name] != value} <= {*said}
 
 
+@settings(max_examples=15)
+@given(workload=workloads(), method=st.sampled_from(["uniform", "block"]), number=st.integers(1, 8))
+def test_layers_recomputed_take_no_more_memory_than_a_layer_s_input(
+    workload: dict[str, Any], method: str, number: int
+) -> None:
+    full = {"recompute": "full", "recompute_method": method, "recompute_num_layers": number}
+    if workload.get("mtp_num_layers"):
+        full["recompute_num_layers"] = 1
+    plain, again = iteration(workload | {"recompute": "none"}), iteration(workload | full)
+    frame = small(**workload)
+    held = frame["micro_batch_size"] * frame["seq_length"] * frame["hidden_size"] * 2 / frame["cp"]
+    # The first input of what runs again counts among what is kept, and among what is at work.
+    most = plain["peak_memory_bytes"] + held.item()
+    assert again["peak_memory_bytes"] <= most * (1 + 1e-12)
+    assert again["iteration_seconds"] >= plain["iteration_seconds"] * (1 - 1e-12)
+    if method == "block":
+        more = iteration(workload | full | {"recompute_num_layers": full["recompute_num_layers"] + 1})
+        assert more["peak_memory_bytes"] <= again["peak_memory_bytes"] + held.item()
+        assert more["iteration_seconds"] >= again["iteration_seconds"] * (1 - 1e-12)
+
+
 FASTER = (
     "matrix_flops_per_second",
     "hbm_bytes_per_second",

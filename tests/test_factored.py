@@ -80,6 +80,14 @@ SKEWED: dict[str, dict[str, Any]] = {
     "interleaved": {"routing": "zipf(alpha=1,seed=3)", "virtual_pipeline": 2, "num_layers": 8},
     "whole experts": {"routing": "zipf(alpha=0.4,seed=3)", "etp": 1, "ep": 4},
     "full": {"routing": "zipf(alpha=1,seed=1)", "recompute": "full", "pp": 1},
+    "together": {
+        **{"routing": "zipf(alpha=1,seed=1)", "recompute": "full", "recompute_num_layers": 3},
+        **{"first_k_dense": 1, "num_layers": 8},
+    },
+    "blocks": {
+        **{"routing": "zipf(alpha=1,seed=1)", "recompute": "full", "recompute_method": "block"},
+        **{"num_layers": 8, "virtual_pipeline": 2, "mtp_num_layers": 1},
+    },
     "modules": {
         **{"routing": "zipf(alpha=1,seed=1)", "recompute": "selective", "first_k_dense": 1},
         "recompute_modules": "layernorm+mlp+moe",

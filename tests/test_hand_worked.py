@@ -166,6 +166,51 @@ def test_full_recomputation_repeats_the_forward(trace: Implementation, workload:
     assert part(again, "backward", 3) == repeated + part(plain, "backward", 3)
 
 
+def _backward_order(rows: list[Row]) -> list[tuple[int, bool]]:
+    """Layer after layer of a backward pass, and whether it is run forward once more."""
+    passes = [
+        (row["layer"], row["op"].startswith("recompute_"))
+        for row in rows
+        if row["phase"] == "backward" and row["layer"] >= 0
+    ]
+    return [each for at, each in enumerate(passes) if not at or passes[at - 1] != each]
+
+
+def test_layers_are_recomputed_together(trace: Implementation) -> None:
+    # 7 layers of one stage, three by three: 0-2, 3-5, 6
+    full = SMALL_DENSE | {"pp": 1, "dp": 8, "edp": 8, "num_microbatches": 4, "num_layers": 7}
+    full |= {"recompute": "full"}
+    rows = trace(full | {"recompute_num_layers": 3}, 0)
+    expected = [(6, True), (6, False)]
+    for first in (3, 0):
+        expected += [(first, True), (first + 1, True), (first + 2, True)]
+        expected += [(first + 2, False), (first + 1, False), (first, False)]
+    assert _backward_order(rows) == expected
+    # No op is another, and none is missing.
+    assert part(rows, "backward", 4) == part(trace(full, 0), "backward", 4)
+
+
+def test_the_first_layers_of_each_chunk_are_recomputed(trace: Implementation) -> None:
+    # 4 parts of 2 layers on 2 stages: the first stage has layers 0, 1 and 4, 5
+    block = SMALL_DENSE | {"num_layers": 8, "virtual_pipeline": 2}
+    block |= {"recompute": "full", "recompute_method": "block"}
+    rows = trace(block, 0)
+    assert _backward_order(rows) == [(5, False), (4, True), (4, False), (1, False), (0, True), (0, False)]
+    plain = trace(block | {"recompute": "none", "recompute_method": "uniform"}, 0)
+    assert part(rows, "backward", 5) == part(plain, "backward", 5)
+    whole = trace(block | {"recompute_method": "uniform"}, 0)
+    assert part(rows, "backward", 4) == part(whole, "backward", 4)
+
+
+def test_blocks_leave_multi_token_prediction_alone(trace: Implementation) -> None:
+    block = SMALL_DENSE | {"mtp_num_layers": 1, "recompute": "full", "recompute_method": "block"}
+    assert _backward_order(trace(block, 1)) == [(4, False), (3, False), (2, True), (2, False)]
+    uniform = trace(block | {"recompute_method": "uniform"}, 1)
+    # The head's gradients come first.
+    order = [(4, False), (4, True), (4, False), (3, True), (3, False), (2, True), (2, False)]
+    assert _backward_order(uniform) == order
+
+
 def _repeated(trace: Implementation, workload: dict[str, Any], modules: str) -> list[Row]:
     return trace(workload | {"recompute": "selective", "recompute_modules": modules}, 1)
 

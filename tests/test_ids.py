@@ -38,6 +38,8 @@ AXES: dict[str, tuple[list[Any], list[str]]] = {
         [["core_attn"], ["moe_act", "core_attn"], []],
         ["", "-core_attn+moe_act", "-nomodules"],
     ),
+    "recompute_method": (["uniform", "block"], ["", "-recompute_methodblock"]),
+    "recompute_num_layers": ([1, 2], ["", "-recompute_num_layers2"]),
     "flash_attention": ([False, True], ["", "-flash"]),
     "sequence_parallel": ([True, False], ["", "-nosp"]),
     "distributed_optimizer": ([True, False], ["", "-nodistopt"]),

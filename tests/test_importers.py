@@ -434,6 +434,26 @@ def test_importing_twice_gives_the_same_bytes(project: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("said", "method", "layers"),
+    [
+        ("--recompute-granularity full --recompute-method uniform --recompute-num-layers 1", "uniform", 1),
+        ("--recompute-granularity full --recompute-method block --recompute-num-layers 4", "block", 4),
+        ("--recompute-granularity selective --recompute-num-layers 4", None, None),
+        ("--recompute-method block --recompute-num-layers 4", None, None),
+    ],
+)
+def test_layers_that_a_script_recomputes(
+    tmp_path: Path, said: str, method: str | None, layers: int | None
+) -> None:
+    script = MIXTRAL_SCRIPT.replace("--bf16", f"--bf16 {said}")
+    (tmp_path / "launch.sh").write_text(script, encoding="utf-8")
+    draft = read_file(tmp_path / "launch.sh")
+    found = [draft.row.get(f"recompute_{name}", (None,))[0] for name in ("method", "num_layers")]
+    assert found == [method, layers]
+    assert not {"recompute_method", "recompute_num_layers"} & draft.unread.keys()
+
+
+@pytest.mark.parametrize(
     ("said", "recompute", "modules"),
     [
         ("--recompute-granularity selective", "selective", None),

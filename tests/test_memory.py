@@ -215,6 +215,49 @@ def test_logits_take_six_bytes_where_their_loss_is_computed() -> None:
     assert more - fewer == 6 * S * B * 51_200 / T
 
 
+def _full(layers: int = 12, method: str = "uniform", n: int = 1, **changes: Any) -> float:
+    """Activation bytes of fully recomputed layers beyond none's ends, over s·b·h/t."""
+    again = {"recompute": "full", "recompute_method": method, "recompute_num_layers": n}
+    each, one = (
+        memory(KORTHIKANTI | {"num_layers": layers} | changes | how)["activations_bytes"]
+        for how in (again, {"recompute": "none", "flash_attention": True})
+    )
+    return (each - one) * T / (S * B * H) + 34 * layers
+
+
+SCORES = 5 * A * S / H
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        # 12 inputs of 2 and one layer of 34 at work
+        ({}, 12 * 2 + 34),
+        ({"n": 5, "flash_attention": True}, 3 * 2 + 5 * 34),
+        ({"n": 12, "flash_attention": True}, 2 + 12 * 34),
+        # two by two, a layer's scores beside the other
+        ({"n": 2}, 6 * 2 + 34 + 34 + SCORES),
+        # nine layers keep all that they make; when the last of the others runs again, they are done with
+        ({"method": "block", "n": 3, "flash_attention": True}, 3 * 2 + 9 * 34),
+        ({"method": "block", "n": 3}, 3 * 2 + 9 * (34 + SCORES)),
+        ({"method": "block", "n": 12}, 12 * 2 + 34),
+    ],
+)
+def test_layers_recomputed_together_or_in_blocks(changes: dict[str, Any], expected: float) -> None:
+    assert _full(**changes) == pytest.approx(expected)
+
+
+def test_layers_of_chunks_are_recomputed_together() -> None:
+    # 2 stages of 2 chunks of 3 layers, two by two: 2 inputs a chunk; 2·1 + 1·2 + 1 of them in flight
+    chunks = {"pp": 2, "virtual_pipeline": 2, "world_size": 16, "global_batch_size": 8 * B}
+    one, two = (
+        memory(KORTHIKANTI | chunks | {"num_layers": 12, "recompute": "full", "flash_attention": True} | more)
+        for more in ({}, {"recompute_num_layers": 2})
+    )
+    saved = 5 * 1 * 2 - 34
+    assert (one["activations_bytes"] - two["activations_bytes"]) * T / (S * B * H) == pytest.approx(saved)
+
+
 def test_full_recomputation_holds_one_layer_at_work() -> None:
     full, kept = (
         memory(KORTHIKANTI | {"num_layers": 4, "recompute": r})["activations_bytes"] for r in ("full", "none")

@@ -41,6 +41,8 @@ DRAWN: dict[str, st.SearchStrategy[Any]] = {
     "window_attn_skip_freq": st.sampled_from(["none", "2", "[0,1]"]),
     "recompute": st.sampled_from(["none", "selective", "full"]),
     "recompute_modules": st.lists(st.sampled_from(MODULES)).map(joined),
+    "recompute_method": st.sampled_from(["uniform", "block"]),
+    "recompute_num_layers": st.integers(1, 9),
     "softmax_type": st.sampled_from(["vanilla", "learnable"]),
     **dict.fromkeys(("qk_layernorm", "qk_layernorm_across_heads", "add_qkv_bias"), st.booleans()),
     **dict.fromkeys(("add_bias_linear", "moe_shared_expert_gate", "bias_activation_fusion"), st.booleans()),

@@ -39,11 +39,12 @@ SOUND: dict[str, Any] = {
     **{"account_for_embedding_in_pipeline_split": False, "account_for_loss_in_pipeline_split": False},
     **{"pipeline_model_parallel_layout": "none", "grad_reduce_in_fp32": True},
     **{"use_precision_aware_optimizer": False, "exp_avg_dtype": "fp32", "exp_avg_sq_dtype": "fp32"},
-    "recompute_modules": "core_attn",
+    **{"recompute_modules": "core_attn", "recompute_method": "uniform", "recompute_num_layers": 1},
     **{"cp": 1, "cp_comm_type": "p2p"},
 }
 SHARED: dict[str, Any] = {"cp": 2, "flash_attention": True}
 AWARE = {"use_precision_aware_optimizer": True}
+FULL: dict[str, Any] = {"recompute": "full"}
 FIRST, LAST = "num_layers_in_first_pipeline_stage", "num_layers_in_last_pipeline_stage"
 LOSS, LAYOUT = "account_for_loss_in_pipeline_split", "pipeline_model_parallel_layout"
 MLA: dict[str, Any] = {
@@ -180,6 +181,12 @@ BROKEN: list[tuple[str, dict[str, Any], str, str]] = [
         "core_attn+moe+shared_experts",
         "nearest: core_attn+moe",
     ),
+    ("layers_of_full", {"recompute_num_layers": 2}, "2", "leave both out"),
+    ("layers_of_full", {"recompute": "selective", "recompute_method": "block"}, "1", "leave both out"),
+    # 8 layers on 2 stages
+    ("layers_of_chunk", FULL | {"recompute_num_layers": 5}, "5", "nearest: 4"),
+    ("layers_of_chunk", FULL | {"recompute_num_layers": 3, "virtual_pipeline": 2}, "3", "nearest: 2"),
+    ("layers_of_prediction", FULL | {"recompute_num_layers": 2, "mtp_num_layers": 1}, "2", "nearest: 1"),
     ("precision_needs_shards", AWARE | {"distributed_optimizer": False}, "true", "nearest: false"),
     ("precision_of_fp16", AWARE | {"dtype": "fp16"}, "true", "nearest: false"),
     ("precision_of_moments", {"exp_avg_dtype": "bf16"}, "false", "nearest: true"),

@@ -10,6 +10,7 @@ from small import DENSE, small
 MEASURED = {"measured_dense_gpus": 64.0, "measured_moe_gpus": 8.0, "gpus_per_node": 8.0}
 NONE = "no run of the kind measured on such GPUs and nodes"
 MODULES = "modules recomputed that are not core attention"
+LAYERS = "layers recomputed not each by itself"
 SIZE, KERNEL = "on more GPUs than measured", "another attention kernel"
 
 
@@ -42,6 +43,9 @@ WIDE = DENSE_8 | {"num_attention_heads": 16, "num_query_groups": 16, "global_bat
         (DENSE_8 | {"recompute": "selective"}, {}, ""),
         (DENSE_8 | {"recompute": "selective", "recompute_modules": "core_attn+mlp"}, {}, MODULES),
         (DENSE_8 | {"recompute": "selective", "recompute_modules": "none"}, {}, ""),
+        (DENSE_8 | {"recompute": "full"}, {}, ""),
+        (DENSE_8 | {"recompute": "full", "recompute_num_layers": 2}, {}, LAYERS),
+        (DENSE_8 | {"recompute": "full", "recompute_method": "block"}, {}, LAYERS),
         (WIDE | {"tp": 16, "world_size": 16}, {}, "tensor parallelism across nodes"),
         (MOE_8, {"gpus_per_node": 2.0}, "experts across nodes"),
         (
@@ -59,4 +63,4 @@ def test_each_criterion(changes: dict[str, object], values: dict[str, float], fo
 
 
 def test_the_criteria_are_told_apart() -> None:
-    assert len(set(criteria())) == len(criteria()) == 8
+    assert len(set(criteria())) == len(criteria()) == 9

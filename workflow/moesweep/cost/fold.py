@@ -2,6 +2,7 @@
 
 import polars as pl
 
+from moesweep.shapes.layer_kinds import KEPT
 from moesweep.shapes.placement import layer_layout
 
 KEY = ["workload", "stage", "phase", "op", "layer_kind"]
@@ -12,8 +13,8 @@ def with_layer_kind(programs: pl.DataFrame) -> pl.DataFrame:
     """Add `layer_kind`: the kind of moesweep.shapes.layer_kinds, null outside the layers.
 
     What a layer runs says its kind: experts have a router, a windowed core attention fewer keys than queries,
-    multi-token prediction a projection. Where a workload's MoE layers are loaded differently, those of each
-    load have a kind of their own: `moe 1`, `moe 2`, ...
+    multi-token prediction a projection; it is kept whole where others of the decoder run again. Where a
+    workload's MoE layers are loaded differently, those of each load have a kind of their own: `moe 1`, ...
     """
     return (
         programs.lazy()
@@ -29,22 +30,26 @@ def _kinds(programs: pl.DataFrame) -> pl.LazyFrame:
     """
     op = pl.col("op")
     telling = op.is_in(["core_attention", "router", "permute", "expert_fc1", "mtp_projection"])
-    forward = programs.lazy().filter((pl.col("phase") == "forward") & telling)
+    again = op == "recompute_attention_residual"
+    rows = programs.lazy().filter(((pl.col("phase") == "forward") & telling) | again)
     differs = pl.col("rows", "bytes").n_unique().over("workload", "routed")
     load = pl.struct("rows", "bytes").rank("dense").over("workload", "routed").cast(pl.Int64)
+    kept = ~pl.col("again") & ~pl.col("predicts") & pl.col("again").any().over("workload")
     kind = pl.format(
-        "{}{}{}",
+        "{}{}{}{}",
         pl.when("predicts").then(pl.lit("mtp_")).otherwise(pl.lit("")),
         pl.when("routed").then(pl.lit("moe")).otherwise(pl.lit("dense")),
         pl.when("windowed").then(pl.lit("_window")).otherwise(pl.lit("")),
+        pl.when(kept).then(pl.lit(KEPT)).otherwise(pl.lit("")),
     )
     several = pl.col("routed") & (pl.max_horizontal(differs) > 1)
     return (
-        forward.group_by("workload", "layer", maintain_order=True)
+        rows.group_by("workload", "layer", maintain_order=True)
         .agg(
             routed=(op == "router").any(),
             windowed=((op == "core_attention") & (pl.col("n") < pl.col("m"))).any(),
             predicts=(op == "mtp_projection").any(),
+            again=again.any(),
             rows=pl.col("m").filter(op == "expert_fc1").max(),
             bytes=pl.col("hbm_bytes").filter(op == "permute").max(),
         )

@@ -10,31 +10,34 @@ from moesweep.cost.fold import KEY
 from moesweep.cost.workspace import LOGIT_BYTES, workspace_bytes
 from moesweep.shapes import sizes as s
 from moesweep.shapes.expressions import exact
-from moesweep.shapes.layer_kinds import KINDS, PREDICTING, has_experts
+from moesweep.shapes.layer_kinds import DECODER, KINDS, PREDICTING, has_experts, is_kept, is_predicting
 from moesweep.shapes.states import state_bytes
 from moesweep.shapes.weights import layers_of
 
 _local = s.tokens / s.split
 """Tokens of a micro-batch that a rank holds between its tensor-parallel regions."""
 
+_input = 2 * _local * s.hidden
+"""A layer's input."""
+
 _mask = pl.when(s.hidden_dropout).then(1).otherwise(0)
 
 
-def _attention_bytes() -> pl.Expr:
+def _attention_bytes(again: pl.Expr) -> pl.Expr:
     """Return what a layer's attention makes, with both norms' inputs and both residuals' masks.
 
     Outside the linears, per token and hidden element: norm inputs 4, qkv input 2, masks 2. Inside,
     over tp: q, k, v and the output projection's input, 2 each at their widths. Unfused scores: softmax
-    output 2, with dropout its mask 1 and its output 2, unless recomputed. Latents and their norms' outputs,
-    and q and k before norms of their own, take 2 more each. Where cp ranks exchange heads or gather keys, the
-    kernels' own output is another tensor than the projection's input.
+    output 2, with dropout its mask 1 and its output 2, unless recomputed, alone or with the layer (`again`).
+    Latents and their norms' outputs, and q and k before norms of their own, take 2 more each. Where cp ranks
+    exchange heads or gather keys, the kernels' own output is another tensor than the projection's input.
     """
     latents = pl.when(s.mla).then(s.q_latent + s.kv_latent).otherwise(0)
     normed = latents * pl.when(s.norms_latents).then(2).otherwise(1)
     outside = (4 + 2 + 2 * _mask) * s.hidden + 2 * normed
     query_key = s.rank_query_width + s.rank_key_width
     heads = query_key * pl.when(s.norms_heads).then(2).otherwise(1) + s.rank_value_width
-    whole = (pl.col("recompute") != "full") & ~s.repeats("core_attn")
+    whole = ~again & ~s.repeats("core_attn")
     apart = (s.exchanges_heads | s.gathers_keys) & whole
     output = s.value_width / s.tp * pl.when(apart).then(2).otherwise(1)
     kept = ~s.flash & whole
@@ -111,30 +114,41 @@ def _recomputed_mlp_bytes() -> pl.Expr:
     return pl.when(s.repeats("mlp")).then(made).otherwise(0).alias("recomputed_mlp_bytes")
 
 
-def _layer_bytes(moe: bool, rows: pl.Expr) -> tuple[pl.Expr, pl.Expr]:
+def _layer_bytes(moe: bool, rows: pl.Expr, again: pl.Expr) -> tuple[pl.Expr, pl.Expr]:
     """Return what a layer keeps for its backward pass, and what it holds more while it runs.
 
-    Full recomputation keeps the layer's input, and holds all that it makes. Selective recomputation keeps
-    what it does not repeat; attention and MLP are repeated one after the other.
+    Full recomputation (`again`) keeps the layer's input, and holds all that it makes. Selective recomputation
+    keeps what it does not repeat; attention and MLP are repeated one after the other.
     """
     dense = (2 * _local * s.hidden + _mlp_bytes(s.ffn)).alias("mlp_bytes")
-    working = _attention_bytes() + (_expert_bytes(rows) if moe else dense)
+    working = _attention_bytes(again) + (_expert_bytes(rows) if moe else dense)
     of_attention = _recomputed_attention_bytes()
     of_mlp = _recomputed_expert_bytes(rows) if moe else _recomputed_mlp_bytes()
-    full, kind = pl.col("recompute") == "full", "moe" if moe else "dense"
-    kept = pl.when(full).then(2 * _local * s.hidden).otherwise(working - of_attention - of_mlp)
-    held = pl.when(full).then(working).otherwise(pl.max_horizontal(of_attention, of_mlp))
+    kind = "moe" if moe else "dense"
+    kept = pl.when(again).then(_input).otherwise(working - of_attention - of_mlp)
+    held = pl.when(again).then(working).otherwise(pl.max_horizontal(of_attention, of_mlp))
     return kept.alias(f"{kind}_layer_kept_bytes"), held.alias(f"{kind}_layer_working_bytes")
 
 
+def _is_recomputed(kind: str) -> pl.Expr:
+    """Return whether full recomputation repeats layers of a kind."""
+    if is_kept(kind):
+        return pl.lit(False)
+    return s.recomputes_layers & ~s.in_blocks if is_predicting(kind) else s.recomputes_layers
+
+
 def kept_bytes() -> dict[str, pl.Expr]:
-    """Return what a micro-batch keeps of each kind of layer, and of the embedding, for its backward pass."""
+    """Return what a micro-batch keeps of each kind of layer, and of the embedding, for its backward pass.
+
+    Of layers that are recomputed together it does not keep the `shared_input_bytes`, but for the first one.
+    """
     layers = {
-        f"{kind}_kept_bytes": _layer_bytes(has_experts(kind), _even_rows)[0]
+        f"{kind}_kept_bytes": _layer_bytes(has_experts(kind), _even_rows, _is_recomputed(kind))[0]
         + (_prediction_bytes() if kind in PREDICTING else 0)
         for kind in KINDS
     }
-    return layers | {"embedding_kept_bytes": _embedding_bytes()}
+    shared = pl.when(s.recomputes_layers).then(_input).otherwise(0)
+    return layers | {"embedding_kept_bytes": _embedding_bytes(), "shared_input_bytes": shared}
 
 
 def _embedding_bytes() -> pl.Expr:
@@ -157,18 +171,42 @@ def _in_flight() -> pl.Expr:
 _dense, _moe = (layers_of(kind for kind in KINDS if has_experts(kind) == moe) for moe in (False, True))
 
 
+def _apart(moe: bool) -> tuple[pl.Expr, pl.Expr]:
+    """Return a stage's layers with or without experts that full recomputation, if any, repeats; and others.
+
+    Where it goes by blocks, the others are the last ones of each chunk and those of multi-token prediction.
+    """
+    own = [kind for kind in KINDS if has_experts(kind) == moe]
+    repeated = layers_of(kind for kind in own if kind in DECODER and not is_kept(kind))
+    predicting = layers_of(kind for kind in own if is_predicting(kind))
+    spared = layers_of(kind for kind in own if is_kept(kind))
+    with_prediction = repeated + pl.when(s.in_blocks).then(0).otherwise(predicting)
+    return with_prediction, spared + pl.when(s.in_blocks).then(predicting).otherwise(0)
+
+
+_repeated_dense, _spared_dense = _apart(moe=False)
+_repeated_moe, _spared_moe = _apart(moe=True)
+
+
 def _activation_bytes(mean_rows: pl.Expr, most_rows: pl.Expr) -> pl.Expr:
     """Return a stage's activations at the peak: layers in flight, embedding mask, head, recomputed layer.
 
     `mean_rows` and `most_rows` are the expert rows of a rank, over its MoE layers.
     """
-    dense_kept, dense_working = _layer_bytes(False, mean_rows)
-    moe_kept, moe_working = _layer_bytes(True, mean_rows)[0], _layer_bytes(True, most_rows)[1]
-    layers = _dense * dense_kept + _moe * moe_kept
+    again, never = s.recomputes_layers, pl.lit(False)
+    dense_kept, dense_working = _layer_bytes(False, mean_rows, again)
+    moe_kept, moe_working = _layer_bytes(True, mean_rows, again)[0], _layer_bytes(True, most_rows, again)[1]
+    whole_dense, whole_moe = (_layer_bytes(moe, mean_rows, never)[0] for moe in (False, True))
+    spared = (_spared_dense * whole_dense + _spared_moe * whole_moe).alias("spared_layers_bytes")
+    layers = _repeated_dense * dense_kept + _repeated_moe * moe_kept + spared - _shared_inputs()
     working = pl.max_horizontal(
-        pl.when(_dense > 0).then(dense_working).otherwise(0),
-        pl.when(_moe > 0).then(moe_working).otherwise(0),
+        pl.when(_repeated_dense > 0).then(dense_working).otherwise(0),
+        pl.when(_repeated_moe > 0).then(moe_working).otherwise(0),
     )
+    at_once = working + _others_at_work(whole_dense, whole_moe)
+    # Layers that are not recomputed are done with when those before them in their chunk are.
+    blocks = s.recomputes_layers & s.in_blocks
+    working = pl.when(blocks).then(pl.max_horizontal(at_once - spared / s.chunks, 0.0)).otherwise(at_once)
     mask = pl.when(pl.col("stage") == 0).then(_embedding_bytes()).otherwise(0)
     return (
         _in_flight() * (layers + mask)
@@ -176,6 +214,34 @@ def _activation_bytes(mean_rows: pl.Expr, most_rows: pl.Expr) -> pl.Expr:
         + pl.when(pl.col("stage") == s.pp - 1).then(_head_bytes()).otherwise(0)
         + layers_of(PREDICTING) * _prediction_bytes()
     )
+
+
+def recomputed_together(layers: pl.Expr) -> pl.Expr:
+    """Return of how many layers of a chunk full recomputation keeps no input: all but the first of each N."""
+    return pl.when(s.recomputes_layers).then(layers - (layers + s.together - 1) // s.together).otherwise(0)
+
+
+def _shared_inputs() -> pl.Expr:
+    """Return the inputs of a stage's layers that are not kept, where each chunk holds as many layers."""
+    each = (_repeated_dense + _repeated_moe + s.chunks - 1) // s.chunks
+    several = pl.when(s.together > 1).then(s.chunks * recomputed_together(each)).otherwise(0)
+    return (several * _input).alias("shared_inputs_bytes")
+
+
+def _others_at_work(dense: pl.Expr, moe: pl.Expr) -> pl.Expr:
+    """Return what the other layers hold that are recomputed with one: all that they make, scores among it.
+
+    min(N, layers of a chunk) - 1 of the largest, but no more than the stage has.
+    """
+    count = _repeated_dense + _repeated_moe
+    others = pl.min_horizontal(s.together, (count + s.chunks - 1) // s.chunks) - 1
+    largest = pl.max_horizontal(
+        pl.when(_repeated_dense > 0).then(dense).otherwise(0),
+        pl.when(_repeated_moe > 0).then(moe).otherwise(0),
+    )
+    rest = _repeated_dense * dense + _repeated_moe * moe - largest
+    several = s.recomputes_layers & (s.together > 1) & (count > 0)
+    return pl.when(several).then(pl.min_horizontal(others * largest, rest)).otherwise(0.0)
 
 
 def _head_bytes() -> pl.Expr:

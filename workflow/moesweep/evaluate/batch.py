@@ -47,7 +47,7 @@ LOADS = {
 
 
 @cache
-def declared(load: str = "even") -> dict[Scope, Declared]:
+def scopes(load: str = "even") -> dict[Scope, Section]:
     """Return the sections by scope, under one of LOADS, those of one scope together.
 
     A send is waited for where it arrives.
@@ -60,10 +60,13 @@ def declared(load: str = "even") -> dict[Scope, Declared]:
         scope = name if name in ARRIVALS else section.scope, section.phase
         before = found[scope].ops if scope in found else []
         found[scope] = replace(section, ops=before + section.ops)
-    return {scope: _declared(section) for scope, section in found.items()}
+    return found
 
 
-def _declared(section: Section) -> Declared:
+@cache
+def declared(scope: Scope, load: str = "even") -> Declared:
+    """Return the section of a scope, ready to be evaluated."""
+    section = scopes(load)[scope]
     passed = roots(*seconds_of_a_pass().values()) - {*SUMS, "phase", "layer_kind"}
     ops = wide(section)
     return Declared(section, ops, frozenset().union(passed, *(op.reads for op in ops)) - {"stage"})
@@ -110,11 +113,11 @@ class Batch:
     @property
     def scopes(self) -> list[Scope]:
         """The passes of a micro-batch."""
-        return [scope for scope in declared() if scope != TAIL]
+        return [scope for scope in scopes() if scope != TAIL]
 
     def reads(self, scope: Scope) -> frozenset[str]:
         """Return the columns and constants that a pass depends on."""
-        return declared()[scope].reads
+        return declared(scope).reads
 
     def on(self, constants: pl.DataFrame) -> "Batch":
         """Return the batch with other constants; passes that read none of those that differ are kept."""
@@ -182,7 +185,7 @@ class Batch:
 
     def evaluated(self, scope: Scope) -> dict[Scope, Pass]:
         """Return a pass evaluated on the distinct rows of what it reads, and others that come with it."""
-        what = declared()[scope]
+        what = declared(scope)
         rows, codes, _ = self.distinct_rows(what.reads)
         if scope[0] in AWAY_FROM_THE_ENDS:
             rows = rows.with_columns(stage=pl.lit(AWAY_FROM_THE_ENDS[scope[0]], dtype=pl.Int64))

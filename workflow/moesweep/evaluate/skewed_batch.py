@@ -130,7 +130,7 @@ def _kind(scope: Scope) -> str:
 
 
 def _loaded(scope: Scope, load: str = "busiest") -> Declared:
-    return declared(load)[_kind(scope), scope[1]]
+    return declared((_kind(scope), scope[1]), load)
 
 
 def _by_number(numbered: pl.DataFrame, workloads: int) -> list[Array]:

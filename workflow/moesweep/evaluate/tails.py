@@ -39,7 +39,7 @@ class Tails:
 
 def tails(batch: Batch) -> Tails:
     """Return the tails of a batch."""
-    what = declared()[TAIL]
+    what = declared(TAIL)
     # An optimizer step has no layer, and no host waits in it.
     reads = frozenset().union(*(op.reads for op in what.ops)) - set(batch.class_columns)
     rows, codes, first = batch.distinct_rows(reads, batch.layout)

@@ -21,8 +21,8 @@ PARAMETERS: dict[str, tuple[str, ...]] = {
         *("parameters", "active_parameters"),
     ),
     "options": (
-        *("sequence_parallel", "recompute", "recompute_modules", "flash_attention", "distributed_optimizer"),
-        *("dtype", "framework", "routing"),
+        *("sequence_parallel", "recompute", "recompute_modules", "recompute_method", "recompute_num_layers"),
+        *("flash_attention", "distributed_optimizer", "dtype", "framework", "routing"),
     ),
 }
 

@@ -1,4 +1,7 @@
-"""What kind each layer of a model is: dense or with experts, windowed or not, of the decoder or of MTP."""
+"""What kind each layer of a model is: dense or with experts, windowed or not, of the decoder or of MTP.
+
+And whether it stands among layers that full recomputation leaves alone.
+"""
 
 from collections.abc import Mapping
 from functools import cache
@@ -6,7 +9,12 @@ from typing import Any
 
 import polars as pl
 
-KINDS = ("dense", "moe", "dense_window", "moe_window", "mtp_dense", "mtp_moe")
+_DECODER = ("dense", "moe", "dense_window", "moe_window")
+KEPT = "_kept"
+"""Ends the kind of a layer that is not recomputed, though others are (`recompute_method` block)."""
+
+DECODER, PREDICTING = (*_DECODER, *(f"{kind}{KEPT}" for kind in _DECODER)), ("mtp_dense", "mtp_moe")
+KINDS = (*DECODER, *PREDICTING)
 """Every kind of layer. `mtp_…` are those of multi-token prediction, which stand behind the decoder's."""
 
 KIND_READS = (
@@ -14,8 +22,6 @@ KIND_READS = (
     *("window_keys", "window_attn_skip_freq"),
 )
 """The columns of a workload that `layer_kinds` reads."""
-
-DECODER, PREDICTING = KINDS[:4], KINDS[4:]
 
 EVERY, NONE = "1", "none"
 """Texts of a `moe_layer_freq` and a `window_attn_skip_freq` that leave no layer out."""
@@ -28,7 +34,12 @@ def has_experts(kind: str) -> bool:
 
 def is_windowed(kind: str) -> bool:
     """Return whether the queries of a kind of layer see a window of the keys only."""
-    return kind.endswith("_window")
+    return "_window" in kind
+
+
+def is_kept(kind: str) -> bool:
+    """Return whether full recomputation leaves layers of a kind alone, which keep all that they make."""
+    return kind.endswith(KEPT)
 
 
 def is_predicting(kind: str) -> bool:

@@ -7,15 +7,18 @@ from typing import Any
 
 import polars as pl
 
-from moesweep.shapes.layer_kinds import KIND_READS, KINDS, layer_kinds
+from moesweep.shapes.layer_kinds import KEPT, KIND_READS, KINDS, is_predicting, layer_kinds
 
 COUNTED = ("num_layers_in_first_pipeline_stage", "num_layers_in_last_pipeline_stage")
 ACCOUNTED = ("account_for_embedding_in_pipeline_split", "account_for_loss_in_pipeline_split")
 LAYOUT = "pipeline_model_parallel_layout"
 """Options that place layers by hand: counts, ends that count as layers, or every part in letters."""
 
-READS = (*KIND_READS, "pp", "virtual_pipeline", *COUNTED, *ACCOUNTED, LAYOUT)
-"""The columns of a workload that place its layers."""
+AGAIN = ("recompute_method", "recompute_num_layers")
+"""Which layers of a chunk full recomputation repeats, or how many at once."""
+
+READS = (*KIND_READS, "pp", "virtual_pipeline", *COUNTED, *ACCOUNTED, LAYOUT, *AGAIN)
+"""The columns of a workload that place its layers, and tell apart those that are recomputed."""
 
 UNSAID = "none"
 """A layout that nothing says."""
@@ -33,7 +36,9 @@ ARRIVALS = ("recv_forward", "recv_backward")
 
 
 def layer_layout(workloads: pl.DataFrame) -> pl.DataFrame:
-    """Return workload, layer, layer_kind, stage and chunk: which stage holds which layer.
+    """Return workload, layer, layer_kind, stage, chunk and unit: which stage holds which layer.
+
+    `unit` is the first of several layers that full recomputation repeats together, null where it does not.
 
     Layers of multi-token prediction follow those of the decoder. Virtual stage c·pp + p is chunk c of
     stage p (Megatron's interleaved assignment). Placements are lists, made once for all workloads that share
@@ -41,22 +46,50 @@ def layer_layout(workloads: pl.DataFrame) -> pl.DataFrame:
     """
     distinct = workloads.select(READS).unique(maintain_order=True)
     rows = [*distinct.iter_rows(named=True)]
+    stages = [virtual_stages(row) for row in rows]
+    again = [_recomputed(row, parts) for row, parts in zip(rows, stages, strict=True)]
     placed = distinct.with_columns(
-        pl.Series("layer_kind", [layer_kinds(row) for row in rows], dtype=pl.List(pl.String)),
-        pl.Series("virtual_stage", [virtual_stages(row) for row in rows], dtype=pl.List(pl.Int64)),
+        pl.Series("layer_kind", [kinds for kinds, _ in again], dtype=pl.List(pl.String)),
+        pl.Series("virtual_stage", stages, dtype=pl.List(pl.Int64)),
+        pl.Series("unit", [units for _, units in again], dtype=pl.List(pl.Int64)),
     )
     each = workloads.select("workload", *READS).join(placed, on=READS, maintain_order="left")
     return (
         each.with_columns(layer=pl.int_ranges(0, pl.col("layer_kind").list.len(), dtype=pl.Int64))
-        .explode("layer", "layer_kind", "virtual_stage")
+        .explode("layer", "layer_kind", "virtual_stage", "unit")
         .select(
             "workload",
             "layer",
             "layer_kind",
             stage=pl.col("virtual_stage") % pl.col("pp"),
             chunk=pl.col("virtual_stage") // pl.col("pp"),
+            unit="unit",
         )
     )
+
+
+def _recomputed(workload: Mapping[str, Any], parts: tuple[int, ...]) -> tuple[list[str], list[int | None]]:
+    """Return the kind of each layer, and the first of the several layers that are recomputed with it.
+
+    Uniform: every `recompute_num_layers` layers of a chunk together. Block: so many first ones of each chunk,
+    one by one, and the others not, nor those of multi-token prediction (Megatron `transformer_block.py`,
+    `multi_token_prediction.py`).
+    """
+    kinds, number = list(layer_kinds(workload)), workload["recompute_num_layers"]
+    units: list[int | None] = [None] * len(kinds)
+    block, start = workload["recompute_method"] == "block", 0
+    if not block and number == 1:
+        return kinds, units
+    for layer, kind in enumerate(kinds):
+        start = start if layer and parts[layer] == parts[layer - 1] else layer
+        place = layer - start
+        if is_predicting(kind):
+            break
+        if not block:
+            units[layer] = layer - place % number
+        elif place >= number:
+            kinds[layer] = f"{kind}{KEPT}"
+    return kinds, units
 
 
 def virtual_stages(workload: Mapping[str, Any]) -> tuple[int, ...]:

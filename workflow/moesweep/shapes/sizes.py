@@ -95,6 +95,13 @@ def repeats(module: str) -> pl.Expr:
     return (pl.col("recompute") == "selective") & named
 
 
+recomputes_layers = pl.col("recompute") == "full"
+in_blocks = pl.col("recompute_method") == "block"
+"""Full recomputation repeats so many first layers of each chunk, and leaves the others alone."""
+
+together = pl.when(in_blocks).then(1).otherwise(pl.col("recompute_num_layers"))
+"""Layers that full recomputation repeats at once, of which it keeps the first one's input alone."""
+
 scores = (batch * heads * sequence * sequence // tp).alias("scores")  # elements of the rank's score matrices
 
 # How attention sees a sequence that cp ranks share (Transformer Engine's cp_comm_type).

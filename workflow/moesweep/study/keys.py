@@ -256,6 +256,12 @@ COLUMNS: tuple[Derived, ...] = (
         "(norms that are modules of their own: before experts, before mla attention), mla_up_proj, mlp (of "
         "dense layers), moe, shared_experts.",
         "core_attn", resolved=MODULES_TEXT, text=joined, word=modules_word),
+    Key("recompute_method", one_of("uniform", "block"),
+        "What full recomputation repeats: all layers of a chunk, recompute_num_layers of them at once "
+        "(uniform); or its first recompute_num_layers, one by one, and no others (block).", "uniform"),
+    Key("recompute_num_layers", whole(1, 1 << 16),
+        "Layers that are recomputed at once, of which the first one's input is kept; with blocks, the layers "
+        "of a chunk that are recomputed.", 1),
     Key("flash_attention", TRUTH, "Fused attention kernel, which never stores the scores.",
         False, word="flash"),
     Key("distributed_optimizer", TRUTH, "Optimizer state sharded over the data-parallel ranks.",

@@ -88,7 +88,6 @@ _UNMODELLED = (
     *("num_layers_in_first_pipeline_stage", "num_layers_in_last_pipeline_stage"),
     *("account_for_embedding_in_pipeline_split", "account_for_loss_in_pipeline_split"),
     *("pipeline_model_parallel_layout", "overlap_p2p_comm", "microbatch_group_size_per_vp_stage"),
-    *("recompute_method", "recompute_num_layers"),
     *("moe_token_dispatcher_type", "moe_flex_dispatcher_backend", "moe_flex_dispatcher_num_sms"),
     *("moe_router_num_groups", "moe_router_group_topk", "moe_router_dtype", "moe_router_fusion"),
     *("moe_router_load_balancing_type", "moe_permute_fusion", "moe_shared_expert_overlap"),

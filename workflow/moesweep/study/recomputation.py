@@ -1,4 +1,4 @@
-"""Which modules selective recomputation can repeat in a workload: expressions over its columns, for rules."""
+"""Which modules and layers a workload can recompute: expressions over its columns, for rules."""
 
 from functools import reduce
 from operator import or_
@@ -6,6 +6,7 @@ from operator import or_
 import polars as pl
 
 from moesweep.shapes.layer_kinds import number_of_moe_layers
+from moesweep.shapes.placement import ACCOUNTED, COUNTED, LAYOUT, UNSAID
 from moesweep.shapes.sizes import MODULES, mla, repeats
 
 WITHIN_MOE = ("moe_act", "shared_experts")
@@ -46,6 +47,19 @@ def repeats_within_moe() -> pl.Expr:
 def modules_apart() -> pl.Expr:
     """Return as text the modules that are to be repeated, without parts of moe."""
     return _text({module: repeats(module) for module in MODULES if module not in WITHIN_MOE})
+
+
+def goes_by_layers() -> pl.Expr:
+    """Return whether something is said of which layers full recomputation repeats, or how many at once."""
+    return (pl.col("recompute_method") != "uniform") | (pl.col("recompute_num_layers") != 1)
+
+
+def most_layers_of_a_chunk() -> pl.Expr:
+    """Return how many layers a chunk has at most; where they are placed by hand, how many there are."""
+    parts = pl.col("pp") * pl.col("virtual_pipeline")
+    placed = (pl.sum_horizontal(COUNTED) > 0) | pl.any_horizontal(ACCOUNTED) | (pl.col(LAYOUT) != UNSAID)
+    layers = pl.col("num_layers")
+    return pl.when(placed).then(layers).otherwise((layers + parts - 1) // parts)
 
 
 def _text(kept: dict[str, pl.Expr]) -> pl.Expr:

@@ -1,9 +1,7 @@
 """The ops of one layer of each kind, forward and backward (Megatron-Core; semantics in docs/trace.md)."""
 
-import polars as pl
-
 from moesweep.shapes import sizes as s
-from moesweep.shapes.layer_kinds import has_experts, is_predicting, is_windowed
+from moesweep.shapes.layer_kinds import has_experts, is_kept, is_predicting, is_windowed
 from moesweep.trace import prediction
 from moesweep.trace.attention import attention_backward, attention_forward
 from moesweep.trace.mlp import dense_mlp_backward, dense_mlp_forward
@@ -29,10 +27,17 @@ def _predicting(kind: str, rows: s.Rows) -> list[Op]:
     return prediction.projection_forward() + _transformer(kind, rows)
 
 
+def _again(kind: str, rows: s.Rows) -> list[Op]:
+    """Return a layer's forward as full recomputation repeats it; Megatron repeats no MTP by `block`."""
+    predicts = is_predicting(kind)
+    forward = _predicting(kind, rows) if predicts else _transformer(kind, rows)
+    repeats = s.recomputes_layers & ~s.in_blocks if predicts else s.recomputes_layers
+    return [op.recomputed().only(repeats) for op in forward]
+
+
 def layer_backward(kind: str, rows: s.Rows = s.BALANCED) -> list[Op]:
     """Return the backward ops of a layer, after the whole forward again under full recomputation."""
-    forward = _predicting(kind, rows) if is_predicting(kind) else _transformer(kind, rows)
-    again = [op.recomputed().only(pl.col("recompute") == "full") for op in forward]
+    again = [] if is_kept(kind) else _again(kind, rows)
     mlp = moe_mlp_backward(rows) if has_experts(kind) else dense_mlp_backward()
     gradients = again + mlp + attention_backward(is_windowed(kind))
     if is_predicting(kind):

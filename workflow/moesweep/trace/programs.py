@@ -5,6 +5,7 @@ costs need no more. `programs` unfolds it into the stage's program, one row per 
 """
 
 from dataclasses import dataclass
+from functools import cache
 
 import polars as pl
 
@@ -57,6 +58,12 @@ def sections(rows: Rows = BALANCED) -> list[list[Section]]:
         [Section("stage", "backward", message["send_backward"])],
         [Section("stage", "optimizer", optimizer_ops())],
     ]
+
+
+@cache
+def _even_sections() -> list[list[Section]]:
+    """Return the sections of experts that all have as much to do: made once, as they are many expressions."""
+    return sections()
 
 
 def stages(workloads: pl.DataFrame) -> pl.DataFrame:
@@ -139,7 +146,7 @@ def folded(workloads: pl.DataFrame) -> pl.DataFrame:
     stage_frame = stages(workloads)
     frames = [
         frame
-        for place, alternatives in enumerate(sections())
+        for place, alternatives in enumerate(_even_sections())
         for section in alternatives
         for frame in evaluate(stage_frame, place, section)
     ]
@@ -168,7 +175,7 @@ PROGRAM_COLUMNS = [
 
 def programs(workloads: pl.DataFrame) -> pl.DataFrame:
     """Return the program of every stage in execution order; backward runs the layers from last to first."""
-    layout = layer_layout(workloads).select("workload", "stage", "layer_kind", "layer")
+    layout = layer_layout(workloads).select("workload", "stage", "layer_kind", "layer", "unit")
     rows = (
         folded(workloads)
         .join(layout, on=["workload", "stage", "layer_kind"], how="left")
@@ -178,9 +185,21 @@ def programs(workloads: pl.DataFrame) -> pl.DataFrame:
 
 
 def in_order(rows: pl.DataFrame, workloads: pl.DataFrame, program: tuple[str, ...]) -> pl.DataFrame:
-    """Return op rows with their layers in execution order, and `op_index`; `program` tells programs apart."""
-    ordinal = pl.when(pl.col("phase") == "backward").then(-pl.col("layer")).otherwise(pl.col("layer"))
+    """Return op rows with their layers in execution order, and `op_index`; `program` tells programs apart.
+
+    Layers that are recomputed together (`unit`) run forward one after the other, then backward.
+    """
+    backward, layer = pl.col("phase") == "backward", pl.col("layer")
+    ordinal: tuple[pl.Expr, ...] = (pl.when(backward).then(-layer).otherwise(layer),)
+    if rows["unit"].null_count() < rows.height:
+        together, first = backward & pl.col("unit").is_not_null(), pl.coalesce("unit", "layer")
+        again = together & pl.col("op").str.starts_with("recompute_")
+        ordinal = (
+            pl.when(backward).then(-first).otherwise(layer),
+            ~again,
+            pl.when(backward & ~again).then(-layer).otherwise(layer),
+        )
     order = {id_: place for place, id_ in enumerate(workloads["workload"])}
     return rows.sort(
-        pl.col("workload").replace_strict(order), *program, "section", ordinal, "position"
+        pl.col("workload").replace_strict(order), *program, "section", *ordinal, "position"
     ).with_columns(op_index=pl.int_range(pl.len(), dtype=pl.Int64).over("workload", *program))

@@ -16,7 +16,7 @@ RANK_COLUMNS = ["workload", "stage", "ep_rank", *PROGRAM_COLUMNS[2:]]
 
 def rank_programs(workloads: pl.DataFrame, root: Path) -> pl.DataFrame:
     """Return the program of every stage and ep rank in execution order: RANK_COLUMNS."""
-    layout = layer_layout(workloads).select("workload", "stage", "layer_kind", "layer")
+    layout = layer_layout(workloads).select("workload", "stage", "layer_kind", "layer", "unit")
     every = stages(workloads).with_columns(ep_rank=pl.int_ranges(0, "ep", dtype=pl.Int64)).explode("ep_rank")
     in_layers = every.join(layout, on=["workload", "stage"])
     loaded = in_layers.join(loads(workloads, by_tables_in(root)), on=["workload", "layer", "ep_rank"])
@@ -24,12 +24,12 @@ def rank_programs(workloads: pl.DataFrame, root: Path) -> pl.DataFrame:
         kind: (loaded if has_experts(kind) else in_layers).filter(pl.col("layer_kind") == kind)
         for kind in KINDS
     }
-    around = every.with_columns(layer=pl.lit(-1, dtype=pl.Int64))
+    around = every.with_columns(layer=pl.lit(-1, dtype=pl.Int64), unit=pl.lit(None, dtype=pl.Int64))
     rows = [
         frame
         for place, alternatives in enumerate(sections(GIVEN))
         for section in alternatives
-        for frame in evaluate(frames.get(section.scope, around), place, section, ("ep_rank", "layer"))
+        for frame in evaluate(frames.get(section.scope, around), place, section, ("ep_rank", "layer", "unit"))
     ]
     return in_order(pl.concat(pl.collect_all(rows)), workloads, ("stage", "ep_rank")).select(RANK_COLUMNS)
 

@@ -242,6 +242,9 @@ def _training(draft: Draft, told: Told) -> None:
         "recompute", told.take("recompute_granularity", again), _source(draft, told, "recompute_granularity")
     )
     _modules(draft, told)
+    if draft.row["recompute"][0] != "full":
+        for name in ("recompute_method", "recompute_num_layers"):
+            draft.idle += [] if told.take(name) is None else [name]
 
 
 def _modules(draft: Draft, told: Told) -> None:
