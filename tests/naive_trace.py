@@ -49,6 +49,13 @@ class Program(Layers):
         """Rows change their places: read and write each."""
         self.light(op, rows * self.w["hidden_size"], reads=(2,), writes=(2,))
 
+    def permute(self, op: str) -> None:
+        """Tokens and copies: a kernel for it all touches each token once, others its copies."""
+        if self.w["moe_permute_fusion"]:
+            self.light(op, self.w["hidden_size"], reads=(2 * own_tokens(self.w), 2 * self.routed_copies()))
+        else:
+            self.move(op, self.routed_copies())
+
     def sort(self, op: str) -> None:
         """Rows of several local experts are put in order."""
         if self.w["num_experts"] // self.w["ep"] > 1:
@@ -91,7 +98,7 @@ class Program(Layers):
         self.light("router_topk", own_tokens(w) * experts, reads=(4, 4), writes=(4,))
         # Every rank of the etp x ep block contributes an int64 per expert.
         self.collect("token_counts", "all_gather", "tp_ep", 8 * experts * w["ep"] * w["etp"])
-        self.move("permute", self.routed_copies())
+        self.permute("permute")
         self.collect("moe_dispatch", "all_to_all", "ep", sent)
         self.collect("expert_gather", "all_gather", "etp", gathered)
         self.sort("expert_sort")
@@ -101,7 +108,7 @@ class Program(Layers):
         self.sort("expert_unsort")
         self.collect("expert_scatter", "reduce_scatter", "etp", gathered)
         self.collect("moe_combine", "all_to_all", "ep", sent)
-        self.move("unpermute", self.routed_copies())
+        self.permute("unpermute")
         if w["num_shared_experts"]:
             self.light("shared_sum", own_tokens(w) * h, reads=(2, 2), writes=(2,))
 
@@ -113,7 +120,7 @@ class Program(Layers):
         self.residual_backward("mlp_residual")
         self.again("layernorm", lambda: self.norm("mlp_norm", own_tokens(w), h))
         self.again("moe", self.experts_forward)
-        self.move("unpermute", self.routed_copies())
+        self.permute("unpermute")
         self.collect("moe_combine", "all_to_all", "ep", sent)
         self.collect("expert_scatter", "all_gather", "etp", gathered)
         self.sort("expert_unsort")
@@ -127,7 +134,7 @@ class Program(Layers):
         self.sort("expert_sort")
         self.collect("expert_gather", "reduce_scatter", "etp", gathered)
         self.collect("moe_dispatch", "all_to_all", "ep", sent)
-        self.move("permute", self.routed_copies())
+        self.permute("permute")
         self.light("router_topk", own_tokens(w) * experts, reads=(4, 4), writes=(4,))
         self.gradients("router", own_tokens(w), experts, h)
         self.again("shared_experts", self.shared_forward)
@@ -167,17 +174,30 @@ class Program(Layers):
         w = self.w
         width = w["padded_vocab_size"] // w["tp"]
         self.column_parallel(f"{prefix}logits", f"{prefix}head", tokens(w), width, w["hidden_size"])
-        for part in ("max", "target", "sum"):
-            self.collect(f"{prefix}cross_entropy_{part}", "all_reduce", "tp", 4 * tokens(w))
-        # fp32 logits: the cast writes, max and sum read, subtract, exp and divide read and write.
-        reads, writes = (4, 4, 4, 4, 4), (4, 4, 4, 4)
-        self.light(f"{prefix}cross_entropy", tokens(w) * width, reads=reads, writes=writes)
+        loss, each = f"{prefix}cross_entropy", 4 * tokens(w)
+        how = w["cross_entropy_fusion_impl"] if w["cross_entropy_loss_fusion"] else "single"
+        if how == "te":
+            # Three numbers a token from every rank. Two passes read 16 bits, the second writes a gradient.
+            self.collect(f"{loss}_gather", "all_gather", "tp", 3 * each * w["tp"])
+            self.light(loss, tokens(w) * width, reads=(2, 2), writes=(4,))
+        elif how == "native":
+            self.collect(f"{loss}_max", "all_reduce", "tp", each)
+            self.collect(f"{loss}_sum", "all_reduce", "tp", 2 * each)
+            # The cast with its maximum, the exponential with its sum, the division.
+            self.light(loss, tokens(w) * width, reads=(2, 4, 4), writes=(4, 4, 4))
+        else:
+            for part in ("max", "target", "sum"):
+                self.collect(f"{loss}_{part}", "all_reduce", "tp", each)
+            # fp32 logits: the cast writes, max and sum read, subtract, exp and divide read and write.
+            self.light(loss, tokens(w) * width, reads=(4, 4, 4, 4, 4), writes=(4, 4, 4, 4))
 
     def head_backward(self, prefix: str) -> None:
         """The softmax less one at the target is scaled and cast; a column-parallel linear like any other."""
         w = self.w
         width = w["padded_vocab_size"] // w["tp"]
-        self.light(f"{prefix}cross_entropy", tokens(w) * width, reads=(4, 4), writes=(4, 4))
+        fused = w["cross_entropy_loss_fusion"]
+        reads, writes = ((4,), (2,)) if fused else ((4, 4), (4, 4))
+        self.light(f"{prefix}cross_entropy", tokens(w) * width, reads=reads, writes=writes)
         self.column_parallel_backward(f"{prefix}logits", f"{prefix}head", tokens(w), width, w["hidden_size"])
 
     # Phases

@@ -130,6 +130,7 @@ VARIED: dict[str, dict[str, Any]] = {
         "moe_layer_freq": "2",
     },
     "moe, first layers of chunks recomputed": {
+        **{"cross_entropy_loss_fusion": True, "moe_permute_fusion": True},
         **{"recompute": "full", "recompute_method": "block", "num_layers": 8, "virtual_pipeline": 2},
         **{"first_k_dense": 1, "window_size": "[15,0]", "window_attn_skip_freq": "2"},
     },
@@ -198,6 +199,12 @@ MODELS: dict[str, dict[str, Any]] = {
         **{"recompute": "full", "recompute_method": "block", "recompute_num_layers": 2, "num_layers": 7},
         **{"mtp_num_layers": 1, "num_layers_in_first_pipeline_stage": 4},
     },
+    "loss and permutation fused": {
+        **{"cross_entropy_loss_fusion": True, "moe_permute_fusion": True, "mtp_num_layers": 1},
+        "recompute": "full",
+    },
+    "loss of Transformer Engine": DENSE
+    | {"cross_entropy_loss_fusion": True, "cross_entropy_fusion_impl": "te", "tp": 4},
     "no module recomputed": {"recompute": "selective", "recompute_modules": "none"},
     "window": {"window_size": "[15,0]"},
     "window in listed layers": {

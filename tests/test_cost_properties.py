@@ -84,6 +84,21 @@ def test_layers_recomputed_take_no_more_memory_than_a_layer_s_input(
         assert more["iteration_seconds"] >= again["iteration_seconds"] * (1 - 1e-12)
 
 
+FUSED = {"cross_entropy_loss_fusion": True}
+
+
+@settings(max_examples=8)
+@given(workload=workloads())
+def test_fusion_never_lengthens_and_needs_no_more_memory(workload: dict[str, Any]) -> None:
+    plain = iteration(workload)
+    for fused in (FUSED, FUSED | {"cross_entropy_fusion_impl": "te"}, {"moe_permute_fusion": True}):
+        if "moe_permute_fusion" in fused and plain["kind"] == "dense":
+            continue
+        found = iteration(workload | fused)
+        assert found["iteration_seconds"] <= plain["iteration_seconds"] * (1 + 1e-12)
+        assert found["peak_memory_bytes"] == plain["peak_memory_bytes"]
+
+
 FASTER = (
     "matrix_flops_per_second",
     "hbm_bytes_per_second",

@@ -166,6 +166,45 @@ def test_full_recomputation_repeats_the_forward(trace: Implementation, workload:
     assert part(again, "backward", 3) == repeated + part(plain, "backward", 3)
 
 
+def test_a_fused_permutation_touches_each_token_once(trace: Implementation) -> None:
+    # 32 of 64 tokens, 64 copies, 2 x 64 bytes each: 64 read and written, or 32 and 64
+    both = (SMALL_MOE | {"moe_permute_fusion": fused} for fused in (False, True))
+    plain, fused = (by_op(trace(workload, 0), "forward") for workload in both)
+    for name in ("permute", "unpermute"):
+        assert (plain[name]["hbm_bytes"], fused[name]["hbm_bytes"]) == (16_384, 12_288)
+    # Experts' rows are put in order as before: 128 rows, read and written.
+    assert plain["expert_sort"] == fused["expert_sort"]
+
+
+def test_fused_losses(trace: Implementation) -> None:
+    """64 tokens, 4 bytes each, on 2 ranks: 256 and 512, or 3 x 256 from each rank."""
+
+    def loss(phase: str, **changes: Any) -> list[tuple[Any, ...]]:
+        rows = trace(SMALL_DENSE | changes, 1)
+        names = ("op", "collective", "comm_bytes", "wire_bytes", "hbm_bytes")
+        here = [row for row in rows if row["phase"] == phase and row["op"].startswith("cross_entropy")]
+        return [tuple(row[name] for name in names) for row in here]
+
+    logits = 64 * SMALL_DENSE["padded_vocab_size"] // 2
+    assert loss("forward") == [
+        *((f"cross_entropy_{part}", "all_reduce", 256, 256, 0) for part in ("max", "target", "sum")),
+        ("cross_entropy", None, 0, 0, 36 * logits),
+    ]
+    native = {"cross_entropy_loss_fusion": True}
+    assert loss("forward", **native) == [
+        ("cross_entropy_max", "all_reduce", 256, 256, 0),
+        ("cross_entropy_sum", "all_reduce", 512, 512, 0),
+        ("cross_entropy", None, 0, 0, 22 * logits),
+    ]
+    engine = native | {"cross_entropy_fusion_impl": "te"}
+    assert loss("forward", **engine) == [
+        ("cross_entropy_gather", "all_gather", 1536, 768, 0),
+        ("cross_entropy", None, 0, 0, 8 * logits),
+    ]
+    of_gradients = [loss("backward", **changes) for changes in ({}, native, engine)]
+    assert of_gradients == [[("cross_entropy", None, 0, 0, n * logits)] for n in (16, 6, 6)]
+
+
 def _backward_order(rows: list[Row]) -> list[tuple[int, bool]]:
     """Layer after layer of a backward pass, and whether it is run forward once more."""
     passes = [

@@ -434,6 +434,24 @@ def test_importing_twice_gives_the_same_bytes(project: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("said", "found"),
+    [
+        ("--moe-permute-fusion", (True, None, None)),
+        ("--cross-entropy-loss-fusion", (None, True, None)),
+        ("--cross-entropy-loss-fusion --cross-entropy-fusion-impl te", (None, True, "te")),
+        ("--cross-entropy-fusion-impl te", (None, None, None)),
+    ],
+)
+def test_kernels_that_a_script_fuses(tmp_path: Path, said: str, found: tuple[Any, ...]) -> None:
+    script = MIXTRAL_SCRIPT.replace("--bf16", f"--bf16 {said}")
+    (tmp_path / "launch.sh").write_text(script, encoding="utf-8")
+    draft = read_file(tmp_path / "launch.sh")
+    keys = ("moe_permute_fusion", "cross_entropy_loss_fusion", "cross_entropy_fusion_impl")
+    assert tuple(draft.row.get(key, (None,))[0] for key in keys) == found
+    assert not {*keys} & draft.unread.keys()
+
+
+@pytest.mark.parametrize(
     ("said", "method", "layers"),
     [
         ("--recompute-granularity full --recompute-method uniform --recompute-num-layers 1", "uniform", 1),

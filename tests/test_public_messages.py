@@ -65,9 +65,9 @@ def test_columns_of_a_list_are_read_or_refused(root: Path, tmp_path: Path) -> No
     runs = read_runs(path, ["c"], root)
     assert runs.workloads.select("routing", "head_dim").rows() == [("balanced", 96)]
     assert runs.workloads.width > 0
-    path.write_text(f"{HEADER},moe_permute_fusion\n{row},1\n", encoding="utf-8")
-    if "moe_permute_fusion" in UNMODELLED:
-        with pytest.raises(BadInput, match="moe_permute_fusion is not modelled"):
+    path.write_text(f"{HEADER},moe_router_fusion\n{row},1\n", encoding="utf-8")
+    if "moe_router_fusion" in UNMODELLED:
+        with pytest.raises(BadInput, match="moe_router_fusion is not modelled"):
             read_runs(path, ["c"], root)
     else:
-        assert "moe_permute_fusion" in read_runs(path, ["c"], root).workloads.columns
+        assert "moe_router_fusion" in read_runs(path, ["c"], root).workloads.columns

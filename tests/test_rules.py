@@ -43,6 +43,8 @@ DRAWN: dict[str, st.SearchStrategy[Any]] = {
     "recompute_modules": st.lists(st.sampled_from(MODULES)).map(joined),
     "recompute_method": st.sampled_from(["uniform", "block"]),
     "recompute_num_layers": st.integers(1, 9),
+    **dict.fromkeys(("moe_permute_fusion", "cross_entropy_loss_fusion"), st.booleans()),
+    "cross_entropy_fusion_impl": st.sampled_from(["native", "te"]),
     "softmax_type": st.sampled_from(["vanilla", "learnable"]),
     **dict.fromkeys(("qk_layernorm", "qk_layernorm_across_heads", "add_qkv_bias"), st.booleans()),
     **dict.fromkeys(("add_bias_linear", "moe_shared_expert_gate", "bias_activation_fusion"), st.booleans()),

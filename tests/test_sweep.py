@@ -166,6 +166,9 @@ def test_every_key_of_a_sweep_reaches_its_column(root: Path, tmp_path: Path) -> 
         "exp_avg_sq_dtype": "bf16",
         "recompute_modules": ["moe", "core_attn"],
         "recompute_method": "block",
+        "moe_permute_fusion": True,
+        "cross_entropy_loss_fusion": True,
+        "cross_entropy_fusion_impl": "te",
         "recompute_num_layers": 2,
     }
     texts = {"moe_layer_freq": "2", "window_size": "[127,0]", "window_attn_skip_freq": "[1,0]"}

@@ -39,6 +39,8 @@ SOUND: dict[str, Any] = {
     **{"account_for_embedding_in_pipeline_split": False, "account_for_loss_in_pipeline_split": False},
     **{"pipeline_model_parallel_layout": "none", "grad_reduce_in_fp32": True},
     **{"use_precision_aware_optimizer": False, "exp_avg_dtype": "fp32", "exp_avg_sq_dtype": "fp32"},
+    **{"moe_permute_fusion": False, "cross_entropy_loss_fusion": False},
+    "cross_entropy_fusion_impl": "native",
     **{"recompute_modules": "core_attn", "recompute_method": "uniform", "recompute_num_layers": 1},
     **{"cp": 1, "cp_comm_type": "p2p"},
 }
@@ -181,6 +183,7 @@ BROKEN: list[tuple[str, dict[str, Any], str, str]] = [
         "core_attn+moe+shared_experts",
         "nearest: core_attn+moe",
     ),
+    ("fusion_of_loss", {"cross_entropy_fusion_impl": "te"}, "te", "nearest: native"),
     ("layers_of_full", {"recompute_num_layers": 2}, "2", "leave both out"),
     ("layers_of_full", {"recompute": "selective", "recompute_method": "block"}, "1", "leave both out"),
     # 8 layers on 2 stages

@@ -117,11 +117,13 @@ def attention(op: Words) -> Timing:
 def memory_bound(op: Words) -> Timing:
     """Return declared bytes over the reached share of memory bandwidth, plus one kernel launch.
 
-    Token permutations gather and scatter rows and reach far less (`permute_hbm_fraction`).
+    Token permutations of unfused kernels gather and scatter rows and reach far less (`permute_hbm_fraction`);
+    a fused one is taken to reach what other kernels do.
     """
     plain = constant("elementwise_hbm_fraction")
     other = choose(among(op.base, *LOSSES), constant("cross_entropy_hbm_fraction"), plain)
-    fraction = choose(among(op.base, *PERMUTATIONS), constant("permute_hbm_fraction"), other)
+    permuting = pl.when(s.fuses_permutation).then(plain).otherwise(constant("permute_hbm_fraction"))
+    fraction = choose(among(op.base, *PERMUTATIONS), permuting, other)
     memory = _hbm_seconds(pl.col("hbm_bytes"), fraction)
     return Timing.roofline(pl.lit(0.0), memory, constant("kernel_seconds"), pl.lit(0.0))
 

@@ -102,6 +102,11 @@ in_blocks = pl.col("recompute_method") == "block"
 together = pl.when(in_blocks).then(1).otherwise(pl.col("recompute_num_layers"))
 """Layers that full recomputation repeats at once, of which it keeps the first one's input alone."""
 
+fuses_permutation = pl.col("moe_permute_fusion")
+fuses_loss = pl.col("cross_entropy_loss_fusion")
+loss_of_engine = fuses_loss & (pl.col("cross_entropy_fusion_impl") == "te")
+"""The loss is Transformer Engine's kernel, not Megatron's own."""
+
 scores = (batch * heads * sequence * sequence // tp).alias("scores")  # elements of the rank's score matrices
 
 # How attention sees a sequence that cp ranks share (Transformer Engine's cp_comm_type).

@@ -284,6 +284,10 @@ RULES = (
         (_c("recompute") == "full") & (_c("recompute_method") == "uniform") & (_c("mtp_num_layers") > 0)
         & (_c("recompute_num_layers") > 1),
         "Megatron recomputes layers of multi-token prediction one by one alone", nearest_is(1)),
+    error("fusion_of_loss", "cross_entropy_fusion_impl",
+        (_c("cross_entropy_fusion_impl") != "native") & ~_c("cross_entropy_loss_fusion"),
+        "cross_entropy_fusion_impl {cross_entropy_fusion_impl} says whose fused loss, and "
+        "cross_entropy_loss_fusion is false", nearest_is("native")),
     error("precision_needs_shards", "use_precision_aware_optimizer",
         _aware & ~_c("distributed_optimizer"),
         "a precision-aware optimizer is a distributed one: Megatron refuses it replicated",

@@ -21,6 +21,10 @@ LOOKUP_FORWARD, LOOKUP_BACKWARD = 4, 6  # read and write a row; read dy, read an
 TABLE_BACKWARD = s.ELEMENT_BYTES + 2 * s.gradient_bytes
 DROPOUT = 5  # read x, write y, 1-byte mask; the same in backward
 LOGIT_FORWARD, LOGIT_BACKWARD = 36, 16  # cast to fp32, max, subtract, exp, sum, divide; then the gradient
+# Megatron's fused kernels: cast with max (read 2, write 4), exp with sum, division (read and write 4 each);
+# the gradient is scaled and cast in one (read 4, write 2). Transformer Engine's: max and sum in one pass
+# (read 2), then the gradient at once (read 2, write 4 as an fp32 one takes), scaled and cast in backward.
+FUSED_LOGIT, ENGINE_LOGIT = (22, 6), (8, 6)
 
 
 def _dropout(base: str) -> Op:
@@ -67,20 +71,43 @@ def _logits(prefix: str) -> Op:
     return gemm(f"{prefix}logits", s.tokens, s.vocabulary, s.hidden)
 
 
-def prediction_forward(prefix: str = "") -> list[Op]:
-    """Return logits and vocabulary-parallel cross entropy with its three 4·b·s all_reduces."""
+def _of_loss(plain: int, fused: int, engine: int) -> pl.Expr:
+    """Return what differs between the loss of single kernels, Megatron's fused one, and the engine's."""
+    return pl.when(s.loss_of_engine).then(engine).when(s.fuses_loss).then(fused).otherwise(plain)
+
+
+def _loss_collectives(name: str) -> list[Op]:
+    """Return what tp ranks tell each other of their slices of the vocabulary, b·s tokens of fp32 numbers.
+
+    The largest logit, the target's, the sum of exponentials: three all_reduces; fused the last two in one;
+    the engine gathers all three of every rank (Megatron `fused_cross_entropy.py`, Transformer Engine
+    `triton/cross_entropy.py`).
+    """
     per_token = 4 * s.tokens
+    both = per_token * _of_loss(1, 2, 2)
+    return [
+        all_reduce(f"{name}_max", "tp", per_token).only(~s.loss_of_engine),
+        all_reduce(f"{name}_target", "tp", per_token).only(~s.fuses_loss),
+        all_reduce(f"{name}_sum", "tp", both).only(~s.loss_of_engine),
+        all_gather(f"{name}_gather", "tp", 3 * per_token * s.tp).only(s.loss_of_engine),
+    ]
+
+
+def prediction_forward(prefix: str = "") -> list[Op]:
+    """Return logits and vocabulary-parallel cross entropy with its collectives."""
+    bytes_ = _of_loss(LOGIT_FORWARD, FUSED_LOGIT[0], ENGINE_LOGIT[0])
     return [
         *column_parallel(f"{prefix}head", _logits(prefix)),
-        *(all_reduce(f"{prefix}cross_entropy_{part}", "tp", per_token) for part in ("max", "target", "sum")),
-        elementwise(f"{prefix}cross_entropy", LOGIT_FORWARD * s.tokens * s.vocabulary),
+        *_loss_collectives(f"{prefix}cross_entropy"),
+        elementwise(f"{prefix}cross_entropy", bytes_ * s.tokens * s.vocabulary),
     ]
 
 
 def prediction_backward(prefix: str = "") -> list[Op]:
     """Return the mirror of `prediction_forward`: nothing of the loss is summed again."""
+    bytes_ = _of_loss(LOGIT_BACKWARD, FUSED_LOGIT[1], ENGINE_LOGIT[1])
     return [
-        elementwise(f"{prefix}cross_entropy", LOGIT_BACKWARD * s.tokens * s.vocabulary),
+        elementwise(f"{prefix}cross_entropy", bytes_ * s.tokens * s.vocabulary),
         *column_parallel_backward(f"{prefix}head", _logits(prefix)),
     ]
 

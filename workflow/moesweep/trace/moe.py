@@ -33,8 +33,13 @@ def _router_topk() -> Op:
 
 
 def _permute(name: str, rows: s.Rows) -> Op:
-    """Return the move of b·s/t tokens from or to their k copies each: every copy is read and written."""
-    return elementwise(name, 2 * s.ELEMENT_BYTES * s.hidden * rows.sent)
+    """Return the move of b·s/t tokens from or to their k copies each: every copy is read and written.
+
+    One kernel for all of it reads, or sums up and writes, each token once (Transformer Engine
+    `triton/permutation.py`).
+    """
+    moved = rows.sent + pl.when(s.fuses_permutation).then(s.local_tokens).otherwise(rows.sent)
+    return elementwise(name, s.ELEMENT_BYTES * s.hidden * moved)
 
 
 def _sort(name: str, rows: s.Rows) -> Op:

@@ -133,6 +133,7 @@ def _attention(draft: Draft, told: Told) -> None:
 
 def _experts(draft: Draft, told: Told) -> None:
     if not draft.copy(told, "num_experts", "num_experts", "num_moe_experts"):
+        draft.idle += [] if told.take("moe_permute_fusion") is None else ["moe_permute_fusion"]
         return
     if not draft.copy(told, "moe_router_topk", "moe_router_topk"):
         draft.say("moe_router_topk", 2, f"{DEFAULT}: moe_router_topk")
@@ -242,6 +243,8 @@ def _training(draft: Draft, told: Told) -> None:
         "recompute", told.take("recompute_granularity", again), _source(draft, told, "recompute_granularity")
     )
     _modules(draft, told)
+    if not told.values.get("cross_entropy_loss_fusion"):
+        draft.idle += [] if told.take("cross_entropy_fusion_impl") is None else ["cross_entropy_fusion_impl"]
     if draft.row["recompute"][0] != "full":
         for name in ("recompute_method", "recompute_num_layers"):
             draft.idle += [] if told.take(name) is None else [name]
