@@ -93,6 +93,7 @@ GPT_13B_MOE: dict[str, Any] = {
     "flash_attention": False,
     "distributed_optimizer": True,
     "dtype": "bf16",
+    "moe_router_dtype": "none",
     "moe_permute_fusion": False,
     "cross_entropy_loss_fusion": False,
     "cross_entropy_fusion_impl": "native",

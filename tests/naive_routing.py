@@ -12,7 +12,7 @@ from typing import Any
 
 from naive_layout import coordinates, naive_groups
 from naive_rows import Row
-from naive_sizes import Workload
+from naive_sizes import Workload, routed_size, router_width
 from naive_trace import Program
 
 Peers = dict[tuple[int, int], int]
@@ -79,7 +79,7 @@ class UnevenProgram(Program):
         """Rows in the experts, their width, and bytes of the exchanges and gathers."""
         _, width, _, _ = super().expert_sizes()
         rows = self.w["etp"] * self.total(received=True)
-        return rows, width, 0, 2 * rows * self.w["hidden_size"]
+        return rows, width, 0, router_width(self.w) * rows * self.w["hidden_size"]
 
     def routed_copies(self) -> int:
         """Copies that this rank sends."""
@@ -99,7 +99,7 @@ class UnevenProgram(Program):
         towards_experts = (op == "moe_dispatch") == again
         copies = self.total(received=not towards_experts)
         own = self.layers[self.layer].sent[self.ep_rank, self.ep_rank]
-        size = 2 * self.w["hidden_size"]
+        size = routed_size(self.w) if op == "moe_dispatch" else 2 * self.w["hidden_size"]
         self.message(op, "collective", collective, group_kind, size * copies, size * (copies - own))
 
 

@@ -50,6 +50,16 @@ def repeated(w: Workload, module: str) -> bool:
     return w["recompute"] == "selective" and module in str(w["recompute_modules"]).split("+")
 
 
+def router_width(w: Workload) -> int:
+    """Bytes of the router's numbers."""
+    return 4 if w["moe_router_dtype"] == "fp32" else 2
+
+
+def routed_size(w: Workload) -> int:
+    """Bytes of a copy of a token on its way to an expert, with its probability where that has a format."""
+    return int(2 * w["hidden_size"] + (4 if w["moe_router_dtype"] == "fp32" else 0))
+
+
 def scattered(w: Workload) -> bool:
     """Whether activations between the tp regions are cut along the sequence."""
     return bool(w["sequence_parallel"] and w["tp"] > 1)

@@ -20,6 +20,8 @@ from naive_sizes import (
     gradient_bytes,
     group_size,
     own_tokens,
+    routed_size,
+    router_width,
     scattered,
     table,
     tokens,
@@ -30,7 +32,7 @@ class Program(Layers):
     """All rows of one pipeline stage."""
 
     def expert_sizes(self) -> tuple[int, int, int, int]:
-        """Rows in the local experts, their width, bytes of the all_to_all, bytes of the gather over etp."""
+        """Rows in the local experts, their width, bytes of an exchange of results, bytes of all results."""
         w = self.w
         gathered_rows = w["moe_router_topk"] * tokens(w) * w["etp"] // w["tp"]
         row_bytes = 2 * w["hidden_size"]
@@ -38,8 +40,31 @@ class Program(Layers):
             gathered_rows,
             w["moe_ffn_hidden_size"] // w["etp"],
             self.routed_copies() * row_bytes,
-            gathered_rows * row_bytes,
+            gathered_rows * router_width(w) * w["hidden_size"],
         )
+
+    def dispatch(self, op: str) -> None:
+        """Copies go to their experts, or their gradients come back, each with its probability or that's."""
+        self.collect(op, "all_to_all", "ep", self.routed_copies() * routed_size(self.w))
+
+    def cast_results(self, op: str, rows: int) -> None:
+        """Results of experts that etp ranks sum up are cast to the router's format, and back."""
+        if self.w["etp"] > 1 and router_width(self.w) > 2:
+            self.light(op, rows * self.w["hidden_size"], reads=(2,), writes=(router_width(self.w),))
+
+    def router(self) -> None:
+        """Logits of 16 bits, or of fp32 from the same operands."""
+        w = self.w
+        self.gemm("router", own_tokens(w), w["num_experts"], w["hidden_size"])
+        self.rows[-1]["hbm_bytes"] += (router_width(w) - 2) * own_tokens(w) * w["num_experts"]
+
+    def router_backward(self) -> None:
+        """Both gradients, of operands as wide as the logits."""
+        w = self.w
+        m, n, k, more = own_tokens(w), w["num_experts"], w["hidden_size"], router_width(w) - 2
+        of_input, of_weight = self.gradients("router", m, n, k)
+        of_input["hbm_bytes"] += more * (m * n + n * k + m * k)
+        of_weight["hbm_bytes"] += more * (m * n + m * k)
 
     def routed_copies(self) -> int:
         """Copies of its own tokens that a rank sends to experts."""
@@ -90,23 +115,25 @@ class Program(Layers):
     def experts_forward(self) -> None:
         """Shared experts; route, exchange over ep, gather over etp, compute, and all the way back."""
         w, h, experts = self.w, self.w["hidden_size"], self.w["num_experts"]
-        rows, f, sent, gathered = self.expert_sizes()
+        rows, f, sent, results = self.expert_sizes()
         local = experts // w["ep"]
         self.shared_forward()
-        self.gemm("router", own_tokens(w), experts, h)
+        self.router()
         # Softmax and top-k over fp32: read, write, read.
         self.light("router_topk", own_tokens(w) * experts, reads=(4, 4), writes=(4,))
         # Every rank of the etp x ep block contributes an int64 per expert.
         self.collect("token_counts", "all_gather", "tp_ep", 8 * experts * w["ep"] * w["etp"])
         self.permute("permute")
-        self.collect("moe_dispatch", "all_to_all", "ep", sent)
-        self.collect("expert_gather", "all_gather", "etp", gathered)
+        self.dispatch("moe_dispatch")
+        self.collect("expert_gather", "all_gather", "etp", rows * routed_size(w))
         self.sort("expert_sort")
         self.gemm("expert_fc1", rows, fc1_multiple(w) * f, h, local, "grouped_gemm")
         self.activation("expert_activation", rows, f, backward=False, weighted=True)
         self.gemm("expert_fc2", rows, h, f, local, "grouped_gemm")
         self.sort("expert_unsort")
-        self.collect("expert_scatter", "reduce_scatter", "etp", gathered)
+        self.cast_results("expert_widen", rows)
+        self.collect("expert_scatter", "reduce_scatter", "etp", results)
+        self.cast_results("expert_narrow", rows // w["etp"])
         self.collect("moe_combine", "all_to_all", "ep", sent)
         self.permute("unpermute")
         if w["num_shared_experts"]:
@@ -115,14 +142,16 @@ class Program(Layers):
     def moe_mlp_backward(self) -> None:
         """The reverse of moe_mlp_forward; permuted tokens were kept, so nothing is gathered again."""
         w, h, experts = self.w, self.w["hidden_size"], self.w["num_experts"]
-        rows, f, sent, gathered = self.expert_sizes()
+        rows, f, sent, results = self.expert_sizes()
         wide, local = fc1_multiple(w) * f, experts // w["ep"]
         self.residual_backward("mlp_residual")
         self.again("layernorm", lambda: self.norm("mlp_norm", own_tokens(w), h))
         self.again("moe", self.experts_forward)
         self.permute("unpermute")
         self.collect("moe_combine", "all_to_all", "ep", sent)
-        self.collect("expert_scatter", "all_gather", "etp", gathered)
+        self.cast_results("expert_narrow", rows // w["etp"])
+        self.collect("expert_scatter", "all_gather", "etp", results)
+        self.cast_results("expert_widen", rows)
         self.sort("expert_unsort")
         self.again(
             "moe_act",
@@ -132,11 +161,11 @@ class Program(Layers):
         self.activation("expert_activation", rows, f, backward=True, weighted=True)
         self.gradients("expert_fc1", rows, wide, h, local, "grouped_gemm")
         self.sort("expert_sort")
-        self.collect("expert_gather", "reduce_scatter", "etp", gathered)
-        self.collect("moe_dispatch", "all_to_all", "ep", sent)
+        self.collect("expert_gather", "reduce_scatter", "etp", rows * routed_size(w))
+        self.dispatch("moe_dispatch")
         self.permute("permute")
         self.light("router_topk", own_tokens(w) * experts, reads=(4, 4), writes=(4,))
-        self.gradients("router", own_tokens(w), experts, h)
+        self.router_backward()
         self.again("shared_experts", self.shared_forward)
         self.shared_backward()
         self.norm_backward("mlp_norm", own_tokens(w), h, residual=True)

@@ -82,5 +82,5 @@ CHANGES: dict[str, dict[str, Any]] = {
     "interleaved": VARIED["moe, interleaved"],
     "odd": {"ep": 3, "num_experts": 12, "world_size": 12, "global_batch_size": 24, "seq_length": 70, "pp": 1},
     "gated": VARIED["moe, gated and grouped queries"]
-    | {"recompute": "selective", "recompute_modules": "layernorm+moe"},
+    | {"recompute": "selective", "recompute_modules": "layernorm+moe", "moe_router_dtype": "fp32"},
 }

@@ -130,7 +130,7 @@ VARIED: dict[str, dict[str, Any]] = {
         "moe_layer_freq": "2",
     },
     "moe, first layers of chunks recomputed": {
-        **{"cross_entropy_loss_fusion": True, "moe_permute_fusion": True},
+        **{"cross_entropy_loss_fusion": True, "moe_permute_fusion": True, "moe_router_dtype": "fp32"},
         **{"recompute": "full", "recompute_method": "block", "num_layers": 8, "virtual_pipeline": 2},
         **{"first_k_dense": 1, "window_size": "[15,0]", "window_attn_skip_freq": "2"},
     },
@@ -199,6 +199,8 @@ MODELS: dict[str, dict[str, Any]] = {
         **{"recompute": "full", "recompute_method": "block", "recompute_num_layers": 2, "num_layers": 7},
         **{"mtp_num_layers": 1, "num_layers_in_first_pipeline_stage": 4},
     },
+    "routers of fp32": {"moe_router_dtype": "fp32", "recompute": "full", "num_shared_experts": 1},
+    "routers of fp32, whole experts": {"moe_router_dtype": "fp32", "etp": 1, "ep": 4},
     "loss and permutation fused": {
         **{"cross_entropy_loss_fusion": True, "moe_permute_fusion": True, "mtp_num_layers": 1},
         "recompute": "full",

@@ -79,7 +79,10 @@ SKEWED: dict[str, dict[str, Any]] = {
     "dense first": {"routing": "lognormal(sigma=0.7,seed=0)", "first_k_dense": 1, "num_layers": 8, "pp": 4},
     "interleaved": {"routing": "zipf(alpha=1,seed=3)", "virtual_pipeline": 2, "num_layers": 8},
     "whole experts": {"routing": "zipf(alpha=0.4,seed=3)", "etp": 1, "ep": 4},
-    "full": {"routing": "zipf(alpha=1,seed=1)", "recompute": "full", "pp": 1},
+    "full": {
+        **{"routing": "zipf(alpha=1,seed=1)", "recompute": "full", "pp": 1},
+        **{"moe_router_dtype": "fp32", "moe_permute_fusion": True},
+    },
     "together": {
         **{"routing": "zipf(alpha=1,seed=1)", "recompute": "full", "recompute_num_layers": 3},
         **{"first_k_dense": 1, "num_layers": 8},

@@ -166,6 +166,33 @@ def test_full_recomputation_repeats_the_forward(trace: Implementation, workload:
     assert part(again, "backward", 3) == repeated + part(plain, "backward", 3)
 
 
+def test_routers_of_fp32(trace: Implementation) -> None:
+    """32 of 64 tokens, 8 experts, h 64, 64 copies sent, 128 rows of etp 2."""
+    rows = trace(SMALL_MOE | {"moe_router_dtype": "fp32"}, 0)
+    plain = trace(SMALL_MOE, 0)
+    names = ("comm_bytes", "wire_bytes")
+    # A copy of 2 x 64 bytes has its probability of 4 with it; results are summed in 4 bytes an element.
+    expected = {
+        "moe_dispatch": (64 * 132, 64 * 132 * 3 // 4),
+        "expert_gather": (128 * 132, 64 * 132),
+        "expert_scatter": (128 * 256, 64 * 256),
+        "moe_combine": (64 * 128, 64 * 96),
+    }
+    for phase in ("forward", "backward"):
+        here = by_op(rows, phase)
+        assert {op: tuple(here[op][name] for name in names) for op in expected} == expected
+        # 128 rows of 64 from 2 bytes to 4, what is left of them back
+        assert here["expert_widen"]["hbm_bytes"] == 128 * 64 * 6
+        assert here["expert_narrow"]["hbm_bytes"] == 64 * 64 * 6
+    # operands of 2 bytes and logits of 4; in backward all of 4, and a gradient read and written in 4
+    assert by_op(rows, "forward")["router"]["hbm_bytes"] == 2 * (32 * 64 + 64 * 8) + 4 * 32 * 8
+    backward = by_op(rows, "backward")
+    assert backward["router_dgrad"]["hbm_bytes"] == 4 * (32 * 64 + 64 * 8 + 32 * 8)
+    assert backward["router_wgrad"]["hbm_bytes"] == 4 * (32 * 64 + 32 * 8) + 8 * 64 * 8
+    more = ("expert_widen", "expert_narrow")
+    assert [row["op"] for row in rows if row["op"] not in more] == [row["op"] for row in plain]
+
+
 def test_a_fused_permutation_touches_each_token_once(trace: Implementation) -> None:
     # 32 of 64 tokens, 64 copies, 2 x 64 bytes each: 64 read and written, or 32 and 64
     both = (SMALL_MOE | {"moe_permute_fusion": fused} for fused in (False, True))

@@ -40,6 +40,7 @@ AXES: dict[str, tuple[list[Any], list[str]]] = {
     ),
     "recompute_method": (["uniform", "block"], ["", "-recompute_methodblock"]),
     "recompute_num_layers": ([1, 2], ["", "-recompute_num_layers2"]),
+    "moe_router_dtype": (["none", "fp32"], ["", "-moe_router_dtypefp32"]),
     "moe_permute_fusion": ([False, True], ["", "-moepermutefusion"]),
     "cross_entropy_loss_fusion": ([False, True], ["", "-crossentropylossfusion"]),
     "flash_attention": ([False, True], ["", "-flash"]),

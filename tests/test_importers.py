@@ -437,6 +437,7 @@ def test_importing_twice_gives_the_same_bytes(project: Path) -> None:
     ("said", "found"),
     [
         ("--moe-permute-fusion", (True, None, None)),
+        ("--moe-permute-fusion --moe-router-dtype fp32", (True, None, None)),
         ("--cross-entropy-loss-fusion", (None, True, None)),
         ("--cross-entropy-loss-fusion --cross-entropy-fusion-impl te", (None, True, "te")),
         ("--cross-entropy-fusion-impl te", (None, None, None)),
@@ -448,7 +449,16 @@ def test_kernels_that_a_script_fuses(tmp_path: Path, said: str, found: tuple[Any
     draft = read_file(tmp_path / "launch.sh")
     keys = ("moe_permute_fusion", "cross_entropy_loss_fusion", "cross_entropy_fusion_impl")
     assert tuple(draft.row.get(key, (None,))[0] for key in keys) == found
-    assert not {*keys} & draft.unread.keys()
+    assert not {*keys, "moe_router_dtype"} & draft.unread.keys()
+    assert draft.row.get("moe_router_dtype", ("none",))[0] == ("fp32" if "fp32" in said else "none")
+
+
+def test_a_router_of_fp64_is_not_read(tmp_path: Path) -> None:
+    script = MIXTRAL_SCRIPT.replace("--bf16", "--bf16 --moe-router-dtype fp64")
+    (tmp_path / "launch.sh").write_text(script, encoding="utf-8")
+    draft = read_file(tmp_path / "launch.sh")
+    assert draft.unread["moe_router_dtype"] == "fp64"
+    assert "moe_router_dtype" not in draft.row
 
 
 @pytest.mark.parametrize(

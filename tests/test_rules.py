@@ -44,6 +44,7 @@ DRAWN: dict[str, st.SearchStrategy[Any]] = {
     "recompute_method": st.sampled_from(["uniform", "block"]),
     "recompute_num_layers": st.integers(1, 9),
     **dict.fromkeys(("moe_permute_fusion", "cross_entropy_loss_fusion"), st.booleans()),
+    "moe_router_dtype": st.sampled_from(["none", "fp32"]),
     "cross_entropy_fusion_impl": st.sampled_from(["native", "te"]),
     "softmax_type": st.sampled_from(["vanilla", "learnable"]),
     **dict.fromkeys(("qk_layernorm", "qk_layernorm_across_heads", "add_qkv_bias"), st.booleans()),

@@ -166,6 +166,7 @@ def test_every_key_of_a_sweep_reaches_its_column(root: Path, tmp_path: Path) -> 
         "exp_avg_sq_dtype": "bf16",
         "recompute_modules": ["moe", "core_attn"],
         "recompute_method": "block",
+        "moe_router_dtype": "fp32",
         "moe_permute_fusion": True,
         "cross_entropy_loss_fusion": True,
         "cross_entropy_fusion_impl": "te",

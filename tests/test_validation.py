@@ -39,7 +39,7 @@ SOUND: dict[str, Any] = {
     **{"account_for_embedding_in_pipeline_split": False, "account_for_loss_in_pipeline_split": False},
     **{"pipeline_model_parallel_layout": "none", "grad_reduce_in_fp32": True},
     **{"use_precision_aware_optimizer": False, "exp_avg_dtype": "fp32", "exp_avg_sq_dtype": "fp32"},
-    **{"moe_permute_fusion": False, "cross_entropy_loss_fusion": False},
+    **{"moe_router_dtype": "none", "moe_permute_fusion": False, "cross_entropy_loss_fusion": False},
     "cross_entropy_fusion_impl": "native",
     **{"recompute_modules": "core_attn", "recompute_method": "uniform", "recompute_num_layers": 1},
     **{"cp": 1, "cp_comm_type": "p2p"},

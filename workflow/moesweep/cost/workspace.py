@@ -39,6 +39,12 @@ def _of_an_mlp(rows: pl.Expr, width: pl.Expr) -> pl.Expr:
     return s.ELEMENT_BYTES * rows * (s.hidden + s.gate * width)
 
 
+def _of_wide_results(rows: pl.Expr) -> pl.Expr:
+    """Return the gradient of experts' results as gathered over etp in the router's format, and in 16 bits."""
+    wide = (s.router_bytes + s.ELEMENT_BYTES) * rows * s.hidden
+    return pl.when(s.widens_router & (s.etp > 1)).then(wide).otherwise(0.0)
+
+
 def _of_shared_sequences() -> pl.Expr:
     """Return what the backward of attention holds of the other cp ranks' positions, or for them.
 
@@ -72,6 +78,7 @@ def workspace_bytes(dense: pl.Expr, moe: pl.Expr, rows: pl.Expr) -> pl.Expr:
     in_layers = pl.max_horizontal(
         pl.when(dense).then(_of_an_mlp(s.tokens, s.ffn / s.tp)).otherwise(0.0),
         pl.when(moe).then(_of_an_mlp(rows, s.expert_ffn / s.etp)).otherwise(0.0),
+        pl.when(moe).then(_of_wide_results(rows)).otherwise(0.0),
         _of_shared_sequences(),
     ).alias("layer_gradient_bytes")
     logits = (LOGIT_BYTES * s.tokens * s.vocabulary).cast(pl.Float64)

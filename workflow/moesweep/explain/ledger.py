@@ -47,9 +47,6 @@ QUANTITIES = (
 )
 """Columns of an op that its vocabulary entry declares."""
 
-EXCHANGES = ("moe_dispatch", "moe_combine")
-"""What one of them sends, the other receives: where routing is given, both last as long as the larger."""
-
 
 class Ledger:
     """Every table of one workload on one cluster.
@@ -231,7 +228,8 @@ class Ledger:
         if not set(quantity.meta.root_names()) & set(LOADS):
             return Definition(quantity, self.contents, ("stage",))
         if entry.collective == "all_to_all":
-            both = (self._entry("forward", kind, op, stage) for op in EXCHANGES)
+            op = row["op"][0].removeprefix("recompute_")
+            both = (self._entry(phase, kind, op, stage) for phase in ("forward", "backward"))
             quantity = pl.max_horizontal(quantities(each)[name] for each in both)
         return Definition(quantity.max(), self.loads, ("layer",))
 

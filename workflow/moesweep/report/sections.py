@@ -22,7 +22,7 @@ PARAMETERS: dict[str, tuple[str, ...]] = {
     ),
     "options": (
         *("sequence_parallel", "recompute", "recompute_modules", "recompute_method", "recompute_num_layers"),
-        *("moe_permute_fusion", "cross_entropy_loss_fusion", "cross_entropy_fusion_impl"),
+        *("moe_router_dtype", "moe_permute_fusion", "cross_entropy_loss_fusion", "cross_entropy_fusion_impl"),
         *("flash_attention", "distributed_optimizer", "dtype", "framework", "routing"),
     ),
 }

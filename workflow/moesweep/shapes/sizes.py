@@ -102,6 +102,13 @@ in_blocks = pl.col("recompute_method") == "block"
 together = pl.when(in_blocks).then(1).otherwise(pl.col("recompute_num_layers"))
 """Layers that full recomputation repeats at once, of which it keeps the first one's input alone."""
 
+widens_router = pl.col("moe_router_dtype") == "fp32"
+router_bytes = pl.when(widens_router).then(4).otherwise(ELEMENT_BYTES)
+"""What a logit of the router takes, and of a sum over the etp ranks of an expert an element."""
+
+probability_bytes = pl.when(widens_router).then(4).otherwise(0)
+"""What travels with each copy of a token to its expert, where the router's format is given."""
+
 fuses_permutation = pl.col("moe_permute_fusion")
 fuses_loss = pl.col("cross_entropy_loss_fusion")
 loss_of_engine = fuses_loss & (pl.col("cross_entropy_fusion_impl") == "te")

@@ -275,6 +275,9 @@ COLUMNS: tuple[Derived, ...] = (
         "formats of their own.", False),
     Key("exp_avg_dtype", one_of("fp32", "bf16"), "Format of the first moment.", "fp32"),
     Key("exp_avg_sq_dtype", one_of("fp32", "bf16"), "Format of the second moment.", "fp32"),
+    Key("moe_router_dtype", one_of("none", "fp32"),
+        "Format of the router's logits and probabilities, of which those of a token travel with it; none: 16 "
+        "bits, and none that travel.", "none", without=pl.lit("none")),
     Key("moe_permute_fusion", TRUTH, "One kernel moves tokens to their copies, and one sums these up.", False,
         without=False),
     Key("cross_entropy_loss_fusion", TRUTH, "Few kernels compute the loss, and few collectives.", False),

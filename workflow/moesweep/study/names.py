@@ -89,7 +89,7 @@ _UNMODELLED = (
     *("account_for_embedding_in_pipeline_split", "account_for_loss_in_pipeline_split"),
     *("pipeline_model_parallel_layout", "overlap_p2p_comm", "microbatch_group_size_per_vp_stage"),
     *("moe_token_dispatcher_type", "moe_flex_dispatcher_backend", "moe_flex_dispatcher_num_sms"),
-    *("moe_router_num_groups", "moe_router_group_topk", "moe_router_dtype", "moe_router_fusion"),
+    *("moe_router_num_groups", "moe_router_group_topk", "moe_router_fusion"),
     *("moe_router_load_balancing_type", "moe_shared_expert_overlap"),
     *("moe_expert_capacity_factor", "moe_pad_expert_input_to_capacity"),
     *("overlap_moe_expert_parallel_comm", "delay_wgrad_compute"),

@@ -24,8 +24,21 @@ SUM = 6  # shared and routed experts' outputs: read two, write one
 
 
 def _router() -> Op:
+    """Return the product that gives logits, in fp32 where the router's format is that."""
     # [b·s/t, E] <- [b·s/t, h]
-    return gemm("router", s.local_tokens, s.experts, s.hidden)
+    op = gemm("router", s.local_tokens, s.experts, s.hidden)
+    return replace(op, hbm_bytes=s.ELEMENT_BYTES * (op.m * op.k + op.k * op.n) + s.router_bytes * op.m * op.n)
+
+
+def _router_backward() -> list[Op]:
+    """Return both gradients; of fp32 logits they are products of fp32, as what is given to them is cast."""
+    dgrad, wgrad = linear_backward(_router())
+    m, n, k = s.local_tokens, s.experts, s.hidden
+    summed = 2 * s.gradient_bytes * n * k
+    return [
+        replace(dgrad, hbm_bytes=s.router_bytes * (m * n + n * k + m * k)),
+        replace(wgrad, hbm_bytes=s.router_bytes * m * (n + k) + summed),
+    ]
 
 
 def _router_topk() -> Op:
@@ -55,18 +68,39 @@ def _expert_linears(rows: s.Rows) -> tuple[Op, Op]:
     return fc1, gemm("expert_fc2", rows.expert, s.hidden, width, "grouped_gemm", s.local_experts)
 
 
-def _exchange(name: str, copies: pl.Expr, rows: s.Rows) -> Op:
-    """Return the all_to_all over ep that sends `copies`: routed ones to their experts, or results back.
+_routed = s.ELEMENT_BYTES * s.hidden + s.probability_bytes
+"""Bytes of a copy on its way to its expert, with its probability; its gradients come back together."""
+
+_result = s.ELEMENT_BYTES * s.hidden
+
+
+def _exchange(name: str, copies: pl.Expr, rows: s.Rows, each: pl.Expr) -> Op:
+    """Return the all_to_all over ep of `copies` of so many bytes: routed ones, or results on the way back.
 
     Around it, the etp ranks that share an expert exchange theirs.
     """
     moved = copies if rows.exchanged is None else rows.exchanged
-    op = all_to_all(name, "ep", s.ELEMENT_BYTES * moved * s.hidden)
-    return op if rows.own is None else replace(op, own_bytes=s.ELEMENT_BYTES * rows.own * s.hidden)
+    op = all_to_all(name, "ep", each * moved)
+    return op if rows.own is None else replace(op, own_bytes=each * rows.own)
 
 
-def _expert_bytes(rows: s.Rows) -> pl.Expr:
-    return s.ELEMENT_BYTES * rows.expert * s.hidden
+def _dispatch(copies: pl.Expr, rows: s.Rows) -> Op:
+    return _exchange("moe_dispatch", copies, rows, _routed)
+
+
+def _combine(copies: pl.Expr, rows: s.Rows) -> Op:
+    return _exchange("moe_combine", copies, rows, _result)
+
+
+def _widening(name: str, rows: pl.Expr) -> Op:
+    """Return the cast of results between 16 bits and the router's format, in which etp ranks sum them up."""
+    bytes_ = (s.ELEMENT_BYTES + s.router_bytes) * rows * s.hidden
+    return elementwise(name, bytes_).only(s.widens_router & (s.etp > 1))
+
+
+def _summed_bytes(rows: s.Rows) -> pl.Expr:
+    """Return the results of a rank's experts, in the router's format (Megatron `token_dispatcher.py`)."""
+    return s.router_bytes * rows.expert * s.hidden
 
 
 def _shared_gate() -> Op:
@@ -114,15 +148,17 @@ def _experts_forward(rows: s.Rows) -> list[Op]:
         _router_topk(),
         all_gather("token_counts", "tp_ep", counts_bytes),
         _permute("permute", rows),
-        _exchange("moe_dispatch", rows.sent, rows),
-        all_gather("expert_gather", "etp", _expert_bytes(rows)),
+        _dispatch(rows.sent, rows),
+        all_gather("expert_gather", "etp", _routed * rows.expert),
         _sort("expert_sort", rows),
         fc1,
         _activation(rows),
         fc2,
         _sort("expert_unsort", rows),
-        reduce_scatter("expert_scatter", "etp", _expert_bytes(rows)),
-        _exchange("moe_combine", rows.received, rows),
+        _widening("expert_widen", rows.expert),
+        reduce_scatter("expert_scatter", "etp", _summed_bytes(rows)),
+        _widening("expert_narrow", rows.received),
+        _combine(rows.received, rows),
         _permute("unpermute", rows),
         elementwise("shared_sum", SUM * s.local_tokens * s.hidden).only(s.has_shared_experts),
     ]
@@ -141,19 +177,21 @@ def moe_mlp_backward(rows: s.Rows = s.BALANCED) -> list[Op]:
         *again("layernorm", [_norm()]),
         *again("moe", _experts_forward(rows)),
         _permute("unpermute", rows),
-        _exchange("moe_combine", rows.sent, rows),
-        all_gather("expert_scatter", "etp", _expert_bytes(rows)),
+        _combine(rows.sent, rows),
+        _widening("expert_narrow", rows.received),
+        all_gather("expert_scatter", "etp", _summed_bytes(rows)),
+        _widening("expert_widen", rows.expert),
         _sort("expert_unsort", rows),
         *again("moe_act", [_activation(rows)]),
         *linear_backward(fc2),
         activation("expert_activation", rows.expert, width, experts=True, backward=True),
         *linear_backward(fc1),
         _sort("expert_sort", rows),
-        reduce_scatter("expert_gather", "etp", _expert_bytes(rows)),
-        _exchange("moe_dispatch", rows.received, rows),
+        reduce_scatter("expert_gather", "etp", _routed * rows.expert),
+        _dispatch(rows.received, rows),
         _permute("permute", rows),
         _router_topk(),
-        *linear_backward(_router()),
+        *_router_backward(),
         *again("shared_experts", _shared_forward()),
         *_shared_backward(),
         norm_backward("mlp_norm", s.local_tokens, s.hidden, joins=True),

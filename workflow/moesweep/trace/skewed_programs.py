@@ -38,11 +38,12 @@ def busiest(rank_programs: pl.DataFrame) -> pl.DataFrame:
     """Return one program a stage, each op as on the ep rank for which it is largest: PROGRAM_COLUMNS.
 
     The others wait for that rank. An exchange lasts as long as the largest buffer that any rank sends or
-    receives, and what one of the layer's exchanges of tokens sends the opposite one receives.
+    receives, and what it sends forward it receives backward.
     """
     words = pl.exclude("ep_rank", *_QUANTITIES).first()
     exchanged = (pl.col("collective") == "all_to_all") & (pl.col("group_kind") == "ep")
-    largest = pl.col("comm_bytes", "wire_bytes").max().over("workload", "layer", "collective", "group_kind")
+    exchange = pl.col("op").str.strip_prefix("recompute_")
+    largest = pl.col("comm_bytes", "wire_bytes").max().over("workload", "layer", exchange)
     return (
         rank_programs.group_by("workload", "stage", "op_index", maintain_order=True)
         .agg(words, pl.col(*_QUANTITIES).max())

@@ -133,8 +133,11 @@ def _attention(draft: Draft, told: Told) -> None:
 
 def _experts(draft: Draft, told: Told) -> None:
     if not draft.copy(told, "num_experts", "num_experts", "num_moe_experts"):
-        draft.idle += [] if told.take("moe_permute_fusion") is None else ["moe_permute_fusion"]
+        for name in ("moe_permute_fusion", "moe_router_dtype"):
+            draft.idle += [] if told.take(name) is None else [name]
         return
+    if told.values.get("moe_router_dtype") not in (None, *KEYS["moe_router_dtype"].form["enum"]):
+        draft.unread["moe_router_dtype"] = told.take("moe_router_dtype")
     if not draft.copy(told, "moe_router_topk", "moe_router_topk"):
         draft.say("moe_router_topk", 2, f"{DEFAULT}: moe_router_topk")
     shared = whole(draft, told, "moe_shared_expert_intermediate_size")
