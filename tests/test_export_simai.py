@@ -130,6 +130,9 @@ def workload(root: Path, **changes: Any) -> dict[str, Any]:
         ({"num_layers_in_last_pipeline_stage": 2}, "num_layers_in_last_pipeline_stage 2: AICB gives every"),
         ({"account_for_loss_in_pipeline_split": True}, "account_for_loss_in_pipeline_split true"),
         ({"routing": "zipf(alpha=1.2,seed=7)"}, 'routing "zipf(alpha=1.2,seed=7)": AICB gives every expert'),
+        ({"moe_router_dtype": "fp32"}, 'moe_router_dtype "fp32"'),
+        ({"moe_permute_fusion": True}, "moe_permute_fusion true"),
+        ({"cross_entropy_loss_fusion": True}, "cross_entropy_loss_fusion true"),
     ],
 )
 def test_aicb_says_what_it_cannot_express(root: Path, changes: dict[str, Any], word: str) -> None:
