@@ -1,5 +1,6 @@
 """The experts of a layer, forward and backward (Megatron-Core 0.20 `MoEAlltoAllTokenDispatcher`)."""
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import polars as pl
@@ -68,20 +69,23 @@ def _expert_linears(rows: s.Rows) -> tuple[Op, Op]:
     return fc1, gemm("expert_fc2", rows.expert, s.hidden, width, "grouped_gemm", s.local_experts)
 
 
-_routed = s.ELEMENT_BYTES * s.hidden + s.probability_bytes
-"""Bytes of a copy on its way to its expert, with its probability; its gradients come back together."""
+def _results(copies: pl.Expr) -> pl.Expr:
+    """Return the bytes of copies on their way back, or of the gradients of what comes back."""
+    return s.ELEMENT_BYTES * copies * s.hidden
 
-_result = s.ELEMENT_BYTES * s.hidden
+
+def _routed(copies: pl.Expr) -> pl.Expr:
+    """Return the bytes of copies on their way to experts with their probabilities, or of gradients of both."""
+    return _results(copies) + s.probability_bytes * copies
 
 
-def _exchange(name: str, copies: pl.Expr, rows: s.Rows, each: pl.Expr) -> Op:
-    """Return the all_to_all over ep of `copies` of so many bytes: routed ones, or results on the way back.
+def _exchange(name: str, copies: pl.Expr, rows: s.Rows, bytes_of: Callable[[pl.Expr], pl.Expr]) -> Op:
+    """Return the all_to_all over ep that sends `copies`: routed ones to their experts, or results back.
 
     Around it, the etp ranks that share an expert exchange theirs.
     """
-    moved = copies if rows.exchanged is None else rows.exchanged
-    op = all_to_all(name, "ep", each * moved)
-    return op if rows.own is None else replace(op, own_bytes=each * rows.own)
+    op = all_to_all(name, "ep", bytes_of(copies if rows.exchanged is None else rows.exchanged))
+    return op if rows.own is None else replace(op, own_bytes=bytes_of(rows.own))
 
 
 def _dispatch(copies: pl.Expr, rows: s.Rows) -> Op:
@@ -89,7 +93,7 @@ def _dispatch(copies: pl.Expr, rows: s.Rows) -> Op:
 
 
 def _combine(copies: pl.Expr, rows: s.Rows) -> Op:
-    return _exchange("moe_combine", copies, rows, _result)
+    return _exchange("moe_combine", copies, rows, _results)
 
 
 def _widening(name: str, rows: pl.Expr) -> Op:
@@ -149,7 +153,7 @@ def _experts_forward(rows: s.Rows) -> list[Op]:
         all_gather("token_counts", "tp_ep", counts_bytes),
         _permute("permute", rows),
         _dispatch(rows.sent, rows),
-        all_gather("expert_gather", "etp", _routed * rows.expert),
+        all_gather("expert_gather", "etp", _routed(rows.expert)),
         _sort("expert_sort", rows),
         fc1,
         _activation(rows),
@@ -187,7 +191,7 @@ def moe_mlp_backward(rows: s.Rows = s.BALANCED) -> list[Op]:
         activation("expert_activation", rows.expert, width, experts=True, backward=True),
         *linear_backward(fc1),
         _sort("expert_sort", rows),
-        reduce_scatter("expert_gather", "etp", _routed * rows.expert),
+        reduce_scatter("expert_gather", "etp", _routed(rows.expert)),
         _dispatch(rows.received, rows),
         _permute("permute", rows),
         _router_topk(),
