@@ -11,6 +11,7 @@ MEASURED = {"measured_dense_gpus": 64.0, "measured_moe_gpus": 8.0, "gpus_per_nod
 NONE = "no run of the kind measured on such GPUs and nodes"
 MODULES = "modules recomputed that are not core attention"
 LAYERS = "layers recomputed not each by itself"
+HIDDEN = "communication hidden otherwise than measured"
 SIZE, KERNEL = "on more GPUs than measured", "another attention kernel"
 
 
@@ -40,6 +41,9 @@ WIDE = DENSE_8 | {"num_attention_heads": 16, "num_query_groups": 16, "global_bat
         (DENSE_8 | {"flash_attention": True}, {}, KERNEL),
         (DENSE_8 | {"flash_attention": True}, {"measured_flash_attention": 1.0}, ""),
         (DENSE_8 | {"gated_mlp": True}, {}, "another gating of MLPs"),
+        (DENSE_8 | {"overlap_grad_reduce": True}, {}, HIDDEN),
+        (DENSE_8 | {"tp_comm_overlap": True}, {}, HIDDEN),
+        (MOE_8 | {"num_shared_experts": 1, "moe_shared_expert_overlap": True}, {}, HIDDEN),
         (DENSE_8 | {"recompute": "selective"}, {}, ""),
         (DENSE_8 | {"recompute": "selective", "recompute_modules": "core_attn+mlp"}, {}, MODULES),
         (DENSE_8 | {"recompute": "selective", "recompute_modules": "none"}, {}, ""),
