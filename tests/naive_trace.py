@@ -8,7 +8,7 @@ optimizer.
 
 from __future__ import annotations
 
-from naive_layers import Layers
+from naive_dispatch import Dispatchers
 from naive_layout import coordinates, naive_groups
 from naive_model import buffer_sizes, layers, repeated_layers, stage_layers, summed_over_tp
 from naive_rows import Row
@@ -20,7 +20,6 @@ from naive_sizes import (
     gradient_bytes,
     group_size,
     own_tokens,
-    routed_size,
     router_width,
     scattered,
     table,
@@ -28,29 +27,8 @@ from naive_sizes import (
 )
 
 
-class Program(Layers):
+class Program(Dispatchers):
     """All rows of one pipeline stage."""
-
-    def expert_sizes(self) -> tuple[int, int, int, int]:
-        """Rows in the local experts, their width, bytes of an exchange of results, bytes of all results."""
-        w = self.w
-        gathered_rows = w["moe_router_topk"] * tokens(w) * w["etp"] // w["tp"]
-        row_bytes = 2 * w["hidden_size"]
-        return (
-            gathered_rows,
-            w["moe_ffn_hidden_size"] // w["etp"],
-            self.routed_copies() * row_bytes,
-            gathered_rows * router_width(w) * w["hidden_size"],
-        )
-
-    def dispatch(self, op: str) -> None:
-        """Copies go to their experts, or their gradients come back, each with its probability or that's."""
-        self.collect(op, "all_to_all", "ep", self.routed_copies() * routed_size(self.w))
-
-    def cast_results(self, op: str, rows: int) -> None:
-        """Results of experts that etp ranks sum up are cast to the router's format, and back."""
-        if self.w["etp"] > 1 and router_width(self.w) > 2:
-            self.light(op, rows * self.w["hidden_size"], reads=(2,), writes=(router_width(self.w),))
 
     def router(self) -> None:
         """Logits of 16 bits, or of fp32 from the same operands."""
@@ -65,26 +43,6 @@ class Program(Layers):
         of_input, of_weight = self.gradients("router", m, n, k)
         of_input["hbm_bytes"] += more * (m * n + n * k + m * k)
         of_weight["hbm_bytes"] += more * (m * n + m * k)
-
-    def routed_copies(self) -> int:
-        """Copies of its own tokens that a rank sends to experts."""
-        return int(self.w["moe_router_topk"] * own_tokens(self.w))
-
-    def move(self, op: str, rows: int) -> None:
-        """Rows change their places: read and write each."""
-        self.light(op, rows * self.w["hidden_size"], reads=(2,), writes=(2,))
-
-    def permute(self, op: str) -> None:
-        """Tokens and copies: a kernel for it all touches each token once, others its copies."""
-        if self.w["moe_permute_fusion"]:
-            self.light(op, self.w["hidden_size"], reads=(2 * own_tokens(self.w), 2 * self.routed_copies()))
-        else:
-            self.move(op, self.routed_copies())
-
-    def sort(self, op: str) -> None:
-        """Rows of several local experts are put in order."""
-        if self.w["num_experts"] // self.w["ep"] > 1:
-            self.move(op, self.expert_sizes()[0])
 
     def shared_forward(self) -> None:
         """Experts that every token passes, and a gate that weighs their output."""
@@ -115,44 +73,29 @@ class Program(Layers):
     def experts_forward(self) -> None:
         """Shared experts; route, exchange over ep, gather over etp, compute, and all the way back."""
         w, h, experts = self.w, self.w["hidden_size"], self.w["num_experts"]
-        rows, f, sent, results = self.expert_sizes()
+        rows, f, _, _ = self.expert_sizes()
         local = experts // w["ep"]
         self.shared_forward()
         self.router()
         # Softmax and top-k over fp32: read, write, read.
         self.light("router_topk", own_tokens(w) * experts, reads=(4, 4), writes=(4,))
-        # Every rank of the etp x ep block contributes an int64 per expert.
-        self.collect("token_counts", "all_gather", "tp_ep", 8 * experts * w["ep"] * w["etp"])
-        self.permute("permute")
-        self.dispatch("moe_dispatch")
-        self.collect("expert_gather", "all_gather", "etp", rows * routed_size(w))
-        self.sort("expert_sort")
+        self.to_experts()
         self.gemm("expert_fc1", rows, fc1_multiple(w) * f, h, local, "grouped_gemm")
         self.activation("expert_activation", rows, f, backward=False, weighted=True)
         self.gemm("expert_fc2", rows, h, f, local, "grouped_gemm")
-        self.sort("expert_unsort")
-        self.cast_results("expert_widen", rows)
-        self.collect("expert_scatter", "reduce_scatter", "etp", results)
-        self.cast_results("expert_narrow", rows // w["etp"])
-        self.collect("moe_combine", "all_to_all", "ep", sent)
-        self.permute("unpermute")
+        self.from_experts()
         if w["num_shared_experts"]:
             self.light("shared_sum", own_tokens(w) * h, reads=(2, 2), writes=(2,))
 
     def moe_mlp_backward(self) -> None:
         """The reverse of moe_mlp_forward; permuted tokens were kept, so nothing is gathered again."""
         w, h, experts = self.w, self.w["hidden_size"], self.w["num_experts"]
-        rows, f, sent, results = self.expert_sizes()
+        rows, f, _, _ = self.expert_sizes()
         wide, local = fc1_multiple(w) * f, experts // w["ep"]
         self.residual_backward("mlp_residual")
         self.again("layernorm", lambda: self.norm("mlp_norm", own_tokens(w), h))
         self.again("moe", self.experts_forward)
-        self.permute("unpermute")
-        self.collect("moe_combine", "all_to_all", "ep", sent)
-        self.cast_results("expert_narrow", rows // w["etp"])
-        self.collect("expert_scatter", "all_gather", "etp", results)
-        self.cast_results("expert_widen", rows)
-        self.sort("expert_unsort")
+        self.from_experts_backward()
         self.again(
             "moe_act",
             lambda: self.activation("expert_activation", rows, f, backward=False, weighted=True),
@@ -160,10 +103,7 @@ class Program(Layers):
         self.gradients("expert_fc2", rows, h, f, local, "grouped_gemm")
         self.activation("expert_activation", rows, f, backward=True, weighted=True)
         self.gradients("expert_fc1", rows, wide, h, local, "grouped_gemm")
-        self.sort("expert_sort")
-        self.collect("expert_gather", "reduce_scatter", "etp", rows * routed_size(w))
-        self.dispatch("moe_dispatch")
-        self.permute("permute")
+        self.to_experts_backward()
         self.light("router_topk", own_tokens(w) * experts, reads=(4, 4), writes=(4,))
         self.router_backward()
         self.again("shared_experts", self.shared_forward)

@@ -146,6 +146,14 @@ VARIED: dict[str, dict[str, Any]] = {
         **{"recompute": "full", "recompute_method": "block", "num_layers": 8, "virtual_pipeline": 2},
         **{"first_k_dense": 1, "window_size": "[15,0]", "window_attn_skip_freq": "2"},
     },
+    "moe, tokens once to a node": {
+        **{"moe_token_dispatcher_type": "flex", "num_experts": 16, "moe_router_topk": 4, "etp": 1, "ep": 8},
+        **{"world_size": 32, "pp": 2, "recompute": "selective", "recompute_modules": "moe"},
+    },
+    "moe, tokens once to every rank of a block": {
+        **{"moe_token_dispatcher_type": "flex", "moe_flex_dispatcher_backend": "hybridep", "num_experts": 8},
+        **{"etp": 2, "ep": 4, "moe_flex_dispatcher_num_sms": 3, "recompute": "full", "gated_mlp": True},
+    },
     "dense, keys gathered, full": DENSE
     | {
         **{"cp": 4, "cp_comm_type": "all_gather", "flash_attention": True, "world_size": 32},

@@ -29,6 +29,9 @@ DRAWN: dict[str, st.SearchStrategy[Any]] = {
     "seq_length": st.sampled_from([510, 512, 4096, 2**24]),
     "sequence_parallel": st.booleans(),
     "flash_attention": st.booleans(),
+    "moe_token_dispatcher_type": st.sampled_from(["alltoall", "flex"]),
+    "moe_flex_dispatcher_backend": st.sampled_from(["deepep", "hybridep"]),
+    "moe_flex_dispatcher_num_sms": st.sampled_from([0, 1, 16, 21]),
     "cp_comm_type": st.sampled_from(["p2p", "a2a", "all_gather"]),
     "attention": st.sampled_from(["mha", "gqa", "mla"]),
     **dict.fromkeys(

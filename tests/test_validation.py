@@ -46,7 +46,11 @@ SOUND: dict[str, Any] = {
     **{"tp_comm_overlap": False, "moe_shared_expert_overlap": False},
     # Left out: it follows from virtual_pipeline.
     "overlap_p2p_comm": None,
+    **{"cp": 1, "cp_comm_type": "p2p", "moe_token_dispatcher_type": "alltoall"},
+    **{"moe_flex_dispatcher_backend": "deepep", "moe_flex_dispatcher_num_sms": 0},
 }
+ZIPF = "zipf(alpha=1,seed=1)"
+FLEX = {"moe_token_dispatcher_type": "flex"}
 SHARED: dict[str, Any] = {"cp": 2, "flash_attention": True}
 ALONE = {"world_size": 1, "tp": 1, "pp": 1, "ep": 1, "etp": 1, "global_batch_size": 1}
 BESIDE = {"overlap_grad_reduce": True, "overlap_param_gather": True}
@@ -115,6 +119,12 @@ BROKEN: list[tuple[str, dict[str, Any], str, str]] = [
     ("window_of_cp", SHARED | {"window_size": "[127,0]"}, "p2p", "nearest: a2a"),
     ("sinks_of_cp", SHARED | {"softmax_type": "learnable"}, "p2p", "nearest: a2a"),
     ("prediction_of_cp", SHARED | {"mtp_num_layers": 1}, "1", "nearest: 0"),
+    ("flex_between_ranks", FLEX | {"etp": 1, "ep": 1}, "flex", "nearest: alltoall"),
+    ("flex_of_framework", FLEX | {"framework": "megatron-deepspeed"}, "flex", "nearest: alltoall"),
+    ("flex_of_given_routing", FLEX | {"routing": ZIPF}, ZIPF, "nearest: balanced"),
+    ("backend_of_flex", {"moe_flex_dispatcher_backend": "hybridep"}, "hybridep", "nearest: deepep"),
+    ("sms_of_flex", {"moe_flex_dispatcher_num_sms": 24}, "24", "leave it out"),
+    ("sms_of_deepep", FLEX | {"moe_flex_dispatcher_num_sms": 23}, "23", "nearest: 22, 24"),
     ("world_by_etp", {"etp": 3, "moe_ffn_hidden_size": 96}, "3", "nearest: 2, 4"),
     ("ep_within_dp", {"ep": 16, "num_experts": 16}, "16", "nearest: 8"),
     ("world_by_ep", {"ep": 6, "num_experts": 12}, "6", "nearest: 4"),

@@ -52,6 +52,7 @@ WIDE = DENSE_8 | {"num_attention_heads": 16, "num_query_groups": 16, "global_bat
         (DENSE_8 | {"recompute": "full", "recompute_method": "block"}, {}, LAYERS),
         (WIDE | {"tp": 16, "world_size": 16}, {}, "tensor parallelism across nodes"),
         (MOE_8, {"gpus_per_node": 2.0}, "experts across nodes"),
+        (MOE_8 | {"moe_token_dispatcher_type": "flex"}, {}, "the flex dispatcher"),
         (
             DENSE_8 | {"cp": 2, "flash_attention": True},
             {"measured_flash_attention": 1.0},

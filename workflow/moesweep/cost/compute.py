@@ -118,11 +118,12 @@ def memory_bound(op: Words) -> Timing:
     """Return declared bytes over the reached share of memory bandwidth, plus one kernel launch.
 
     Token permutations of unfused kernels gather and scatter rows and reach far less (`permute_hbm_fraction`);
-    a fused one is taken to reach what other kernels do.
+    a fused one, and those that HybridEP does in kernels of its own, are taken to reach what other kernels do.
     """
     plain = constant("elementwise_hbm_fraction")
     other = choose(among(op.base, *LOSSES), constant("cross_entropy_hbm_fraction"), plain)
-    permuting = pl.when(s.fuses_permutation).then(plain).otherwise(constant("permute_hbm_fraction"))
+    fused = s.fuses_permutation | (s.flex & s.hybrid)
+    permuting = pl.when(fused).then(plain).otherwise(constant("permute_hbm_fraction"))
     fraction = choose(among(op.base, *PERMUTATIONS), permuting, other)
     memory = _hbm_seconds(pl.col("hbm_bytes"), fraction)
     return Timing.roofline(pl.lit(0.0), memory, constant("kernel_seconds"), pl.lit(0.0))

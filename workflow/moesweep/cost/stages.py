@@ -48,8 +48,9 @@ def meets_peers(op: Words) -> Truth:
 
 
 def dispatches(op: Words) -> Truth:
-    """Return whether the host waits at an op for the counts of tokens that it sends to experts."""
-    return ends(op.op, "token_counts")
+    """Return whether the host waits at an op for the counts of tokens that experts get."""
+    onward = negated(among(op.phase, "backward")) | starts(op.op, "recompute_")
+    return ends(op.op, "token_counts") | (ends(op.op, "fused_dispatch") & onward)
 
 
 def repeats_forward(op: Words) -> Truth:

@@ -7,6 +7,7 @@ measured. What is outside is predicted all the same, with nothing to hold it aga
 import polars as pl
 
 from moesweep.cost.timing import constant
+from moesweep.shapes import sizes as s
 
 MOE = pl.col("kind") == "moe"
 
@@ -29,6 +30,7 @@ def criteria() -> dict[str, pl.Expr]:
         "tensor parallelism across nodes": pl.col("tp") > node,
         "experts across nodes": MOE & (pl.col("etp") * pl.col("ep") > node),
         "context parallelism": other & (pl.col("cp") > 1),
+        "the flex dispatcher": other & s.flex,
         "another attention kernel": other & (pl.col("flash_attention") != flash),
         "another gating of MLPs": other & (pl.col("gated_mlp") != gated),
         "communication hidden otherwise than measured": other & pl.any_horizontal(HIDING),

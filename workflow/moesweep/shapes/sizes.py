@@ -131,6 +131,14 @@ has_shared_experts = pl.col("num_shared_experts") > 0
 shared_expert_gate = pl.col("moe_shared_expert_gate")
 
 local_experts = (experts // ep).alias("local_experts")  # E/e
+flex = pl.col("moe_token_dispatcher_type") == "flex"
+"""Tokens travel once to each rank, and once to each node, that has any of their experts."""
+
+hybrid = pl.col("moe_flex_dispatcher_backend") == "hybridep"
+_own_processors = pl.when(hybrid).then(16).otherwise(20)
+_processors = pl.col("moe_flex_dispatcher_num_sms")
+dispatcher_processors = pl.when(_processors > 0).then(_processors).otherwise(_own_processors)
+"""Multiprocessors that the flex dispatcher's kernels take (Megatron `moe_deepep_num_sms`, …)."""
 sorts_experts = local_experts > 1
 copies = (topk * local_tokens).alias("token_copies")  # k·b·s/t token copies that this rank routes
 expert_rows = (copies * etp).alias("expert_rows")  # R: rows in this rank's experts, balanced, all together

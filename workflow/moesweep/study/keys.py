@@ -245,6 +245,14 @@ COLUMNS: tuple[Derived, ...] = (
     Key("cp_comm_type", one_of("p2p", "a2a", "all_gather"),
         "What attention does where cp ranks share a sequence: pass keys and values round a ring, exchange "
         "positions for heads, or gather all keys and values.", "p2p"),
+    Key("moe_token_dispatcher_type", one_of("alltoall", "flex"),
+        "How tokens get to their experts: copies by an exchange over ep, or each token once to each rank, "
+        "and each node, that has any of its experts.", "alltoall", word="", without=pl.lit("alltoall")),
+    Key("moe_flex_dispatcher_backend", one_of("deepep", "hybridep"), "Kernels of the flex dispatcher.",
+        "deepep", word="", without=pl.lit("deepep")),
+    Key("moe_flex_dispatcher_num_sms", whole(1, 1024),
+        "Multiprocessors that the flex dispatcher's kernels take. Left out: 0, the backend's own, 20 of "
+        "deepep and 16 of hybridep.", 0, resolved=whole(0, 1024), without=0),
     Key("sequence_parallel", TRUTH,
         "Split activations along the sequence over tp where tensor parallelism leaves them whole.",
         True, word="sp"),

@@ -35,6 +35,9 @@ MEGATRON = {
     "decoder_last_pipeline_num_layers": "num_layers_in_last_pipeline_stage",
     "accumulate_allreduce_grads_in_fp32": "grad_reduce_in_fp32",
     "moe_layer_recompute": "recompute_modules",
+    "moe_enable_deepep": "moe_flex_dispatcher_backend",
+    "moe_deepep_num_sms": "moe_flex_dispatcher_num_sms",
+    "moe_hybridep_num_sms": "moe_flex_dispatcher_num_sms",
 }
 """Megatron's names of what we call otherwise; values may need another form."""
 

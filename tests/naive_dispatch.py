@@ -1,0 +1,130 @@
+"""The naive trace's dispatchers: how tokens get to their experts and back, forward and backward."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from itertools import combinations
+from math import comb
+
+from naive_layers import Layers
+from naive_sizes import own_tokens, routed_size, router_width, tokens
+
+
+def spread(experts: int, topk: int, held: int) -> Fraction:
+    """The share of all choices of top-k experts that have any of the first `held` ones."""
+    if comb(experts, topk) <= 2000:
+        choices = list(combinations(range(experts), topk))
+        return Fraction(sum(min(choice) < held for choice in choices), len(choices))
+    return 1 - Fraction(comb(experts - held, topk), comb(experts, topk))
+
+
+class Dispatchers(Layers):
+    """The ways of tokens between a layer's router and its experts."""
+
+    def expert_sizes(self) -> tuple[int, int, int, int]:
+        """Rows in the local experts, their width, bytes of an exchange of results, bytes of all results."""
+        w = self.w
+        gathered_rows = w["moe_router_topk"] * tokens(w) * w["etp"] // w["tp"]
+        row_bytes = 2 * w["hidden_size"]
+        return (
+            gathered_rows,
+            w["moe_ffn_hidden_size"] // w["etp"],
+            self.routed_copies() * row_bytes,
+            gathered_rows * router_width(w) * w["hidden_size"],
+        )
+
+    def routed_copies(self) -> int:
+        """Copies of its own tokens that a rank sends to experts."""
+        return int(self.w["moe_router_topk"] * own_tokens(self.w))
+
+    def move(self, op: str, rows: int) -> None:
+        """Rows change their places: read and write each."""
+        self.light(op, rows * self.w["hidden_size"], reads=(2,), writes=(2,))
+
+    def permute(self, op: str) -> None:
+        """Tokens and copies: a kernel for it all touches each token once, others its copies."""
+        if self.w["moe_permute_fusion"]:
+            self.light(op, self.w["hidden_size"], reads=(2 * own_tokens(self.w), 2 * self.routed_copies()))
+        else:
+            self.move(op, self.routed_copies())
+
+    def dispatch(self, op: str) -> None:
+        """Copies go to their experts, or their gradients come back, each with its probability or that's."""
+        self.collect(op, "all_to_all", "ep", self.routed_copies() * routed_size(self.w))
+
+    def cast_results(self, op: str, rows: int) -> None:
+        """Results of experts that etp ranks sum up are cast to the router's format, and back."""
+        if self.w["etp"] > 1 and router_width(self.w) > 2:
+            self.light(op, rows * self.w["hidden_size"], reads=(2,), writes=(router_width(self.w),))
+
+    def sort(self, op: str) -> None:
+        """Rows of several local experts are put in order."""
+        if self.w["num_experts"] // self.w["ep"] > 1:
+            self.move(op, self.expert_sizes()[0])
+
+    def flexible(self) -> bool:
+        """Whether a token goes to a rank once, however many of its experts are there."""
+        return bool(self.w["moe_token_dispatcher_type"] == "flex")
+
+    def fused(self, op: str) -> None:
+        """Tokens for each rank of the block that has any of their experts, whole tokens."""
+        w = self.w
+        of_a_rank = w["num_experts"] // w["ep"]
+        sent = int(own_tokens(w) * spread(w["num_experts"], w["moe_router_topk"], of_a_rank))
+        kind, ranks = ("ep", w["ep"]) if w["etp"] == 1 else ("tp_ep", w["etp"] * w["ep"])
+        self.collect(op, "all_to_all", kind, ranks * sent * 2 * w["hidden_size"])
+
+    def to_experts(self) -> None:
+        """Counts, copies, their exchange and gathering, sorting; or one exchange, and copies made there."""
+        w = self.w
+        rows = self.expert_sizes()[0]
+        if self.flexible():
+            self.fused("fused_dispatch")
+            self.move("permute", rows)
+            return
+        # Every rank of the etp x ep block contributes an int64 per expert.
+        self.collect("token_counts", "all_gather", "tp_ep", 8 * w["num_experts"] * w["ep"] * w["etp"])
+        self.permute("permute")
+        self.dispatch("moe_dispatch")
+        self.collect("expert_gather", "all_gather", "etp", rows * routed_size(w))
+        self.sort("expert_sort")
+
+    def from_experts(self) -> None:
+        """The way back."""
+        rows, _, sent, results = self.expert_sizes()
+        if self.flexible():
+            self.move("unpermute", rows)
+            self.fused("fused_combine")
+            return
+        self.sort("expert_unsort")
+        self.cast_results("expert_widen", rows)
+        self.collect("expert_scatter", "reduce_scatter", "etp", results)
+        self.cast_results("expert_narrow", rows // self.w["etp"])
+        self.collect("moe_combine", "all_to_all", "ep", sent)
+        self.permute("unpermute")
+
+    def from_experts_backward(self) -> None:
+        """Gradients of results travel as tokens did."""
+        rows, _, sent, results = self.expert_sizes()
+        if self.flexible():
+            self.fused("fused_combine")
+            self.move("unpermute", rows)
+            return
+        self.permute("unpermute")
+        self.collect("moe_combine", "all_to_all", "ep", sent)
+        self.cast_results("expert_narrow", rows // self.w["etp"])
+        self.collect("expert_scatter", "all_gather", "etp", results)
+        self.cast_results("expert_widen", rows)
+        self.sort("expert_unsort")
+
+    def to_experts_backward(self) -> None:
+        """Gradients of tokens travel as results did."""
+        rows = self.expert_sizes()[0]
+        if self.flexible():
+            self.move("permute", rows)
+            self.fused("fused_dispatch")
+            return
+        self.sort("expert_sort")
+        self.collect("expert_gather", "reduce_scatter", "etp", rows * routed_size(self.w))
+        self.dispatch("moe_dispatch")
+        self.permute("permute")
