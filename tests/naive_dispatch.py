@@ -7,10 +7,21 @@ from itertools import combinations
 from math import comb
 
 from naive_layers import Layers
-from naive_sizes import own_tokens, routed_size, router_width, tokens
+from naive_sizes import Workload, own_tokens, routed_size, router_width, tokens
 
 
-def spread(experts: int, topk: int, held: int) -> Fraction:
+def spread(w: Workload, held: int) -> Fraction:
+    """The share of tokens with any of the first `held` experts; each group that is taken gives as many."""
+    experts, topk, groups = w["num_experts"], w["moe_router_topk"], w["moe_router_num_groups"]
+    if not groups:
+        return of_choices(experts, topk, held)
+    taken, size = w["moe_router_group_topk"], experts // groups
+    if held > size:
+        return of_choices(groups, taken, held // size)
+    return Fraction(taken, groups) * of_choices(size, topk // taken, held)
+
+
+def of_choices(experts: int, topk: int, held: int) -> Fraction:
     """The share of all choices of top-k experts that have any of the first `held` ones."""
     if comb(experts, topk) <= 2000:
         choices = list(combinations(range(experts), topk))
@@ -70,7 +81,7 @@ class Dispatchers(Layers):
         """Tokens for each rank of the block that has any of their experts, whole tokens."""
         w = self.w
         of_a_rank = w["num_experts"] // w["ep"]
-        sent = int(own_tokens(w) * spread(w["num_experts"], w["moe_router_topk"], of_a_rank))
+        sent = int(own_tokens(w) * spread(w, of_a_rank))
         kind, ranks = ("ep", w["ep"]) if w["etp"] == 1 else ("tp_ep", w["etp"] * w["ep"])
         self.collect(op, "all_to_all", kind, ranks * sent * 2 * w["hidden_size"])
 

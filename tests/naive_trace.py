@@ -78,7 +78,11 @@ class Program(Dispatchers):
         self.shared_forward()
         self.router()
         # Softmax and top-k over fp32: read, write, read.
-        self.light("router_topk", own_tokens(w) * experts, reads=(4, 4), writes=(4,))
+        reads, writes = (4, 4), (4,)
+        if w["moe_router_num_groups"]:
+            # The best of each group; a mask of the chosen groups; scores without the others.
+            reads, writes = (*reads, 4, 4, 4), (*writes, 4, 4)
+        self.light("router_topk", own_tokens(w) * experts, reads=reads, writes=writes)
         self.to_experts()
         self.gemm("expert_fc1", rows, fc1_multiple(w) * f, h, local, "grouped_gemm")
         self.activation("expert_activation", rows, f, backward=False, weighted=True)

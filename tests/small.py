@@ -150,6 +150,10 @@ VARIED: dict[str, dict[str, Any]] = {
         **{"moe_token_dispatcher_type": "flex", "num_experts": 16, "moe_router_topk": 4, "etp": 1, "ep": 8},
         **{"world_size": 32, "pp": 2, "recompute": "selective", "recompute_modules": "moe"},
     },
+    "moe, two of four groups of experts": {
+        **{"moe_token_dispatcher_type": "flex", "num_experts": 32, "moe_router_topk": 4, "etp": 1, "ep": 8},
+        **{"moe_router_num_groups": 4, "moe_router_group_topk": 2, "world_size": 32},
+    },
     "moe, tokens once to every rank of a block": {
         **{"moe_token_dispatcher_type": "flex", "moe_flex_dispatcher_backend": "hybridep", "num_experts": 8},
         **{"etp": 2, "ep": 4, "moe_flex_dispatcher_num_sms": 3, "recompute": "full", "gated_mlp": True},

@@ -6,6 +6,7 @@ from math import comb
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
 import pytest
 import yaml
@@ -34,6 +35,7 @@ from moesweep.traffic.messages import Placed
 from naive_trace import naive_program
 from small import small
 
+NO_GROUPS = {"moe_router_num_groups": 0, "moe_router_group_topk": 0}
 FLEX: dict[str, Any] = {"moe_token_dispatcher_type": "flex"}
 # 16 experts over 16 ranks on two nodes of 8, top-4, 64 tokens of 128 B a rank.
 NODES: dict[str, Any] = FLEX | {
@@ -94,8 +96,48 @@ def _evaluated(expression: pl.Expr, **columns: int) -> float:
 
 def test_distinct_nodes_as_published() -> None:
     # 256 experts, top-8, 8 nodes: 5.29 of them, 4.63 remote ones
-    nodes = 8 * _evaluated(share_of_tokens(pl.lit(32)), num_experts=256, moe_router_topk=8)
+    nodes = 8 * _evaluated(share_of_tokens(pl.lit(32)), num_experts=256, moe_router_topk=8, **NO_GROUPS)
     assert (round(nodes, 2), round(nodes * 7 / 8, 2)) == (5.29, 4.63)
+
+
+# Distinct nodes of 8, of groups as large: a simulation of normal scores gives 3.95 and 2.98.
+@pytest.mark.parametrize(("experts", "topk", "taken", "simulated"), [(256, 8, 4, 3.95), (160, 6, 3, 2.98)])
+def test_distinct_nodes_of_groups(experts: int, topk: int, taken: int, simulated: float) -> None:
+    limited = {"moe_router_num_groups": 8, "moe_router_group_topk": taken}
+    columns = {"num_experts": experts, "moe_router_topk": topk} | limited
+    nodes = 8 * _evaluated(share_of_tokens(pl.lit(experts // 8)), **columns)
+    assert nodes == pytest.approx(taken)
+    assert simulated == pytest.approx(simulated_groups(experts, topk, 8, taken), abs=0.03)
+    assert 0 < nodes / simulated - 1 < 0.013
+    # Two groups on a node: 1 - C(6, M)/C(8, M); half of a group: M/8 x (1 - C(s/2, 2)/C(s, 2))
+    two = 1 - comb(6, taken) / comb(8, taken)
+    assert _evaluated(share_of_tokens(pl.lit(experts // 4)), **columns) == pytest.approx(two)
+    half = taken / 8 * (1 - comb(experts // 16, 2) / comb(experts // 8, 2))
+    assert _evaluated(share_of_tokens(pl.lit(experts // 16)), **columns) == pytest.approx(half)
+
+
+def simulated_groups(experts: int, topk: int, groups: int, taken: int) -> float:
+    """Distinct groups of a token's experts as Megatron takes them, in the mean over drawn scores."""
+    scores = np.random.default_rng(1).normal(size=(4000, groups, experts // groups))
+    best = np.sort(scores, axis=2)[:, :, -(topk // taken) :].sum(axis=2)
+    out = np.argsort(best, axis=1)[:, : groups - taken]
+    np.put_along_axis(scores, out[:, :, None], -np.inf, axis=1)
+    chosen = np.argsort(scores.reshape(len(scores), -1), axis=1)[:, -topk:] // (experts // groups)
+    return float(np.mean([len(set(row)) for row in chosen.tolist()]))
+
+
+@both
+def test_tokens_go_to_the_ranks_of_their_groups(trace: Any) -> None:
+    limited = {"moe_router_num_groups": 4, "moe_router_group_topk": 2}
+    rows = trace(
+        **FLEX | limited | {"num_experts": 16, "moe_router_topk": 4, "etp": 1, "ep": 8, "world_size": 32}
+    )
+    found = of_layer(rows, "forward")
+    # 2 of 4 groups, 2 of 4 experts of each; C(2, 2)/C(4, 2) = 1/6 of these leave a rank's two out: 5/12 of 32
+    assert found["fused_dispatch"]["comm_bytes"] == 8 * 13 * 128
+    # Beside 12 B a logit: read for the groups' best, a mask written and read, a copy read and written
+    assert found["router_topk"]["hbm_bytes"] == (12 + 20) * 32 * 16
+    assert of_layer(rows, "backward")["router_topk"]["hbm_bytes"] == 12 * 32 * 16
 
 
 @given(st.integers(1, 512), st.integers(1, 64), st.integers(1, 512), st.integers(1, 65536))
@@ -103,7 +145,7 @@ def test_distinct_nodes_as_published() -> None:
 def test_whole_tokens_of_exact_shares(experts: int, topk: int, held: int, tokens: int) -> None:
     topk, held = min(topk, experts), min(held, experts)
     exact = 1 - Fraction(comb(experts - held, topk), comb(experts, topk))
-    columns = {"num_experts": experts, "moe_router_topk": topk}
+    columns = {"num_experts": experts, "moe_router_topk": topk} | NO_GROUPS
     assert _evaluated(share_of_tokens(pl.lit(held)), **columns) == pytest.approx(float(exact), abs=1e-10)
     # A share that is short of a whole number of tokens by rounding alone counts as whole.
     whole = {int(tokens * exact), min(int(tokens * (exact + Fraction(1, 10**9))), tokens)}

@@ -110,6 +110,8 @@ def test_every_key_of_a_sweep_reaches_its_column(root: Path, tmp_path: Path) -> 
         "seq_length": 1024,
         "num_experts": 8,
         "moe_router_topk": 3,
+        "moe_router_num_groups": 4,
+        "moe_router_group_topk": 2,
         "moe_ffn_hidden_size": 1024,
         "num_layers": 12,
         "hidden_size": 512,

@@ -48,7 +48,9 @@ SOUND: dict[str, Any] = {
     "overlap_p2p_comm": None,
     **{"cp": 1, "cp_comm_type": "p2p", "moe_token_dispatcher_type": "alltoall"},
     **{"moe_flex_dispatcher_backend": "deepep", "moe_flex_dispatcher_num_sms": 0},
+    **{"moe_router_num_groups": 0, "moe_router_group_topk": 0},
 }
+GROUPS, OF_GROUPS = "moe_router_num_groups", "moe_router_group_topk"
 ZIPF = "zipf(alpha=1,seed=1)"
 FLEX = {"moe_token_dispatcher_type": "flex"}
 SHARED: dict[str, Any] = {"cp": 2, "flash_attention": True}
@@ -125,6 +127,14 @@ BROKEN: list[tuple[str, dict[str, Any], str, str]] = [
     ("backend_of_flex", {"moe_flex_dispatcher_backend": "hybridep"}, "hybridep", "nearest: deepep"),
     ("sms_of_flex", {"moe_flex_dispatcher_num_sms": 24}, "24", "leave it out"),
     ("sms_of_deepep", FLEX | {"moe_flex_dispatcher_num_sms": 23}, "23", "nearest: 22, 24"),
+    ("experts_by_groups", {GROUPS: 3, OF_GROUPS: 2}, "3", "nearest: 2, 4"),
+    ("groups_without_limit", {GROUPS: 4}, "4", f"add {OF_GROUPS}"),
+    ("limit_without_groups", {OF_GROUPS: 1}, "1", f"add {GROUPS}"),
+    ("group_topk_of_groups", {GROUPS: 4, OF_GROUPS: 5, "moe_router_topk": 6}, "5", "nearest: 3"),
+    ("group_topk_of_groups", {GROUPS: 1, OF_GROUPS: 1}, "1", "leave both out"),
+    ("group_topk_of_experts", {GROUPS: 8, OF_GROUPS: 3}, "3", "nearest: 2"),
+    ("topk_of_groups", {GROUPS: 4, OF_GROUPS: 1, "moe_router_topk": 5}, "1", "nearest: 3"),
+    ("topk_of_groups", {GROUPS: 2, OF_GROUPS: 1, "moe_router_topk": 5}, "1", "leave both out"),
     ("world_by_etp", {"etp": 3, "moe_ffn_hidden_size": 96}, "3", "nearest: 2, 4"),
     ("ep_within_dp", {"ep": 16, "num_experts": 16}, "16", "nearest: 8"),
     ("world_by_ep", {"ep": 6, "num_experts": 12}, "6", "nearest: 4"),

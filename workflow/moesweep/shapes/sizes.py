@@ -22,6 +22,10 @@ hidden = pl.col("hidden_size")
 heads = pl.col("num_attention_heads")
 experts = pl.col("num_experts")
 topk = pl.col("moe_router_topk")
+expert_groups, taken_groups = pl.col("moe_router_num_groups"), pl.col("moe_router_group_topk")
+in_groups = expert_groups > 0
+"""Whether a token's experts lie in some groups of all."""
+
 microbatches = pl.col("num_microbatches")
 chunks = pl.col("virtual_pipeline")
 

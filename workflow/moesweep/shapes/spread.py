@@ -43,8 +43,18 @@ def _none_of(number: pl.Expr, chosen: pl.Expr, among: pl.Expr) -> pl.Expr:
 
 
 def share_of_tokens(experts: pl.Expr) -> pl.Expr:
-    """Return the share of all tokens that have any of so many experts: 1 - C(E - m, k)/C(E, k)."""
-    return 1.0 - _none_of(experts, s.topk, s.experts)
+    """Return the share of all tokens that have any of m neighbouring experts: 1 - C(E - m, k)/C(E, k).
+
+    Of G groups of E/G experts a token takes M, any as likely, and k/M experts of each: a group is taken for
+    its best k/M experts (Megatron `group_limited_topk`), nearly always among the k. Of one group that makes
+    M/G · (1 - C(E/G - m, k/M)/C(E/G, k/M)), of several whole ones 1 - C(G - m·G/E, M)/C(G, M).
+    """
+    groups = pl.when(s.in_groups).then(s.expert_groups).otherwise(1).cast(pl.Float64)
+    taken = pl.when(s.in_groups).then(pl.max_horizontal(s.taken_groups, 1)).otherwise(1).cast(pl.Float64)
+    of_group = s.experts / groups
+    within = taken / groups * (1.0 - _none_of(experts, s.topk / taken, of_group))
+    across = 1.0 - _none_of(experts / of_group, taken, groups)
+    return pl.when(experts <= of_group).then(within).otherwise(across)
 
 
 def copies(experts: pl.Expr, tokens: pl.Expr = s.local_tokens) -> pl.Expr:

@@ -5,6 +5,7 @@ import polars as pl
 from moesweep.shapes.placement import ACCOUNTED, COUNTED, LAYOUT, UNSAID
 from moesweep.study.context_rules import CONTEXT_RULES
 from moesweep.study.dispatch_rules import DISPATCH_RULES
+from moesweep.study.group_rules import GROUP_RULES
 from moesweep.study.overlap_rules import OVERLAP_RULES
 from moesweep.study.pipeline_layouts import layout_faults
 from moesweep.study.recomputation import (
@@ -291,6 +292,7 @@ RULES = (
         "cross_entropy_fusion_impl {cross_entropy_fusion_impl} says whose fused loss, and "
         "cross_entropy_loss_fusion is false", nearest_is("native")),
     *DISPATCH_RULES,
+    *GROUP_RULES,
     error("precision_needs_shards", "use_precision_aware_optimizer",
         _aware & ~_c("distributed_optimizer"),
         "a precision-aware optimizer is a distributed one: Megatron refuses it replicated",

@@ -41,7 +41,7 @@ def _results(moved: pl.Expr) -> pl.Expr:
 
 
 def _routed(moved: pl.Expr) -> pl.Expr:
-    """Return the bytes of copies on their way to experts with their probabilities, or of gradients of both."""
+    """Return the bytes of copies on their way to experts with probabilities, or of gradients of both."""
     return _results(moved) + s.probability_bytes * moved
 
 

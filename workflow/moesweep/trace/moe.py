@@ -11,6 +11,8 @@ from moesweep.trace.mlp import mlp_backward, mlp_forward
 from moesweep.trace.vocabulary import Op, again, elementwise, gemm, linear_backward
 
 ROUTER_LOGIT = 12  # softmax and top-k: two reads and a write of one fp32 router logit
+# Beside them the groups' best are found (read), and a copy made (read, write) by a mask (write, read).
+OF_GROUPS = 20
 GATING, GATING_BACKWARD = 4, 12  # times a number a token, like BY_PROBABILITY
 SUM = 6  # shared and routed experts' outputs: read two, write one
 
@@ -33,8 +35,9 @@ def _router_backward() -> list[Op]:
     ]
 
 
-def _router_topk() -> Op:
-    return elementwise("router_topk", ROUTER_LOGIT * s.local_tokens * s.experts)
+def _router_topk(backward: bool = False) -> Op:
+    more = 0 if backward else pl.when(s.in_groups).then(OF_GROUPS).otherwise(0)
+    return elementwise("router_topk", (ROUTER_LOGIT + more) * s.local_tokens * s.experts)
 
 
 def _expert_linears(rows: s.Rows) -> tuple[Op, Op]:
@@ -114,7 +117,7 @@ def moe_mlp_backward(rows: s.Rows = s.BALANCED) -> list[Op]:
         activation("expert_activation", rows.expert, width, experts=True, backward=True),
         *linear_backward(fc1),
         *dispatch_backward(rows),
-        _router_topk(),
+        _router_topk(backward=True),
         *_router_backward(),
         *again("shared_experts", _shared_forward()),
         *_shared_backward(),
