@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from fractions import Fraction
 from itertools import combinations
 from math import comb
@@ -36,6 +37,8 @@ class Dispatchers(Layers):
         """Rows in the local experts, their width, bytes of an exchange of results, bytes of all results."""
         w = self.w
         gathered_rows = w["moe_router_topk"] * tokens(w) * w["etp"] // w["tp"]
+        if w["moe_pad_expert_input_to_capacity"]:
+            gathered_rows = self.routed_copies() * w["etp"]
         row_bytes = 2 * w["hidden_size"]
         return (
             gathered_rows,
@@ -46,7 +49,13 @@ class Dispatchers(Layers):
 
     def routed_copies(self) -> int:
         """Copies of its own tokens that a rank sends to experts."""
-        return int(self.w["moe_router_topk"] * own_tokens(self.w))
+        w, routed = self.w, int(self.w["moe_router_topk"] * own_tokens(self.w))
+        if w["moe_pad_expert_input_to_capacity"]:
+            # As many rows for each expert, some of them zeros.
+            return int(
+                math.ceil(routed / w["num_experts"] * w["moe_expert_capacity_factor"]) * w["num_experts"]
+            )
+        return routed
 
     def move(self, op: str, rows: int) -> None:
         """Rows change their places: read and write each."""
@@ -94,7 +103,8 @@ class Dispatchers(Layers):
             self.move("permute", rows)
             return
         # Every rank of the etp x ep block contributes an int64 per expert.
-        self.collect("token_counts", "all_gather", "tp_ep", 8 * w["num_experts"] * w["ep"] * w["etp"])
+        if not w["moe_pad_expert_input_to_capacity"]:
+            self.collect("token_counts", "all_gather", "tp_ep", 8 * w["num_experts"] * w["ep"] * w["etp"])
         self.permute("permute")
         self.dispatch("moe_dispatch")
         self.collect("expert_gather", "all_gather", "etp", rows * routed_size(w))

@@ -150,6 +150,14 @@ VARIED: dict[str, dict[str, Any]] = {
         **{"moe_token_dispatcher_type": "flex", "num_experts": 16, "moe_router_topk": 4, "etp": 1, "ep": 8},
         **{"world_size": 32, "pp": 2, "recompute": "selective", "recompute_modules": "moe"},
     },
+    "moe, padded experts": {
+        **{"moe_expert_capacity_factor": 1.3, "moe_pad_expert_input_to_capacity": True, "recompute": "full"},
+        **{"num_experts": 16, "ep": 4, "etp": 1, "gated_mlp": True},
+    },
+    "moe, padded experts, tokens once to a node": {
+        **{"moe_expert_capacity_factor": 0.5, "moe_pad_expert_input_to_capacity": True, "num_experts": 8},
+        **{"moe_token_dispatcher_type": "flex", "moe_flex_dispatcher_backend": "hybridep", "ep": 4},
+    },
     "moe, two of four groups of experts": {
         **{"moe_token_dispatcher_type": "flex", "num_experts": 32, "moe_router_topk": 4, "etp": 1, "ep": 8},
         **{"moe_router_num_groups": 4, "moe_router_group_topk": 2, "world_size": 32},

@@ -8,7 +8,7 @@ bytes that the trace declares.
 import polars as pl
 
 from moesweep.cost.timing import Timing, constant
-from moesweep.cost.words import Words, among, choose, ends, starts
+from moesweep.cost.words import Words, among, choose, ends, expression, starts
 from moesweep.shapes import sizes as s
 
 TILES = ((256, 128), (128, 256), (128, 128), (128, 64))
@@ -118,12 +118,14 @@ def memory_bound(op: Words) -> Timing:
     """Return declared bytes over the reached share of memory bandwidth, plus one kernel launch.
 
     Token permutations of unfused kernels gather and scatter rows and reach far less (`permute_hbm_fraction`);
-    a fused one, and those that HybridEP does in kernels of its own, are taken to reach what other kernels do.
+    a fused one, those that HybridEP does in kernels of its own, and the sorting of padded experts, which is a
+    transposition, are taken to reach what other kernels do.
     """
     plain = constant("elementwise_hbm_fraction")
     other = choose(among(op.base, *LOSSES), constant("cross_entropy_hbm_fraction"), plain)
-    fused = s.fuses_permutation | (s.flex & s.hybrid)
-    permuting = pl.when(fused).then(plain).otherwise(constant("permute_hbm_fraction"))
+    sorts = expression(among(op.base, "expert_sort", "expert_unsort"))
+    in_order = s.fuses_permutation | (s.flex & s.hybrid) | (s.padded & sorts)
+    permuting = pl.when(in_order).then(plain).otherwise(constant("permute_hbm_fraction"))
     fraction = choose(among(op.base, *PERMUTATIONS), permuting, other)
     memory = _hbm_seconds(pl.col("hbm_bytes"), fraction)
     return Timing.roofline(pl.lit(0.0), memory, constant("kernel_seconds"), pl.lit(0.0))

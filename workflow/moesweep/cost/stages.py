@@ -14,6 +14,7 @@ import polars as pl
 from moesweep.cost.buckets import bucketed_ops
 from moesweep.cost.timing import constant
 from moesweep.cost.words import ROWS, Truth, Words, among, ends, expression, missing, negated, starts
+from moesweep.shapes import sizes as s
 from moesweep.shapes.communication import (
     BESIDE_EXCHANGES,
     BESIDE_LINEARS,
@@ -151,7 +152,8 @@ def seconds_of_a_pass() -> dict[str, pl.Expr]:
     skew = constant("tp_skew_seconds") * pl.col("peers")
     in_layer = pl.col("layer_kind").is_not_null()
     host = pl.when(in_layer).then(launches + skew).otherwise(0.0).alias("launching_seconds")
-    waits = constant("dispatch_wait_seconds") * pl.col("dispatches")
+    # Padded experts' rows are known beforehand.
+    waits = pl.when(s.padded).then(0.0).otherwise(constant("dispatch_wait_seconds")) * pl.col("dispatches")
     kernels = (pl.col("compute") + exposed + waits).alias("kernels_seconds")
     seconds = (
         pl.when(pl.col("blocking_launches")).then(kernels + host).otherwise(pl.max_horizontal(kernels, host))

@@ -144,7 +144,21 @@ _processors = pl.col("moe_flex_dispatcher_num_sms")
 dispatcher_processors = pl.when(_processors > 0).then(_processors).otherwise(_own_processors)
 """Multiprocessors that the flex dispatcher's kernels take (Megatron `moe_deepep_num_sms`, …)."""
 sorts_experts = local_experts > 1
-copies = (topk * local_tokens).alias("token_copies")  # k·b·s/t token copies that this rank routes
+padded = pl.col("moe_pad_expert_input_to_capacity")
+_routed = topk * local_tokens  # k·b·s/t token copies that this rank routes
+_of_an_expert = _routed / pl.max_horizontal(experts, 1) * pl.col("moe_expert_capacity_factor")
+capacity = _of_an_expert.ceil().cast(pl.Int64).alias("expert_capacity")
+"""Rows that a rank sends an expert where all are padded, ⌈f·k·b·s/t/E⌉ (Megatron `get_capacity`)."""
+
+copies = pl.when(padded).then(capacity * experts).otherwise(_routed).alias("token_copies")
+needed_share = (
+    pl.when(padded)
+    .then(pl.min_horizontal(_routed / pl.max_horizontal(capacity * experts, 1), 1.0))
+    .otherwise(1.0)
+    .alias("needed_share")
+)
+"""Share of the experts' rows that a model needs: what pads them it does not."""
+
 expert_rows = (copies * etp).alias("expert_rows")  # R: rows in this rank's experts, balanced, all together
 
 

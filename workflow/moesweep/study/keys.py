@@ -258,6 +258,12 @@ COLUMNS: tuple[Derived, ...] = (
     Key("moe_flex_dispatcher_num_sms", whole(1, 1024),
         "Multiprocessors that the flex dispatcher's kernels take. Left out: 0, the backend's own, 20 of "
         "deepep and 16 of hybridep.", 0, resolved=whole(0, 1024), without=0),
+    Key("moe_expert_capacity_factor", {"type": "number", "exclusiveMinimum": 0, "maximum": 1000},
+        "Rows of an expert over its even share of token copies. Left out: 0, as many as are routed to it.",
+        0.0, resolved={"type": "number", "minimum": 0, "maximum": 1000}, without=0.0),
+    Key("moe_pad_expert_input_to_capacity", TRUTH,
+        "Every rank sends every expert as many rows, its capacity: tokens beyond are dropped, and zeros pad "
+        "what is missing.", False, without=False),
     Key("sequence_parallel", TRUTH,
         "Split activations along the sequence over tp where tensor parallelism leaves them whole.",
         True, word="sp"),

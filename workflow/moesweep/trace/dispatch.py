@@ -93,7 +93,7 @@ def dispatch(rows: s.Rows) -> list[Op]:
     """Return the way of tokens to their experts."""
     counts_bytes = 8 * s.experts * s.ep * s.etp  # int64 tokens per expert, from every rank of the group
     plain = [
-        all_gather("token_counts", "tp_ep", counts_bytes),
+        all_gather("token_counts", "tp_ep", counts_bytes).only(~s.padded),
         _permute("permute", rows),
         _dispatch(rows.sent, rows),
         all_gather("expert_gather", "etp", _routed(rows.expert)),

@@ -10,6 +10,7 @@ from moesweep.study.keys import KEYS
 TYPE, BACKEND, SMS = (
     f"moe_{key}" for key in ("token_dispatcher_type", "flex_dispatcher_backend", "flex_dispatcher_num_sms")
 )
+FACTOR, PADS = "moe_expert_capacity_factor", "moe_pad_expert_input_to_capacity"
 _OF_DEEPEP = "moe_enable_deepep"
 
 
@@ -28,6 +29,18 @@ def read_dispatcher(draft: Draft, told: Told) -> None:
         if name in told.left():
             told.taken.add(name)
             draft.idle.append(name)
+
+
+def read_capacity(draft: Draft, told: Told) -> None:
+    """Put the capacity that experts are padded to into a draft; below 0 it is none, unpadded not modelled."""
+    factor, pads = told.take(FACTOR), told.take(PADS, False)
+    if not isinstance(factor, int | float) or factor < 0:
+        draft.idle += [name for name in (FACTOR, PADS) if name in told]
+    elif pads:
+        draft.say(FACTOR, factor, draft.at(FACTOR))
+        draft.say(PADS, True, draft.at(PADS))
+    else:
+        draft.unread[FACTOR] = factor
 
 
 def _known(draft: Draft, told: Told, name: str) -> None:
