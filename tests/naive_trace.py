@@ -83,6 +83,7 @@ class Program(Dispatchers):
             # The best of each group; a mask of the chosen groups; scores without the others.
             reads, writes = (*reads, 4, 4, 4), (*writes, 4, 4)
         self.light("router_topk", own_tokens(w) * experts, reads=reads, writes=writes)
+        self.balancing_loss()
         self.to_experts()
         self.gemm("expert_fc1", rows, fc1_multiple(w) * f, h, local, "grouped_gemm")
         self.activation("expert_activation", rows, f, backward=False, weighted=True)
@@ -90,6 +91,18 @@ class Program(Dispatchers):
         self.from_experts()
         if w["num_shared_experts"]:
             self.light("shared_sum", own_tokens(w) * h, reads=(2, 2), writes=(2,))
+
+    def balancing_loss(self) -> None:
+        """Scores of all experts, a map of the chosen ones; both summed, the map over all who share tokens."""
+        w = self.w
+        if w["moe_router_load_balancing_type"] == "none":
+            return
+        # Softmax, top-k, the map of whole numbers made one of truths, the two sums.
+        reads, writes = (4, 4, 4, 1, 4), (4, 4, 1)
+        self.light("balancing_loss", own_tokens(w) * w["num_experts"], reads=reads, writes=writes)
+        lots = w["micro_batch_size"] if w["moe_router_load_balancing_type"] == "seq_aux_loss" else 1
+        for kind in ("tp", "cp"):
+            self.collect("balancing_loss_reduce", "all_reduce", kind, 4 * lots * w["num_experts"])
 
     def moe_mlp_backward(self) -> None:
         """The reverse of moe_mlp_forward; permuted tokens were kept, so nothing is gathered again."""
@@ -110,6 +123,10 @@ class Program(Dispatchers):
         self.to_experts_backward()
         self.light("router_topk", own_tokens(w) * experts, reads=(4, 4), writes=(4,))
         self.router_backward()
+        if w["moe_router_load_balancing_type"] != "none":
+            # Experts' gradients spread out, softmax, the sum with what comes from the experts.
+            reads, writes = (4, 4, 4, 4), (4, 4, 4)
+            self.light("balancing_loss", own_tokens(w) * experts, reads=reads, writes=writes)
         self.again("shared_experts", self.shared_forward)
         self.shared_backward()
         self.norm_backward("mlp_norm", own_tokens(w), h, residual=True)

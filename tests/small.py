@@ -150,6 +150,13 @@ VARIED: dict[str, dict[str, Any]] = {
         **{"moe_token_dispatcher_type": "flex", "num_experts": 16, "moe_router_topk": 4, "etp": 1, "ep": 8},
         **{"world_size": 32, "pp": 2, "recompute": "selective", "recompute_modules": "moe"},
     },
+    "moe, balanced by sequence": {
+        **{"moe_router_load_balancing_type": "seq_aux_loss", "micro_batch_size": 2, "recompute": "full"},
+    },
+    "moe, balanced over shared sequences": {
+        **{"moe_router_load_balancing_type": "aux_loss", "cp": 2, "tp": 1, "flash_attention": True},
+        **{"micro_batch_size": 2, "recompute": "selective", "recompute_modules": "moe"},
+    },
     "moe, padded experts": {
         **{"moe_expert_capacity_factor": 1.3, "moe_pad_expert_input_to_capacity": True, "recompute": "full"},
         **{"num_experts": 16, "ep": 4, "etp": 1, "gated_mlp": True},

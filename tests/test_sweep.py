@@ -165,6 +165,7 @@ def test_every_key_of_a_sweep_reaches_its_column(root: Path, tmp_path: Path) -> 
         "moe_token_dispatcher_type": "flex",
         "moe_flex_dispatcher_backend": "hybridep",
         "moe_flex_dispatcher_num_sms": 24,
+        "moe_router_load_balancing_type": "seq_aux_loss",
         "moe_expert_capacity_factor": 1.25,
         "moe_pad_expert_input_to_capacity": True,
         "grad_reduce_in_fp32": True,

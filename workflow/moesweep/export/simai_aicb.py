@@ -37,6 +37,7 @@ _NOT_EXPRESSED: dict[str, tuple[Any, str]] = {
     "moe_router_dtype": ("none", "AICB's exchanges carry 16 bits"),
     "moe_permute_fusion": (False, "AICB's rows are of single kernels"),
     "cross_entropy_loss_fusion": (False, "AICB writes three all_reduces of the loss"),
+    "moe_router_load_balancing_type": ("none", "AICB has no losses that balance experts"),
     "moe_pad_expert_input_to_capacity": (False, "AICB pads no experts"),
     "routing": ("balanced", "AICB gives every expert as many tokens"),
     "distributed_optimizer": (True, "AICB always reduce-scatters gradients and gathers parameters"),

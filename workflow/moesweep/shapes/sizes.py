@@ -26,6 +26,11 @@ expert_groups, taken_groups = pl.col("moe_router_num_groups"), pl.col("moe_route
 in_groups = expert_groups > 0
 """Whether a token's experts lie in some groups of all."""
 
+_balancing = pl.col("moe_router_load_balancing_type")
+has_balancing_loss = _balancing != "none"
+balanced_sequences = pl.when(_balancing == "seq_aux_loss").then(batch).otherwise(1)
+"""For how many lots of tokens a loss counts what experts get: for each sequence of its own, or all as one."""
+
 microbatches = pl.col("num_microbatches")
 chunks = pl.col("virtual_pipeline")
 

@@ -3,6 +3,7 @@
 import polars as pl
 
 from moesweep.shapes.placement import ACCOUNTED, COUNTED, LAYOUT, UNSAID
+from moesweep.study.balance_rules import BALANCE_RULES
 from moesweep.study.capacity_rules import CAPACITY_RULES
 from moesweep.study.context_rules import CONTEXT_RULES
 from moesweep.study.dispatch_rules import DISPATCH_RULES
@@ -292,6 +293,7 @@ RULES = (
         (_c("cross_entropy_fusion_impl") != "native") & ~_c("cross_entropy_loss_fusion"),
         "cross_entropy_fusion_impl {cross_entropy_fusion_impl} says whose fused loss, and "
         "cross_entropy_loss_fusion is false", nearest_is("native")),
+    *BALANCE_RULES,
     *CAPACITY_RULES,
     *DISPATCH_RULES,
     *GROUP_RULES,

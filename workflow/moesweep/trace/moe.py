@@ -8,11 +8,15 @@ from moesweep.shapes import sizes as s
 from moesweep.trace.dispatch import combine, combine_backward, dispatch, dispatch_backward
 from moesweep.trace.elementwise import activation, norm, norm_backward, residual, residual_backward
 from moesweep.trace.mlp import mlp_backward, mlp_forward
-from moesweep.trace.vocabulary import Op, again, elementwise, gemm, linear_backward
+from moesweep.trace.vocabulary import Op, again, all_reduce, elementwise, gemm, linear_backward
 
 ROUTER_LOGIT = 12  # softmax and top-k: two reads and a write of one fp32 router logit
 # Beside them the groups' best are found (read), and a copy made (read, write) by a mask (write, read).
 OF_GROUPS = 20
+# A loss that balances: softmax (read, write), top-k (read), its map of 4 bytes made one of 1 (write, read,
+# write), it counted and scores summed (read, read). Backward: gradients of experts spread out (write, read),
+# softmax (read, write), and the sum with the router's own (read two, write one).
+BALANCING, BALANCING_BACKWARD = 26, 28
 GATING, GATING_BACKWARD = 4, 12  # times a number a token, like BY_PROBABILITY
 SUM = 6  # shared and routed experts' outputs: read two, write one
 
@@ -38,6 +42,22 @@ def _router_backward() -> list[Op]:
 def _router_topk(backward: bool = False) -> Op:
     more = 0 if backward else pl.when(s.in_groups).then(OF_GROUPS).otherwise(0)
     return elementwise("router_topk", (ROUTER_LOGIT + more) * s.local_tokens * s.experts)
+
+
+def _balancing_loss() -> list[Op]:
+    """Return the loss that balances experts; ranks that share sequences count tokens together, in fp32."""
+    counts = 4 * s.experts * s.balanced_sequences
+    ops = [
+        elementwise("balancing_loss", BALANCING * s.local_tokens * s.experts),
+        all_reduce("balancing_loss_reduce", "tp", counts),
+        all_reduce("balancing_loss_reduce", "cp", counts),
+    ]
+    return [op.only(s.has_balancing_loss) for op in ops]
+
+
+def _balancing_loss_backward() -> Op:
+    moved = BALANCING_BACKWARD * s.local_tokens * s.experts
+    return elementwise("balancing_loss", moved).only(s.has_balancing_loss)
 
 
 def _expert_linears(rows: s.Rows) -> tuple[Op, Op]:
@@ -90,6 +110,7 @@ def _experts_forward(rows: s.Rows) -> list[Op]:
         *_shared_forward(),
         _router(),
         _router_topk(),
+        *_balancing_loss(),
         *dispatch(rows),
         fc1,
         _activation(rows),
@@ -119,6 +140,7 @@ def moe_mlp_backward(rows: s.Rows = s.BALANCED) -> list[Op]:
         *dispatch_backward(rows),
         _router_topk(backward=True),
         *_router_backward(),
+        _balancing_loss_backward(),
         *again("shared_experts", _shared_forward()),
         *_shared_backward(),
         norm_backward("mlp_norm", s.local_tokens, s.hidden, joins=True),

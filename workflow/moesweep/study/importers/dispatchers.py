@@ -11,6 +11,7 @@ TYPE, BACKEND, SMS = (
     f"moe_{key}" for key in ("token_dispatcher_type", "flex_dispatcher_backend", "flex_dispatcher_num_sms")
 )
 FACTOR, PADS = "moe_expert_capacity_factor", "moe_pad_expert_input_to_capacity"
+LOSS = "moe_router_load_balancing_type"
 _OF_DEEPEP = "moe_enable_deepep"
 
 
@@ -41,6 +42,17 @@ def read_capacity(draft: Draft, told: Told) -> None:
         draft.say(PADS, True, draft.at(PADS))
     else:
         draft.unread[FACTOR] = factor
+
+
+def read_balancing(draft: Draft, told: Told) -> None:
+    """Put the loss that balances experts into a draft: the one that Megatron has left out, or an only one."""
+    said = told.take(LOSS)
+    if isinstance(said, list) and len(said) == 1:
+        said = said[0]
+    if said in KEYS[LOSS].form["enum"]:
+        draft.say(LOSS, said, draft.at(LOSS))
+    elif said is not None:
+        draft.unread[LOSS] = said
 
 
 def _known(draft: Draft, told: Told, name: str) -> None:

@@ -8,7 +8,7 @@ import ast
 import re
 from typing import Any, NoReturn
 
-from moesweep.study.importers.dispatchers import read_capacity, read_dispatcher
+from moesweep.study.importers.dispatchers import read_balancing, read_capacity, read_dispatcher
 from moesweep.study.importers.draft import MAX_LAYERS, Draft, Told, whole
 from moesweep.study.keys import KEYS
 from moesweep.study.names import MEGATRON, UNMODELLED
@@ -152,6 +152,7 @@ def _experts(draft: Draft, told: Told) -> None:
     _expert_layers(draft, told)
     read_dispatcher(draft, told)
     read_capacity(draft, told)
+    read_balancing(draft, told)
 
 
 def _expert_layers(draft: Draft, told: Told) -> None:
