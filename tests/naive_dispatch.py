@@ -18,8 +18,19 @@ def spread(w: Workload, held: int) -> Fraction:
         return of_choices(experts, topk, held)
     taken, size = w["moe_router_group_topk"], experts // groups
     if held > size:
+        if held % size:
+            return between_choices(groups, taken, held / size)
         return of_choices(groups, taken, held // size)
     return Fraction(taken, groups) * of_choices(size, topk // taken, held)
+
+
+def between_choices(groups: int, taken: int, held: float) -> Fraction:
+    """The same of groups of which one is held in part: binomials of numbers that are not whole."""
+    free = groups - held
+    if free < taken:
+        return Fraction(1)
+    logarithm = math.lgamma(free + 1) - math.lgamma(free - taken + 1) - math.log(math.perm(groups, taken))
+    return 1 - Fraction(math.exp(logarithm))
 
 
 def of_choices(experts: int, topk: int, held: int) -> Fraction:

@@ -122,11 +122,11 @@ class Program(Dispatchers):
         self.gradients("expert_fc1", rows, wide, h, local, "grouped_gemm")
         self.to_experts_backward()
         self.light("router_topk", own_tokens(w) * experts, reads=(4, 4), writes=(4,))
-        self.router_backward()
         if w["moe_router_load_balancing_type"] != "none":
             # Experts' gradients spread out, softmax, the sum with what comes from the experts.
             reads, writes = (4, 4, 4, 4), (4, 4, 4)
             self.light("balancing_loss", own_tokens(w) * experts, reads=reads, writes=writes)
+        self.router_backward()
         self.again("shared_experts", self.shared_forward)
         self.shared_backward()
         self.norm_backward("mlp_norm", own_tokens(w), h, residual=True)

@@ -150,9 +150,6 @@ VARIED: dict[str, dict[str, Any]] = {
         **{"moe_token_dispatcher_type": "flex", "num_experts": 16, "moe_router_topk": 4, "etp": 1, "ep": 8},
         **{"world_size": 32, "pp": 2, "recompute": "selective", "recompute_modules": "moe"},
     },
-    "moe, balanced by sequence": {
-        **{"moe_router_load_balancing_type": "seq_aux_loss", "micro_batch_size": 2, "recompute": "full"},
-    },
     "moe, balanced over shared sequences": {
         **{"moe_router_load_balancing_type": "aux_loss", "cp": 2, "tp": 1, "flash_attention": True},
         **{"micro_batch_size": 2, "recompute": "selective", "recompute_modules": "moe"},
@@ -160,14 +157,6 @@ VARIED: dict[str, dict[str, Any]] = {
     "moe, padded experts": {
         **{"moe_expert_capacity_factor": 1.3, "moe_pad_expert_input_to_capacity": True, "recompute": "full"},
         **{"num_experts": 16, "ep": 4, "etp": 1, "gated_mlp": True},
-    },
-    "moe, padded experts, tokens once to a node": {
-        **{"moe_expert_capacity_factor": 0.5, "moe_pad_expert_input_to_capacity": True, "num_experts": 8},
-        **{"moe_token_dispatcher_type": "flex", "moe_flex_dispatcher_backend": "hybridep", "ep": 4},
-    },
-    "moe, two of four groups of experts": {
-        **{"moe_token_dispatcher_type": "flex", "num_experts": 32, "moe_router_topk": 4, "etp": 1, "ep": 8},
-        **{"moe_router_num_groups": 4, "moe_router_group_topk": 2, "world_size": 32},
     },
     "moe, tokens once to every rank of a block": {
         **{"moe_token_dispatcher_type": "flex", "moe_flex_dispatcher_backend": "hybridep", "num_experts": 8},
@@ -287,6 +276,17 @@ MODELS: dict[str, dict[str, Any]] = {
     "layout with parts that have no layer": {
         **{"num_layers": 5, "virtual_pipeline": 2, "mtp_num_layers": 1, "recompute": "full"},
         **{"pipeline_model_parallel_layout": "E|t*3|(t)*2,|mL"},
+    },
+    "two of four groups of experts": {
+        **{"moe_token_dispatcher_type": "flex", "num_experts": 32, "moe_router_topk": 4, "etp": 1, "ep": 8},
+        **{"moe_router_num_groups": 4, "moe_router_group_topk": 2, "world_size": 32},
+    },
+    "padded experts, tokens once to a node": {
+        **{"moe_expert_capacity_factor": 0.5, "moe_pad_expert_input_to_capacity": True, "num_experts": 8},
+        **{"moe_token_dispatcher_type": "flex", "moe_flex_dispatcher_backend": "hybridep", "ep": 4},
+    },
+    "balanced by sequence": {
+        **{"moe_router_load_balancing_type": "seq_aux_loss", "micro_batch_size": 2, "recompute": "full"},
     },
 }
 """Workloads that differ in every key of a model; each is legal."""

@@ -54,7 +54,7 @@ SOUND: dict[str, Any] = {
 }
 GROUPS, OF_GROUPS = "moe_router_num_groups", "moe_router_group_topk"
 FACTOR, PADS = "moe_expert_capacity_factor", "moe_pad_expert_input_to_capacity"
-LOSS = {"moe_router_load_balancing_type": "aux_loss"}
+BALANCING = {"moe_router_load_balancing_type": "aux_loss"}
 ZIPF = "zipf(alpha=1,seed=1)"
 FLEX = {"moe_token_dispatcher_type": "flex"}
 SHARED: dict[str, Any] = {"cp": 2, "flash_attention": True}
@@ -135,7 +135,7 @@ BROKEN: list[tuple[str, dict[str, Any], str, str]] = [
     ("capacity_without_padding", {FACTOR: 1.5}, "1.5", f"add {PADS}: true"),
     ("routing_of_padding", {FACTOR: 1.5, PADS: True, "routing": ZIPF}, ZIPF, "nearest: balanced"),
     ("padding_of_deepep", FLEX | {FACTOR: 1.5, PADS: True}, "true", "nearest: false"),
-    ("balance_of_shared_sequences", SHARED | LOSS, "aux_loss", "nearest: none"),
+    ("balance_of_shared_sequences", SHARED | BALANCING, "aux_loss", "nearest: none"),
     ("experts_by_groups", {GROUPS: 3, OF_GROUPS: 2}, "3", "nearest: 2, 4"),
     ("groups_without_limit", {GROUPS: 4}, "4", f"add {OF_GROUPS}"),
     ("limit_without_groups", {OF_GROUPS: 1}, "1", f"add {GROUPS}"),
