@@ -104,6 +104,8 @@ MODEL_ARGS:
   --moe-ffn-hidden-size: 2048
   --moe-shared-expert-intermediate-size: 2048
   --moe-router-topk: 8
+  --moe-router-num-groups: 8
+  --moe-router-group-topk: 4
   --moe-token-dispatcher-type: flex
   --mtp-num-layers: 1
   --moe-permute-fusion: true

@@ -29,9 +29,12 @@ ROOMS = ("shapes", "trace", "cost")
 NOT_FORMULAS = ("__init__.py", "command.py", "files.py", "words.py")
 SHAPES = ("steps", "parallelism", "placement", "rings")
 TESTS = {
-    "shapes": (*SHAPES, "device_bytes", "hand_worked", "memory"),
-    "trace": ("device_bytes", "hand_worked", "context_parallelism", "trace_files", "programs"),
-    "cost": ("costs", "collectives", "memory", "cost_properties"),
+    "shapes": (*SHAPES, "device_bytes", "hand_worked", "memory", "dispatchers", "capacity"),
+    "trace": (
+        *("device_bytes", "hand_worked", "context_parallelism", "trace_files", "programs"),
+        *("dispatchers", "capacity", "balancing_losses"),
+    ),
+    "cost": ("dispatchers", "costs", "collectives", "memory", "cost_properties"),
     "study": ("routing", "routing_costs"),
 }
 """The hand-worked layer, by the room whose formulas a file is about."""

@@ -8,7 +8,7 @@ optimizer.
 
 from __future__ import annotations
 
-from naive_layers import Layers
+from naive_dispatch import Dispatchers
 from naive_layout import coordinates, naive_groups
 from naive_model import buffer_sizes, layers, stage_layers, summed_over_tp
 from naive_rows import Row
@@ -26,33 +26,8 @@ from naive_sizes import (
 )
 
 
-class Program(Layers):
+class Program(Dispatchers):
     """All rows of one pipeline stage."""
-
-    def expert_sizes(self) -> tuple[int, int, int, int]:
-        """Rows in the local experts, their width, bytes of the all_to_all, bytes of the gather over etp."""
-        w = self.w
-        gathered_rows = w["moe_router_topk"] * tokens(w) * w["etp"] // w["tp"]
-        row_bytes = 2 * w["hidden_size"]
-        return (
-            gathered_rows,
-            w["moe_ffn_hidden_size"] // w["etp"],
-            self.routed_copies() * row_bytes,
-            gathered_rows * row_bytes,
-        )
-
-    def routed_copies(self) -> int:
-        """Copies of its own tokens that a rank sends to experts."""
-        return int(self.w["moe_router_topk"] * own_tokens(self.w))
-
-    def move(self, op: str, rows: int) -> None:
-        """Rows change their places: read and write each."""
-        self.light(op, rows * self.w["hidden_size"], reads=(2,), writes=(2,))
-
-    def sort(self, op: str) -> None:
-        """Rows of several local experts are put in order."""
-        if self.w["num_experts"] // self.w["ep"] > 1:
-            self.move(op, self.expert_sizes()[0])
 
     def shared_forward(self) -> None:
         """Experts that every token passes, and a gate that weighs their output."""
@@ -83,40 +58,46 @@ class Program(Layers):
     def experts_forward(self) -> None:
         """Shared experts; route, exchange over ep, gather over etp, compute, and all the way back."""
         w, h, experts = self.w, self.w["hidden_size"], self.w["num_experts"]
-        rows, f, sent, gathered = self.expert_sizes()
+        rows, f, _, _ = self.expert_sizes()
         local = experts // w["ep"]
         self.shared_forward()
         self.gemm("router", own_tokens(w), experts, h)
         # Softmax and top-k over fp32: read, write, read.
-        self.light("router_topk", own_tokens(w) * experts, reads=(4, 4), writes=(4,))
-        # Every rank of the etp x ep block contributes an int64 per expert.
-        self.collect("token_counts", "all_gather", "tp_ep", 8 * experts * w["ep"] * w["etp"])
-        self.move("permute", self.routed_copies())
-        self.collect("moe_dispatch", "all_to_all", "ep", sent)
-        self.collect("expert_gather", "all_gather", "etp", gathered)
-        self.sort("expert_sort")
+        reads, writes = (4, 4), (4,)
+        if w["moe_router_num_groups"]:
+            # The best of each group; a mask of the chosen groups; scores without the others.
+            reads, writes = (*reads, 4, 4, 4), (*writes, 4, 4)
+        self.light("router_topk", own_tokens(w) * experts, reads=reads, writes=writes)
+        self.balancing_loss()
+        self.to_experts()
         self.gemm("expert_fc1", rows, fc1_multiple(w) * f, h, local, "grouped_gemm")
         self.activation("expert_activation", rows, f, backward=False, weighted=True)
         self.gemm("expert_fc2", rows, h, f, local, "grouped_gemm")
-        self.sort("expert_unsort")
-        self.collect("expert_scatter", "reduce_scatter", "etp", gathered)
-        self.collect("moe_combine", "all_to_all", "ep", sent)
-        self.move("unpermute", self.routed_copies())
+        self.from_experts()
         if w["num_shared_experts"]:
             self.light("shared_sum", own_tokens(w) * h, reads=(2, 2), writes=(2,))
+
+    def balancing_loss(self) -> None:
+        """Scores of all experts, a map of the chosen ones; both summed, the map over all who share tokens."""
+        w = self.w
+        if w["moe_router_load_balancing_type"] == "none":
+            return
+        # Softmax, top-k, the map of whole numbers made one of truths, the two sums.
+        reads, writes = (4, 4, 4, 1, 4), (4, 4, 1)
+        self.light("balancing_loss", own_tokens(w) * w["num_experts"], reads=reads, writes=writes)
+        lots = w["micro_batch_size"] if w["moe_router_load_balancing_type"] == "seq_aux_loss" else 1
+        for kind in ("tp", "cp"):
+            self.collect("balancing_loss_reduce", "all_reduce", kind, 4 * lots * w["num_experts"])
 
     def moe_mlp_backward(self) -> None:
         """The reverse of moe_mlp_forward; permuted tokens were kept, so nothing is gathered again."""
         w, h, experts = self.w, self.w["hidden_size"], self.w["num_experts"]
-        rows, f, sent, gathered = self.expert_sizes()
+        rows, f, _, _ = self.expert_sizes()
         wide, local = fc1_multiple(w) * f, experts // w["ep"]
         self.residual_backward("mlp_residual")
         self.again("layernorm", lambda: self.norm("mlp_norm", own_tokens(w), h))
         self.again("moe", self.experts_forward)
-        self.move("unpermute", self.routed_copies())
-        self.collect("moe_combine", "all_to_all", "ep", sent)
-        self.collect("expert_scatter", "all_gather", "etp", gathered)
-        self.sort("expert_unsort")
+        self.from_experts_backward()
         self.again(
             "moe_act",
             lambda: self.activation("expert_activation", rows, f, backward=False, weighted=True),
@@ -124,11 +105,12 @@ class Program(Layers):
         self.gradients("expert_fc2", rows, h, f, local, "grouped_gemm")
         self.activation("expert_activation", rows, f, backward=True, weighted=True)
         self.gradients("expert_fc1", rows, wide, h, local, "grouped_gemm")
-        self.sort("expert_sort")
-        self.collect("expert_gather", "reduce_scatter", "etp", gathered)
-        self.collect("moe_dispatch", "all_to_all", "ep", sent)
-        self.move("permute", self.routed_copies())
+        self.to_experts_backward()
         self.light("router_topk", own_tokens(w) * experts, reads=(4, 4), writes=(4,))
+        if w["moe_router_load_balancing_type"] != "none":
+            # Experts' gradients spread out, softmax, the sum with what comes from the experts.
+            reads, writes = (4, 4, 4, 4), (4, 4, 4)
+            self.light("balancing_loss", own_tokens(w) * experts, reads=reads, writes=writes)
         self.gradients("router", own_tokens(w), experts, h)
         self.again("shared_experts", self.shared_forward)
         self.shared_backward()

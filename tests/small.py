@@ -114,18 +114,6 @@ VARIED: dict[str, dict[str, Any]] = {
         **{"recompute": "selective", "recompute_modules": "layernorm+mla_up_proj+moe", "q_lora_rank": 48},
         **{"qk_layernorm": True, "num_shared_experts": 1, "mtp_num_layers": 1, "gated_mlp": True},
     },
-    "moe, gradients and parameters beside passes": {
-        **{"overlap_grad_reduce": True, "overlap_param_gather": True, "virtual_pipeline": 2},
-    },
-    "moe, messages waited for": {
-        **{"pp": 4, "virtual_pipeline": 2, "num_layers": 8, "world_size": 32, "overlap_p2p_comm": False},
-    },
-    "dense, linears in parts, full": DENSE | {"tp": 4, "tp_comm_overlap": True, "recompute": "full"},
-    "moe, shared experts beside exchanges": {
-        **{"num_shared_experts": 2, "moe_shared_expert_overlap": True, "moe_shared_expert_gate": True},
-        **{"recompute": "selective", "recompute_modules": "moe", "first_k_dense": 1},
-    },
-    "moe, linears in parts": {"tp_comm_overlap": True, "first_k_dense": 1},
     "moe, DeepSpeed": {"framework": "megatron-deepspeed"},
     "moe, keys passed on": {
         **{"cp": 2, "flash_attention": True, "world_size": 32, "num_query_groups": 4, "attention": "gqa"},
@@ -136,6 +124,22 @@ VARIED: dict[str, dict[str, Any]] = {
     "moe, heads exchanged, windows and sinks": {
         **{"cp": 2, "cp_comm_type": "a2a", "flash_attention": True, "recompute": "selective"},
         **{"window_size": "[15,0]", "window_attn_skip_freq": "2", "softmax_type": "learnable"},
+    },
+    "moe, tokens once to a node": {
+        **{"moe_token_dispatcher_type": "flex", "num_experts": 16, "moe_router_topk": 4, "etp": 1, "ep": 8},
+        **{"world_size": 32, "pp": 2, "recompute": "selective", "recompute_modules": "moe"},
+    },
+    "moe, balanced over shared sequences": {
+        **{"moe_router_load_balancing_type": "aux_loss", "cp": 2, "tp": 1, "flash_attention": True},
+        **{"micro_batch_size": 2, "recompute": "selective", "recompute_modules": "moe"},
+    },
+    "moe, padded experts": {
+        **{"moe_expert_capacity_factor": 1.3, "moe_pad_expert_input_to_capacity": True, "recompute": "full"},
+        **{"num_experts": 16, "ep": 4, "etp": 1, "gated_mlp": True},
+    },
+    "moe, tokens once to every rank of a block": {
+        **{"moe_token_dispatcher_type": "flex", "moe_flex_dispatcher_backend": "hybridep", "num_experts": 8},
+        **{"etp": 2, "ep": 4, "moe_flex_dispatcher_num_sms": 3, "recompute": "full", "gated_mlp": True},
     },
     "dense, keys gathered, full": DENSE
     | {
@@ -235,6 +239,17 @@ MODELS: dict[str, dict[str, Any]] = {
     "layout with parts that have no layer": {
         **{"num_layers": 5, "virtual_pipeline": 2, "mtp_num_layers": 1, "recompute": "full"},
         **{"pipeline_model_parallel_layout": "E|t*3|(t)*2,|mL"},
+    },
+    "two of four groups of experts": {
+        **{"moe_token_dispatcher_type": "flex", "num_experts": 32, "moe_router_topk": 4, "etp": 1, "ep": 8},
+        **{"moe_router_num_groups": 4, "moe_router_group_topk": 2, "world_size": 32},
+    },
+    "padded experts, tokens once to a node": {
+        **{"moe_expert_capacity_factor": 0.5, "moe_pad_expert_input_to_capacity": True, "num_experts": 8},
+        **{"moe_token_dispatcher_type": "flex", "moe_flex_dispatcher_backend": "hybridep", "ep": 4},
+    },
+    "balanced by sequence": {
+        **{"moe_router_load_balancing_type": "seq_aux_loss", "micro_batch_size": 2, "recompute": "full"},
     },
 }
 """Workloads that differ in every key of a model; each is legal."""

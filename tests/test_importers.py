@@ -159,7 +159,8 @@ IMPORTS: dict[str, tuple[tuple[str, ...], tuple[str, ...], dict[str, Any], dict[
         ("world_size=256", "tp=1", "pp=16", "ep=16", "micro_batch_size=1", "global_batch_size=512"),
         given_by_model(Path(__file__).parents[1], "deepseek_v3") | {"add_bias_linear": False},
         {"world_size": 256, "tp": 1, "pp": 16, "ep": 16, "etp": 1, "global_batch_size": 512,
-         "grad_reduce_in_fp32": False, "num_layers_in_last_pipeline_stage": 1}),
+         "grad_reduce_in_fp32": False, "num_layers_in_last_pipeline_stage": 1,
+         "moe_token_dispatcher_type": "flex"}),
     "Megatron-Bridge": (
         ("bridge.yaml",), ("world_size=8",),
         given_by_model(Path(__file__).parents[1], "qwen3_30B_A3B")

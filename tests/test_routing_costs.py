@@ -32,7 +32,16 @@ def test_a_balanced_trace_is_the_same_beside_a_skewed_one(tmp_path: Path) -> Non
         assert alone == both
 
 
-@pytest.mark.parametrize("name", sampled([name for name in VARIED if name.startswith("moe")], 3))
+ROUTED = [
+    name
+    for name, changes in VARIED.items()
+    if name.startswith("moe")
+    and not changes.keys() & {"moe_token_dispatcher_type", "moe_expert_capacity_factor"}
+]
+"""Workloads that may have a given routing."""
+
+
+@pytest.mark.parametrize("name", sampled(ROUTED, 3))
 def test_zipf_0_costs_what_balanced_does(name: str) -> None:
     numbers = cs.numeric()
     even = costs_of(small(**VARIED[name])).workloads.select(numbers)

@@ -29,6 +29,13 @@ DRAWN: dict[str, st.SearchStrategy[Any]] = {
     "seq_length": st.sampled_from([510, 512, 4096, 2**24]),
     "sequence_parallel": st.booleans(),
     "flash_attention": st.booleans(),
+    "moe_token_dispatcher_type": st.sampled_from(["alltoall", "flex"]),
+    "moe_flex_dispatcher_backend": st.sampled_from(["deepep", "hybridep"]),
+    **dict.fromkeys(("moe_router_num_groups", "moe_router_group_topk"), st.sampled_from([0, 0, 1, 2, 4, 8])),
+    "moe_router_load_balancing_type": st.sampled_from(["none", "aux_loss", "seq_aux_loss"]),
+    "moe_expert_capacity_factor": st.sampled_from([0.0, 0.0, 0.5, 1.25]),
+    "moe_pad_expert_input_to_capacity": st.booleans(),
+    "moe_flex_dispatcher_num_sms": st.sampled_from([0, 1, 16, 21]),
     "cp_comm_type": st.sampled_from(["p2p", "a2a", "all_gather"]),
     "attention": st.sampled_from(["mha", "gqa", "mla"]),
     **dict.fromkeys(
@@ -42,8 +49,6 @@ DRAWN: dict[str, st.SearchStrategy[Any]] = {
     "recompute": st.sampled_from(["none", "selective", "full"]),
     "recompute_modules": st.lists(st.sampled_from(MODULES)).map(joined),
     "softmax_type": st.sampled_from(["vanilla", "learnable"]),
-    **dict.fromkeys(("overlap_grad_reduce", "overlap_param_gather", "tp_comm_overlap"), st.booleans()),
-    **dict.fromkeys(("overlap_p2p_comm", "moe_shared_expert_overlap"), st.booleans()),
     **dict.fromkeys(("qk_layernorm", "qk_layernorm_across_heads", "add_qkv_bias"), st.booleans()),
     **dict.fromkeys(("add_bias_linear", "moe_shared_expert_gate", "bias_activation_fusion"), st.booleans()),
 }

@@ -1,5 +1,6 @@
 """The traces as files, held row for row against the naive second implementation."""
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -83,7 +84,11 @@ def test_routing_keeps_every_copy(results: Results) -> None:
             continue
         # k copies of each of the b·s/(c·t) tokens of the group's e·etp ranks
         local = row["micro_batch_size"] * row["seq_length"] // row["cp"] // row["tp"]
-        assert tables["routing"]["rows"].sum() == row["moe_router_topk"] * local * row["ep"] * row["etp"]
+        copies = row["moe_router_topk"] * local
+        if row["moe_pad_expert_input_to_capacity"]:
+            each = math.ceil(copies / row["num_experts"] * row["moe_expert_capacity_factor"])
+            copies = each * row["num_experts"]
+        assert tables["routing"]["rows"].sum() == copies * row["ep"] * row["etp"]
         assert tables["routing"]["expert"].to_list() == list(range(row["num_experts"]))
 
 

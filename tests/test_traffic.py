@@ -21,8 +21,10 @@ from moesweep.traffic.links import links
 from moesweep.traffic.matrices import aggregated, rank_matrix
 from moesweep.traffic.messages import Placed
 from moesweep.traffic.shares import to_offsets
+from naive_dispatch import spread
 from naive_layout import naive_groups
 from naive_rings import naive_ring
+from naive_sizes import own_tokens
 from naive_trace import naive_ops
 from small import DENSE, VARIED, small
 
@@ -76,7 +78,7 @@ RINGS: dict[str, list[list[int]]] = {
 
 def matrix_of(workload: pl.DataFrame, gpus_per_node: int = 8) -> pl.DataFrame:
     row = workload.row(0, named=True)
-    return rank_matrix(programs(workload), groups(row), ranks(row), Placed(gpus_per_node))
+    return rank_matrix(programs(workload), groups(row), ranks(row), Placed(gpus_per_node), row)
 
 
 def cells(matrix: pl.DataFrame) -> Cells:
@@ -128,6 +130,10 @@ def naive_matrix(workload: pl.DataFrame, gpus_per_node: int) -> Cells:
         if not size:
             continue
         group = members[kind][op["group_id"]]
+        if "fused_" in op["op"]:
+            for (src, dst), part in naive_relays(row, op, group, gpus_per_node).items():
+                sent[src, dst, kind, phase] += part * op["num_microbatches"]
+            continue
         for peer, part in naive_sends(op, group, gpus_per_node).items():
             sent[op["rank"], peer, kind, phase] += part * op["num_microbatches"]
     return {cell: size for cell, size in sent.items() if size}
@@ -148,6 +154,29 @@ def naive_sends(op: dict[str, Any], group: list[int], gpus_per_node: int) -> Cou
     else:
         sends.update(naive_neighbours(tuple(group), gpus_per_node, size)[rank])
     return sends
+
+
+def naive_relays(
+    w: dict[str, Any], op: dict[str, Any], group: list[int], gpus_per_node: int
+) -> Counter[tuple[int, int]]:
+    """The way of one rank's tokens, or of their results: each node once, and from there to its ranks."""
+    row_bytes, each = 2 * w["hidden_size"], op["comm_bytes"] // len(group)
+    legs: Counter[tuple[int, int]] = Counter()
+    own = op["rank"] // gpus_per_node
+    place = [rank for rank in group if rank // gpus_per_node == own].index(op["rank"])
+    for node in sorted({rank // gpus_per_node for rank in group}):
+        there = [rank for rank in group if rank // gpus_per_node == node]
+        first = op["rank"] if node == own else there[place % len(there)]
+        if node != own:
+            parts = len({group.index(rank) // w["etp"] for rank in there})
+            tokens = int(own_tokens(w) * spread(w, parts * w["num_experts"] // w["ep"]))
+            legs[op["rank"], first] += tokens * row_bytes
+        for rank in there:
+            if rank != first:
+                legs[first, rank] += each
+    recomputed = op["op"].startswith("recompute_")
+    back = op["op"].endswith("combine") == (op["phase"] == "forward" or recomputed)
+    return Counter({(dst, src) if back else (src, dst): part for (src, dst), part in legs.items()})
 
 
 @cache

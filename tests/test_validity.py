@@ -10,7 +10,6 @@ from small import DENSE, small
 MEASURED = {"measured_dense_gpus": 64.0, "measured_moe_gpus": 8.0, "gpus_per_node": 8.0}
 NONE = "no run of the kind measured on such GPUs and nodes"
 MODULES = "modules recomputed that are not core attention"
-HIDDEN = "communication hidden otherwise than measured"
 SIZE, KERNEL = "on more GPUs than measured", "another attention kernel"
 
 
@@ -40,14 +39,12 @@ WIDE = DENSE_8 | {"num_attention_heads": 16, "num_query_groups": 16, "global_bat
         (DENSE_8 | {"flash_attention": True}, {}, KERNEL),
         (DENSE_8 | {"flash_attention": True}, {"measured_flash_attention": 1.0}, ""),
         (DENSE_8 | {"gated_mlp": True}, {}, "another gating of MLPs"),
-        (DENSE_8 | {"overlap_grad_reduce": True}, {}, HIDDEN),
-        (DENSE_8 | {"tp_comm_overlap": True}, {}, HIDDEN),
-        (MOE_8 | {"num_shared_experts": 1, "moe_shared_expert_overlap": True}, {}, HIDDEN),
         (DENSE_8 | {"recompute": "selective"}, {}, ""),
         (DENSE_8 | {"recompute": "selective", "recompute_modules": "core_attn+mlp"}, {}, MODULES),
         (DENSE_8 | {"recompute": "selective", "recompute_modules": "none"}, {}, ""),
         (WIDE | {"tp": 16, "world_size": 16}, {}, "tensor parallelism across nodes"),
         (MOE_8, {"gpus_per_node": 2.0}, "experts across nodes"),
+        (MOE_8 | {"moe_token_dispatcher_type": "flex"}, {}, "the flex dispatcher"),
         (
             DENSE_8 | {"cp": 2, "flash_attention": True},
             {"measured_flash_attention": 1.0},

@@ -65,7 +65,7 @@ def places(columns: Iterable[str]) -> dict[str, pl.Expr]:
     return {part: pl.when(alone).then(0).otherwise(place) for part, place in found.items()}
 
 
-def _by_size(name: str) -> pl.Expr:
+def by_size(name: str) -> pl.Expr:
     """Interpolate a node's measured constant between group sizes 2, 4 and 8, flat outside."""
     two, four, eight = (constant(name.format(n)) for n in MEASURED_SIZES)
     n = members.clip(2, 8)
@@ -93,7 +93,7 @@ def _inside_bandwidth() -> pl.Expr:
         .then(constant("node_bus_2_apart_bytes_per_second"))
         .otherwise(constant("node_bus_4_apart_bytes_per_second"))
     )
-    ring = pl.min_horizontal(_by_size("node_bus_{}_bytes_per_second"), apart)
+    ring = pl.min_horizontal(by_size("node_bus_{}_bytes_per_second"), apart)
     return ring.alias("node_ring_bytes_per_second")
 
 
@@ -111,7 +111,7 @@ def inside_ways(op: Words) -> Ways:
     """
     reduces, wire = among(op.collective, "all_reduce"), _wire(op)
     passes = choose(reduces, pl.lit(2.0), pl.lit(1.0))
-    latency = _by_size("node_latency_{}_seconds") * passes / 2
+    latency = by_size("node_latency_{}_seconds") * passes / 2
     bandwidth = _inside_bandwidth()
     short = constant("ll_ring_base_seconds") + passes * (size - 1) * constant("ll_node_hop_seconds")
     ways = {
@@ -211,7 +211,7 @@ def exchange_ways(op: Words) -> Ways:
     """
     sent = pl.col("comm_bytes") * choose(among(op.group_kind, "ep"), busiest_share(), pl.lit(1.0))
     buffer = sent / size
-    node_bandwidth = _by_size("node_all_to_all_{}_bytes_per_second")
+    node_bandwidth = by_size("node_all_to_all_{}_bytes_per_second")
     inside = ((members - 1) * buffer / node_bandwidth).alias("node_seconds")
     beyond = (size - members) * buffer / (exchange_efficiency() * nic_bandwidth()) * slowdown
     network = beyond.alias("network_seconds")

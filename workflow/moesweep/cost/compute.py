@@ -8,7 +8,7 @@ bytes that the trace declares.
 import polars as pl
 
 from moesweep.cost.timing import Timing, constant
-from moesweep.cost.words import Words, among, choose, ends, starts
+from moesweep.cost.words import Words, among, choose, ends, expression, starts
 from moesweep.shapes import sizes as s
 
 TILES = ((256, 128), (128, 256), (128, 128), (128, 64))
@@ -117,11 +117,15 @@ def attention(op: Words) -> Timing:
 def memory_bound(op: Words) -> Timing:
     """Return declared bytes over the reached share of memory bandwidth, plus one kernel launch.
 
-    Token permutations gather and scatter rows and reach far less (`permute_hbm_fraction`).
+    Token permutations gather and scatter rows and reach far less (`permute_hbm_fraction`), but for those that
+    HybridEP does in kernels of its own, and the sorting of padded experts, which is a transposition.
     """
     plain = constant("elementwise_hbm_fraction")
     other = choose(among(op.base, *LOSSES), constant("cross_entropy_hbm_fraction"), plain)
-    fraction = choose(among(op.base, *PERMUTATIONS), constant("permute_hbm_fraction"), other)
+    sorts = expression(among(op.base, "expert_sort", "expert_unsort"))
+    in_order = (s.flex & s.hybrid) | (s.padded & sorts)
+    moved = pl.when(in_order).then(plain).otherwise(constant("permute_hbm_fraction"))
+    fraction = choose(among(op.base, *PERMUTATIONS), moved, other)
     memory = _hbm_seconds(pl.col("hbm_bytes"), fraction)
     return Timing.roofline(pl.lit(0.0), memory, constant("kernel_seconds"), pl.lit(0.0))
 

@@ -70,7 +70,7 @@ def _mlp_bytes(width: pl.Expr) -> pl.Expr:
     return s.tokens * _of_activation(4, 6, 10) * width / s.tp
 
 
-_even_rows = s.topk * _local * s.etp
+_even_rows = pl.when(s.padded).then(s.copies).otherwise(s.topk * _local) * s.etp
 """The routed rows R of a rank, where all ranks have as many."""
 
 

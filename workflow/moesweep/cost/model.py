@@ -7,9 +7,9 @@ import polars as pl
 
 from moesweep.cost.iteration import (
     filled_and_drained,
+    own_seconds,
     seconds_of_the_slowest,
     stage_seconds,
-    with_own,
     with_parts,
 )
 from moesweep.cost.memory import stage_memory, worst_rank
@@ -67,7 +67,10 @@ def cost(
     described = workloads.rename(OF_THE_WORKLOAD)
     ops = timed(folded, described)
     per_pass = passes(ops, described)
-    stages = with_own(stage_seconds(per_pass).join(workloads, on="workload", maintain_order="left"))
+    stages = stage_seconds(per_pass).join(
+        workloads.select("workload", "virtual_pipeline"), on="workload", maintain_order="left"
+    )
+    stages = stages.with_columns(**own_seconds())
     seconds = _iterations(
         stages, stepped(workloads, stages, per_pass, layer_layout(workloads) if layers is None else layers)
     )
@@ -132,13 +135,15 @@ def needed_once(op: Words, causal: bool = False) -> pl.Expr:
 
     Core attention: 2·b·s·keys·(query + value width)/(t·c) in full, although a causal mask hides half of the
     pairs; `causal` counts s²/2 of them, or s·w of a window of w keys. Its kernel may pad values or compute
-    whole matrices: the model needs neither.
+    whole matrices: the model needs neither, nor rows that pad experts.
     """
     m, n = (pl.col(name).cast(pl.Float64) for name in ("m", "n"))
     pairs = m * pl.min_horizontal(n, s.sequence / 2) if causal else m * n
     width = (s.query_width + s.value_width) / s.tp / s.heads_split
     attention = 2 * pl.col("groups") * pairs * width
-    return choose(among(op.kind, "attention"), attention, pl.col("flops").cast(pl.Float64))
+    flops = pl.col("flops").cast(pl.Float64)
+    other = choose(among(op.kind, "grouped_gemm"), flops * s.needed_share, flops)
+    return choose(among(op.kind, "attention"), attention, other)
 
 
 def needed_flops() -> dict[str, pl.Expr]:

@@ -5,10 +5,12 @@ from collections.abc import Callable
 import polars as pl
 
 from moesweep.cost import collectives, compute
+from moesweep.cost.fused_exchange import fused_exchange
 from moesweep.cost.skew import busiest_share
 from moesweep.cost.timing import Timing
 from moesweep.cost.words import ROWS, Truth, Words, among, choose, missing, starts
 from moesweep.shapes.expressions import by_word
+from moesweep.shapes.spread import FUSED_EXCHANGES
 
 TIMINGS: dict[str, Callable[[Words], Timing]] = {
     "gemm": compute.gemm,
@@ -18,9 +20,10 @@ TIMINGS: dict[str, Callable[[Words], Timing]] = {
     "optimizer": compute.optimizer,
     "collective": collectives.ring,
     "all_to_all": collectives.all_to_all,
+    "fused_exchange": fused_exchange,
     "p2p": collectives.message,
 }
-"""The timing of each kind of op. An all_to_all is not a ring."""
+"""The timing of each kind of op. An all_to_all is not a ring, and a fused one knows of nodes."""
 
 QUANTITIES = ("m", "n", "k", "groups", "flops", "hbm_bytes", "comm_bytes", "wire_bytes")
 """What the model reads of an op, as floats only: products of counts could pass 2^63."""
@@ -30,13 +33,15 @@ def timing(op: Words) -> Timing:
     """Return seconds of one execution and their bound, over quantities, place, workload and constants."""
     kinds = {name: choice(op) for name, choice in TIMINGS.items()} if isinstance(op.kind, pl.Expr) else {}
     if kinds:
-        exchanged, kind = among(op.collective, "all_to_all"), op.kind
-        model = pl.when(exchanged).then(pl.lit("all_to_all")).otherwise(kind.cast(pl.String))  # type: ignore[union-attr]
+        exchanged, plain = among(op.collective, "all_to_all"), op.kind.cast(pl.String)  # type: ignore[union-attr]
+        one = pl.when(among(op.base, *FUSED_EXCHANGES)).then(pl.lit("fused_exchange"))
+        model = one.when(exchanged).then(pl.lit("all_to_all")).otherwise(plain)
         seconds = by_word(model, {name: each.seconds for name, each in kinds.items()}, pl.lit(0.0))
         bound = by_word(model, {name: each.bound for name, each in kinds.items()}, pl.lit(None))
         chosen = Timing(seconds, bound)
     else:
-        chosen = TIMINGS["all_to_all" if op.collective == "all_to_all" else str(op.kind)](op)
+        exchange = "fused_exchange" if op.base in FUSED_EXCHANGES else "all_to_all"
+        chosen = TIMINGS[exchange if op.collective == "all_to_all" else str(op.kind)](op)
     return Timing(_loaded(op, chosen.seconds), chosen.bound)
 
 

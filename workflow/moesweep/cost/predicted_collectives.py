@@ -46,6 +46,7 @@ def _of(
         slowdown=pl.lit(1.0),
         # Every rank brings as much as the others.
         routing=pl.lit("balanced"),
+        moe_pad_expert_input_to_capacity=pl.lit(False),
         ep=pl.lit(1),
         num_experts=pl.lit(1),
         **{name: pl.lit(value) for name, value in constants.items()},

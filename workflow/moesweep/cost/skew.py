@@ -3,9 +3,10 @@
 import polars as pl
 
 from moesweep.cost.timing import constant
+from moesweep.shapes import sizes as s
 
-known = pl.col("routing") != "uncontrolled"
-"""Whether the op rows say all of the load: they are even, or those of the busiest rank where it is given."""
+known = (pl.col("routing") != "uncontrolled") | s.padded
+"""Whether the op rows say all of the load: they are even, padded, or the busiest rank's where it is given."""
 
 
 def busiest_share() -> pl.Expr:

@@ -11,18 +11,10 @@ from operator import add
 
 import polars as pl
 
-from moesweep.cost.buckets import bucketed_ops
 from moesweep.cost.timing import constant
 from moesweep.cost.words import ROWS, Truth, Words, among, ends, expression, missing, negated, starts
-from moesweep.shapes.communication import (
-    BESIDE_EXCHANGES,
-    BESIDE_LINEARS,
-    COMM_KINDS,
-    HIDES_BEHIND,
-    OTHER,
-    RING_ARRIVALS,
-    share_beside_ring,
-)
+from moesweep.shapes import sizes as s
+from moesweep.shapes.communication import COMM_KINDS, HIDES_BEHIND, OTHER, RING_ARRIVALS, share_beside_ring
 from moesweep.shapes.expressions import total
 
 PASS_KEY = ("workload", "stage", "phase", "layer_kind")
@@ -48,8 +40,9 @@ def meets_peers(op: Words) -> Truth:
 
 
 def dispatches(op: Words) -> Truth:
-    """Return whether the host waits at an op for the counts of tokens that it sends to experts."""
-    return ends(op.op, "token_counts")
+    """Return whether the host waits at an op for the counts of tokens that experts get."""
+    onward = negated(among(op.phase, "backward")) | starts(op.op, "recompute_")
+    return ends(op.op, "token_counts") | (ends(op.op, "fused_dispatch") & onward)
 
 
 def repeats_forward(op: Words) -> Truth:
@@ -77,24 +70,6 @@ def _hidden(ops: Mapping[str, str]) -> pl.Expr:
     return reduce(add, beside)
 
 
-def _beside_linears() -> pl.Expr:
-    """Return how long tp collectives could run beside linears: one of t parts has nothing beside it."""
-    return reduce(add, (_beside_parts(collective, linear) for collective, linear in BESIDE_LINEARS))
-
-
-def _beside_parts(collective: str, linear: str) -> pl.Expr:
-    share = share_beside_ring(pl.max_horizontal(_of(collective, "group_size"), 1))
-    return pl.min_horizontal(_of(collective), _of(linear) * share)
-
-
-def _beside_exchanges() -> pl.Expr:
-    """Return how long exchanges of tokens could run beside shared experts."""
-    return total(
-        pl.min_horizontal(_of(exchange), total(map(_of, kernels)))
-        for exchange, kernels in BESIDE_EXCHANGES.items()
-    )
-
-
 def runs() -> pl.Expr:
     """Return how often an op runs per micro-batch: 1, or v for messages of an interleaved pipeline."""
     per_pass = pl.when(pl.col("phase") == "optimizer").then(1).otherwise(pl.col("microbatches"))
@@ -105,9 +80,8 @@ def parts_of_a_pass() -> dict[str, pl.Expr]:
     """Return what the op rows of one layer's pass add up to: seconds by part, over the rows of the pass.
 
     `compute`, `<kind>_comm`, `arrivals` of messages, `hidden` communication, of it that of rings
-    (`ring_hidden`), what `tp_comm_overlap` and `moe_shared_expert_overlap` hide besides (`linears_hidden`,
-    `exchanges_hidden`), `peers` in all collectives, `dispatches` of tokens to experts, `repeats` layers, and
-    OF_BUCKETS. Rows outside the layers are a pass of their own (layer_kind null, repeats 1).
+    (`ring_hidden`), `peers` in all collectives, `dispatches` of tokens to experts, `repeats` layers. Rows
+    outside the layers are a pass of their own (layer_kind null, repeats 1).
     """
     return {
         "repeats": pl.col("repeats").first(),
@@ -116,32 +90,23 @@ def parts_of_a_pass() -> dict[str, pl.Expr]:
         "arrivals": (pl.col("seconds") * pl.col("runs") * expression(arrives(ROWS))).sum(),
         "hidden": _hidden(HIDES_BEHIND),
         "ring_hidden": _hidden(RING_ARRIVALS),
-        "linears_hidden": _beside_linears(),
-        "exchanges_hidden": _beside_exchanges(),
         "peers": ((pl.col("group_size") - 1) * meets_peers(ROWS)).sum(),
         "dispatches": expression(dispatches(ROWS)).sum(),
         "recomputes": expression(repeats_forward(ROWS)).any(),
-        **bucketed_ops(),
     }
 
 
 def seconds_of_a_pass() -> dict[str, pl.Expr]:
-    """Return `comm` in all, `exposed`, `cp_hidden`, `ep_hidden` and `seconds` of a pass, over its parts.
+    """Return `comm` in all, `exposed` communication, `cp_hidden` and `seconds` of a pass, over its parts.
 
-    kernels = compute + comm - tp_overlap · hidden + dispatch_wait_seconds · dispatches, and with
-    `tp_comm_overlap` less userbuffers_overlap · linears_hidden, with `moe_shared_expert_overlap` less
-    ep_overlap · exchanges_hidden. A layer's host
+    kernels = compute + comm - tp_overlap · hidden + dispatch_wait_seconds · dispatches. A layer's host
     time is the framework's launch time of the pass (of both passes where the forward is recomputed)
     plus `tp_skew_seconds` for every peer in every tp or etp collective: ranks wait for the slowest
     host. seconds = max(kernels, host), or their sum with blocking launches. Time beyond the exposed
     communication counts as compute.
     """
     comm = total(COMM)
-    in_parts = pl.when(pl.col("tp_comm_overlap")).then(constant("userbuffers_overlap")).otherwise(0.0)
-    exposed = comm - constant("tp_overlap") * pl.col("hidden") - in_parts * pl.col("linears_hidden")
-    shared = pl.when(pl.col("moe_shared_expert_overlap")).then(constant("ep_overlap")).otherwise(0.0)
-    exchanges = shared * pl.col("exchanges_hidden")
-    exposed -= exchanges
+    exposed = comm - constant("tp_overlap") * pl.col("hidden")
     modern = pl.col("framework") == "megatron-core"
     forward = pl.when(modern).then(constant("host_seconds")).otherwise(constant("host_2021_seconds"))
     backward = constant("host_backward_ratio") * forward
@@ -150,13 +115,14 @@ def seconds_of_a_pass() -> dict[str, pl.Expr]:
     skew = constant("tp_skew_seconds") * pl.col("peers")
     in_layer = pl.col("layer_kind").is_not_null()
     host = pl.when(in_layer).then(launches + skew).otherwise(0.0).alias("launching_seconds")
-    waits = constant("dispatch_wait_seconds") * pl.col("dispatches")
+    # Padded experts' rows are known beforehand.
+    waits = pl.when(s.padded).then(0.0).otherwise(constant("dispatch_wait_seconds")) * pl.col("dispatches")
     kernels = (pl.col("compute") + exposed + waits).alias("kernels_seconds")
     seconds = (
         pl.when(pl.col("blocking_launches")).then(kernels + host).otherwise(pl.max_horizontal(kernels, host))
     )
     ring = constant("tp_overlap") * pl.col("ring_hidden")
-    return {"comm": comm, "exposed": exposed, "cp_hidden": ring, "ep_hidden": exchanges, "seconds": seconds}
+    return {"comm": comm, "exposed": exposed, "cp_hidden": ring, "seconds": seconds}
 
 
 def passes(costed: pl.DataFrame, workloads: pl.DataFrame) -> pl.DataFrame:

@@ -7,11 +7,9 @@ measured. What is outside is predicted all the same, with nothing to hold it aga
 import polars as pl
 
 from moesweep.cost.timing import constant
+from moesweep.shapes import sizes as s
 
 MOE = pl.col("kind") == "moe"
-
-HIDING = ("overlap_grad_reduce", "tp_comm_overlap", "moe_shared_expert_overlap")
-"""Options that hide communication which measured runs on such machines wait for."""
 
 
 def criteria() -> dict[str, pl.Expr]:
@@ -29,9 +27,9 @@ def criteria() -> dict[str, pl.Expr]:
         "tensor parallelism across nodes": pl.col("tp") > node,
         "experts across nodes": MOE & (pl.col("etp") * pl.col("ep") > node),
         "context parallelism": other & (pl.col("cp") > 1),
+        "the flex dispatcher": other & s.flex,
         "another attention kernel": other & (pl.col("flash_attention") != flash),
         "another gating of MLPs": other & (pl.col("gated_mlp") != gated),
-        "communication hidden otherwise than measured": other & pl.any_horizontal(HIDING),
         "modules recomputed that are not core attention": other
         & (pl.col("recompute") == "selective")
         & ~pl.col("recompute_modules").is_in(["core_attn", "none"]),

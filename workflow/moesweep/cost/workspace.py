@@ -60,6 +60,31 @@ def _of_shared_sequences() -> pl.Expr:
     return (s.ELEMENT_BYTES * held).alias("shared_sequence_bytes")
 
 
+_CHUNK_TOKENS = ((8, 256), (64, 288), (128, 560), (1 << 20, 720))
+"""Group sizes, and the tokens that DeepEP's channels hold for a peer inside a node (`deep_ep/buffer.py`)."""
+_NODE_PEERS, _NETWORK_TOKENS, _OF_A_TOKEN = 8, 128, 8 + 128 * (8 + 4 + 4)
+
+
+def dispatcher_buffer_bytes() -> pl.Expr:
+    """Return the flex dispatcher's buffers for an etp × ep group of n ranks, one set for all layers.
+
+    DeepEP (`csrc/config.hpp`): a channel for each two multiprocessors, in it room for tokens of each of up to
+    8 peers inside a node and, twice, of each node; beside a token's 2h bytes up to 128 experts with
+    probabilities and scales. HybridEP: whatever could come, all tokens of all ranks, to and from experts.
+    """
+    ranks = s.etp * s.ep
+    channels = s.dispatcher_processors // 2
+    tokens: pl.Expr = pl.lit(0)
+    for most, most_tokens in reversed(_CHUNK_TOKENS):
+        tokens = pl.when(ranks <= most).then(most_tokens).otherwise(tokens)
+    nodes = pl.when(ranks > _NODE_PEERS).then(ranks // _NODE_PEERS).otherwise(0)
+    token = s.ELEMENT_BYTES * s.hidden + _OF_A_TOKEN
+    kept = pl.min_horizontal(ranks, _NODE_PEERS) * tokens + 2 * nodes * _NETWORK_TOKENS
+    worst = 2 * s.ELEMENT_BYTES * s.hidden * s.local_tokens * ranks
+    held = pl.when(s.hybrid).then(worst).otherwise(channels * kept * token)
+    return pl.when(s.flex).then(held).otherwise(0).cast(pl.Float64).alias("dispatcher_buffer_bytes")
+
+
 def workspace_bytes(dense: pl.Expr, moe: pl.Expr, rows: pl.Expr) -> pl.Expr:
     """Return the bytes at the fullest moment beyond those that the forward keeps.
 
@@ -79,4 +104,4 @@ def workspace_bytes(dense: pl.Expr, moe: pl.Expr, rows: pl.Expr) -> pl.Expr:
     of_head = s.ELEMENT_BYTES * s.vocabulary * (s.tokens + s.hidden) + whole
     last = pl.max_horizontal(of_head.alias("head_gradient_bytes"), in_layers) - logits
     beyond = pl.when(pl.col("stage") == s.pp - 1).then(pl.max_horizontal(last, 0.0)).otherwise(in_layers)
-    return gradient_buffers() + beyond
+    return gradient_buffers() + beyond + pl.when(moe).then(dispatcher_buffer_bytes()).otherwise(0.0)

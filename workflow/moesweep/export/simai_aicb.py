@@ -34,6 +34,8 @@ _NOT_EXPRESSED: dict[str, tuple[Any, str]] = {
     "pipeline_model_parallel_layout": ("none", _EVEN),
     "virtual_pipeline": (1, "AICB writes the layers of a stage in that header field"),
     "recompute": ("none", "AICB's rows have no recomputation"),
+    "moe_router_load_balancing_type": ("none", "AICB has no losses that balance experts"),
+    "moe_pad_expert_input_to_capacity": (False, "AICB pads no experts"),
     "routing": ("balanced", "AICB gives every expert as many tokens"),
     "distributed_optimizer": (True, "AICB always reduce-scatters gradients and gathers parameters"),
 }

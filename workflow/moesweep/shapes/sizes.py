@@ -22,6 +22,15 @@ hidden = pl.col("hidden_size")
 heads = pl.col("num_attention_heads")
 experts = pl.col("num_experts")
 topk = pl.col("moe_router_topk")
+expert_groups, taken_groups = pl.col("moe_router_num_groups"), pl.col("moe_router_group_topk")
+in_groups = expert_groups > 0
+"""Whether a token's experts lie in some groups of all."""
+
+_balancing = pl.col("moe_router_load_balancing_type")
+has_balancing_loss = _balancing != "none"
+balanced_sequences = pl.when(_balancing == "seq_aux_loss").then(batch).otherwise(1)
+"""For how many lots of tokens a loss counts what experts get: for each sequence of its own, or all as one."""
+
 microbatches = pl.col("num_microbatches")
 chunks = pl.col("virtual_pipeline")
 
@@ -112,8 +121,30 @@ has_shared_experts = pl.col("num_shared_experts") > 0
 shared_expert_gate = pl.col("moe_shared_expert_gate")
 
 local_experts = (experts // ep).alias("local_experts")  # E/e
+flex = pl.col("moe_token_dispatcher_type") == "flex"
+"""Tokens travel once to each rank, and once to each node, that has any of their experts."""
+
+hybrid = pl.col("moe_flex_dispatcher_backend") == "hybridep"
+_own_processors = pl.when(hybrid).then(16).otherwise(20)
+_processors = pl.col("moe_flex_dispatcher_num_sms")
+dispatcher_processors = pl.when(_processors > 0).then(_processors).otherwise(_own_processors)
+"""Multiprocessors that the flex dispatcher's kernels take (Megatron `moe_deepep_num_sms`, …)."""
 sorts_experts = local_experts > 1
-copies = (topk * local_tokens).alias("token_copies")  # k·b·s/t token copies that this rank routes
+padded = pl.col("moe_pad_expert_input_to_capacity")
+_routed = topk * local_tokens  # k·b·s/t token copies that this rank routes
+_of_an_expert = _routed / pl.max_horizontal(experts, 1) * pl.col("moe_expert_capacity_factor")
+capacity = _of_an_expert.ceil().cast(pl.Int64).alias("expert_capacity")
+"""Rows that a rank sends an expert where all are padded, ⌈f·k·b·s/t/E⌉ (Megatron `get_capacity`)."""
+
+copies = pl.when(padded).then(capacity * experts).otherwise(_routed).alias("token_copies")
+needed_share = (
+    pl.when(padded)
+    .then(pl.min_horizontal(_routed / pl.max_horizontal(capacity * experts, 1), 1.0))
+    .otherwise(1.0)
+    .alias("needed_share")
+)
+"""Share of the experts' rows that a model needs: what pads them it does not."""
+
 expert_rows = (copies * etp).alias("expert_rows")  # R: rows in this rank's experts, balanced, all together
 
 

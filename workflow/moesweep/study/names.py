@@ -35,6 +35,9 @@ MEGATRON = {
     "decoder_last_pipeline_num_layers": "num_layers_in_last_pipeline_stage",
     "accumulate_allreduce_grads_in_fp32": "grad_reduce_in_fp32",
     "moe_layer_recompute": "recompute_modules",
+    "moe_enable_deepep": "moe_flex_dispatcher_backend",
+    "moe_deepep_num_sms": "moe_flex_dispatcher_num_sms",
+    "moe_hybridep_num_sms": "moe_flex_dispatcher_num_sms",
 }
 """Megatron's names of what we call otherwise; values may need another form."""
 
@@ -87,14 +90,14 @@ _UNMODELLED = (
     "hierarchical_context_parallel_sizes",
     *("num_layers_in_first_pipeline_stage", "num_layers_in_last_pipeline_stage"),
     *("account_for_embedding_in_pipeline_split", "account_for_loss_in_pipeline_split"),
-    *("pipeline_model_parallel_layout", "microbatch_group_size_per_vp_stage"),
+    *("pipeline_model_parallel_layout", "overlap_p2p_comm", "microbatch_group_size_per_vp_stage"),
     *("recompute_method", "recompute_num_layers"),
     *("moe_token_dispatcher_type", "moe_flex_dispatcher_backend", "moe_flex_dispatcher_num_sms"),
     *("moe_router_num_groups", "moe_router_group_topk", "moe_router_dtype", "moe_router_fusion"),
-    *("moe_router_load_balancing_type", "moe_permute_fusion"),
+    *("moe_router_load_balancing_type", "moe_permute_fusion", "moe_shared_expert_overlap"),
     *("moe_expert_capacity_factor", "moe_pad_expert_input_to_capacity"),
     *("overlap_moe_expert_parallel_comm", "delay_wgrad_compute"),
-    *("grad_reduce_in_fp32",),
+    *("overlap_grad_reduce", "overlap_param_gather", "grad_reduce_in_fp32", "tp_comm_overlap"),
     *("use_precision_aware_optimizer", "exp_avg_dtype", "exp_avg_sq_dtype", "main_grads_dtype"),
     *("fp8", "fp8_recipe", "fp8_param_gather", "fp4", "cross_entropy_loss_fusion"),
     *("cross_entropy_fusion_impl", "use_megatron_fsdp", "data_parallel_sharding_strategy"),

@@ -3,8 +3,11 @@
 import polars as pl
 
 from moesweep.shapes.placement import ACCOUNTED, COUNTED, LAYOUT, UNSAID
+from moesweep.study.balance_rules import BALANCE_RULES
+from moesweep.study.capacity_rules import CAPACITY_RULES
 from moesweep.study.context_rules import CONTEXT_RULES
-from moesweep.study.overlap_rules import OVERLAP_RULES
+from moesweep.study.dispatch_rules import DISPATCH_RULES
+from moesweep.study.group_rules import GROUP_RULES
 from moesweep.study.pipeline_layouts import layout_faults
 from moesweep.study.recomputation import (
     modules_apart,
@@ -272,6 +275,10 @@ RULES = (
         "the model lacks some of the modules {recompute_modules}", nearest_is(modules_there())),
     error("modules_within_moe", "recompute_modules", repeats_within_moe(),
         "moe repeats the activation of experts and the shared experts already", nearest_is(modules_apart())),
+    *BALANCE_RULES,
+    *CAPACITY_RULES,
+    *DISPATCH_RULES,
+    *GROUP_RULES,
     error("precision_needs_shards", "use_precision_aware_optimizer",
         _aware & ~_c("distributed_optimizer"),
         "a precision-aware optimizer is a distributed one: Megatron refuses it replicated",
@@ -282,7 +289,6 @@ RULES = (
         ~_aware & ((_c("exp_avg_dtype") != "fp32") | (_c("exp_avg_sq_dtype") != "fp32")),
         "exp_avg_dtype {exp_avg_dtype} and exp_avg_sq_dtype {exp_avg_sq_dtype} are those of a precision-"
         "aware optimizer", nearest_is("true")),
-    *OVERLAP_RULES,
     error("countable", "seq_length", _flops >= COUNTABLE_FLOPS,
         "a micro-batch of {micro_batch_size} * {seq_length} tokens has more operations than can be counted",
         pl.lit("use a smaller seq_length or micro_batch_size")),

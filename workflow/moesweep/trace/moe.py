@@ -1,24 +1,20 @@
-"""The experts of a layer, forward and backward (Megatron-Core 0.20 `MoEAlltoAllTokenDispatcher`)."""
-
-from dataclasses import replace
+"""The experts of a layer, forward and backward (Megatron-Core 0.20 `moe_layer.py`)."""
 
 import polars as pl
 
 from moesweep.shapes import sizes as s
+from moesweep.trace.dispatch import combine, combine_backward, dispatch, dispatch_backward
 from moesweep.trace.elementwise import activation, norm, norm_backward, residual, residual_backward
 from moesweep.trace.mlp import mlp_backward, mlp_forward
-from moesweep.trace.vocabulary import (
-    Op,
-    again,
-    all_gather,
-    all_to_all,
-    elementwise,
-    gemm,
-    linear_backward,
-    reduce_scatter,
-)
+from moesweep.trace.vocabulary import Op, again, all_reduce, elementwise, gemm, linear_backward
 
 ROUTER_LOGIT = 12  # softmax and top-k: two reads and a write of one fp32 router logit
+# Beside them the groups' best are found (read), and a copy made (read, write) by a mask (write, read).
+OF_GROUPS = 20
+# A loss that balances: softmax (read, write), top-k (read), its map of 4 bytes made one of 1 (write, read,
+# write), it counted and scores summed (read, read). Backward: gradients of experts spread out (write, read),
+# softmax (read, write), and the sum with the router's own (read two, write one).
+BALANCING, BALANCING_BACKWARD = 26, 28
 GATING, GATING_BACKWARD = 4, 12  # times a number a token, like BY_PROBABILITY
 SUM = 6  # shared and routed experts' outputs: read two, write one
 
@@ -28,18 +24,25 @@ def _router() -> Op:
     return gemm("router", s.local_tokens, s.experts, s.hidden)
 
 
-def _router_topk() -> Op:
-    return elementwise("router_topk", ROUTER_LOGIT * s.local_tokens * s.experts)
+def _router_topk(backward: bool = False) -> Op:
+    more = 0 if backward else pl.when(s.in_groups).then(OF_GROUPS).otherwise(0)
+    return elementwise("router_topk", (ROUTER_LOGIT + more) * s.local_tokens * s.experts)
 
 
-def _permute(name: str, rows: s.Rows) -> Op:
-    """Return the move of b·s/t tokens from or to their k copies each: every copy is read and written."""
-    return elementwise(name, 2 * s.ELEMENT_BYTES * s.hidden * rows.sent)
+def _balancing_loss() -> list[Op]:
+    """Return the loss that balances experts; ranks that share sequences count tokens together, in fp32."""
+    counts = 4 * s.experts * s.balanced_sequences
+    ops = [
+        elementwise("balancing_loss", BALANCING * s.local_tokens * s.experts),
+        all_reduce("balancing_loss_reduce", "tp", counts),
+        all_reduce("balancing_loss_reduce", "cp", counts),
+    ]
+    return [op.only(s.has_balancing_loss) for op in ops]
 
 
-def _sort(name: str, rows: s.Rows) -> Op:
-    """Return the reordering of the R expert rows by local expert: read and write."""
-    return elementwise(name, 2 * s.ELEMENT_BYTES * rows.expert * s.hidden).only(s.sorts_experts)
+def _balancing_loss_backward() -> Op:
+    moved = BALANCING_BACKWARD * s.local_tokens * s.experts
+    return elementwise("balancing_loss", moved).only(s.has_balancing_loss)
 
 
 def _expert_linears(rows: s.Rows) -> tuple[Op, Op]:
@@ -48,20 +51,6 @@ def _expert_linears(rows: s.Rows) -> tuple[Op, Op]:
     # [R, f/etp] <- [R, h], gated 2f/etp; [R, h] <- [R, f/etp]
     fc1 = gemm("expert_fc1", rows.expert, s.gate * width, s.hidden, "grouped_gemm", s.local_experts)
     return fc1, gemm("expert_fc2", rows.expert, s.hidden, width, "grouped_gemm", s.local_experts)
-
-
-def _exchange(name: str, copies: pl.Expr, rows: s.Rows) -> Op:
-    """Return the all_to_all over ep that sends `copies`: routed ones to their experts, or results back.
-
-    Around it, the etp ranks that share an expert exchange theirs.
-    """
-    moved = copies if rows.exchanged is None else rows.exchanged
-    op = all_to_all(name, "ep", s.ELEMENT_BYTES * moved * s.hidden)
-    return op if rows.own is None else replace(op, own_bytes=s.ELEMENT_BYTES * rows.own * s.hidden)
-
-
-def _expert_bytes(rows: s.Rows) -> pl.Expr:
-    return s.ELEMENT_BYTES * rows.expert * s.hidden
 
 
 def _shared_gate() -> Op:
@@ -102,23 +91,16 @@ def moe_mlp_forward(rows: s.Rows = s.BALANCED) -> list[Op]:
 def _experts_forward(rows: s.Rows) -> list[Op]:
     """Return shared experts, router, dispatch, experts and combine: Megatron's module `MoELayer`."""
     fc1, fc2 = _expert_linears(rows)
-    counts_bytes = 8 * s.experts * s.ep * s.etp  # int64 tokens per expert, from every rank of the group
     return [
         *_shared_forward(),
         _router(),
         _router_topk(),
-        all_gather("token_counts", "tp_ep", counts_bytes),
-        _permute("permute", rows),
-        _exchange("moe_dispatch", rows.sent, rows),
-        all_gather("expert_gather", "etp", _expert_bytes(rows)),
-        _sort("expert_sort", rows),
+        *_balancing_loss(),
+        *dispatch(rows),
         fc1,
         _activation(rows),
         fc2,
-        _sort("expert_unsort", rows),
-        reduce_scatter("expert_scatter", "etp", _expert_bytes(rows)),
-        _exchange("moe_combine", rows.received, rows),
-        _permute("unpermute", rows),
+        *combine(rows),
         elementwise("shared_sum", SUM * s.local_tokens * s.hidden).only(s.has_shared_experts),
     ]
 
@@ -135,19 +117,14 @@ def moe_mlp_backward(rows: s.Rows = s.BALANCED) -> list[Op]:
         residual_backward("mlp_residual"),
         *again("layernorm", [_norm()]),
         *again("moe", _experts_forward(rows)),
-        _permute("unpermute", rows),
-        _exchange("moe_combine", rows.sent, rows),
-        all_gather("expert_scatter", "etp", _expert_bytes(rows)),
-        _sort("expert_unsort", rows),
+        *combine_backward(rows),
         *again("moe_act", [_activation(rows)]),
         *linear_backward(fc2),
         activation("expert_activation", rows.expert, width, experts=True, backward=True),
         *linear_backward(fc1),
-        _sort("expert_sort", rows),
-        reduce_scatter("expert_gather", "etp", _expert_bytes(rows)),
-        _exchange("moe_dispatch", rows.received, rows),
-        _permute("permute", rows),
-        _router_topk(),
+        *dispatch_backward(rows),
+        _router_topk(backward=True),
+        _balancing_loss_backward(),
         *linear_backward(_router()),
         *again("shared_experts", _shared_forward()),
         *_shared_backward(),

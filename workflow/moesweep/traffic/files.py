@@ -22,6 +22,7 @@ from moesweep.study.routing import given
 from moesweep.traffic.links import links
 from moesweep.traffic.matrices import Level, aggregated, rank_matrix, uneven_rank_matrix
 from moesweep.traffic.messages import Placed
+from moesweep.traffic.relayed import RELAYED
 
 
 def read_matrix(results: Results, workload: str, placed: Placed) -> pl.DataFrame:
@@ -31,10 +32,16 @@ def read_matrix(results: Results, workload: str, placed: Placed) -> pl.DataFrame
     )
     path = results.trace("routing", workload)
     if not path.exists() or declaration(path) != "given_routing":
-        return rank_matrix(program, groups, ranks, placed)
+        told = None if program.filter(RELAYED).is_empty() else _workload(results, workload)
+        return rank_matrix(program, groups, ranks, placed, told)
     each = _rank_programs(results.trace("ops", workload), ranks)
     routing = read_table(path, "given_routing")
     return uneven_rank_matrix(each, groups, ranks, routing, placed)
+
+
+def _workload(results: Results, id_: str) -> dict[str, Any]:
+    listed = scan_table(results.workloads, "workloads").filter(pl.col("workload") == id_)
+    return collected(listed, results.workloads, "workloads").row(0, named=True)
 
 
 def _rank_programs(ops: Path, ranks: pl.DataFrame) -> pl.DataFrame:

@@ -1,10 +1,12 @@
 """Sparse traffic matrices: who sends how much to whom, by group kind and phase."""
 
-from typing import Literal, get_args
+from collections.abc import Mapping
+from typing import Any, Literal, get_args
 
 import polars as pl
 
 from moesweep.traffic.messages import Communicators, Placed, copies_between
+from moesweep.traffic.relayed import RELAYED, relayed
 from moesweep.traffic.shares import EXCHANGES, RINGS, around, sent, to_copies, to_offsets
 
 Level = Literal["rank", "node", "rail"]
@@ -15,15 +17,28 @@ CELL = ("src", "dst", "group_kind", "phase")
 
 
 def rank_matrix(
-    program: pl.DataFrame, groups: pl.DataFrame, ranks: pl.DataFrame, placed: Placed
+    program: pl.DataFrame,
+    groups: pl.DataFrame,
+    ranks: pl.DataFrame,
+    placed: Placed,
+    workload: Mapping[str, Any] | None = None,
 ) -> pl.DataFrame:
     """Return src, dst, group_kind, phase and bytes of one iteration, one row per pair of GPUs that talk.
 
-    From the tables `programs`, `groups` and `ranks` of one workload; ordered by src, dst, kind and phase.
-    The rows of a src sum to the wire bytes of its rank's trace, exactly.
+    From the tables `programs`, `groups` and `ranks` of one workload; ordered by src, dst, kind and phase. The
+    rows of a src sum to the wire bytes of its rank's trace, exactly, but for fused exchanges (`relayed`),
+    which depend on nodes. Raises ValueError where there are any and no workload, its row in the catalogue.
     """
-    each = sent(program, ["stage"])
-    return _matrix(each, to_offsets(each), ["stage"], Communicators(groups, ranks, placed))
+    fused = program.filter(RELAYED)
+    each = sent(program.filter(~RELAYED), ["stage"])
+    matrix = _matrix(each, to_offsets(each), ["stage"], Communicators(groups, ranks, placed))
+    if fused.is_empty():
+        return matrix
+    if workload is None:
+        raise ValueError("what fused exchanges send between nodes follows from their workload")
+    passed = relayed(fused, groups, ranks, placed, workload)
+    on_gpus = passed.with_columns(src=placed.of("src"), dst=placed.of("dst")).select(matrix.columns)
+    return _cells(pl.concat([matrix, on_gpus.cast(matrix.schema)]))
 
 
 def uneven_rank_matrix(
@@ -50,7 +65,11 @@ def _matrix(
     sums = _summed(rings, [*key, "channels"], "evenly", "left")
     cells = pl.concat([there, communicators.in_rings(shared, sums, who, ["phase"])])
     standing = cells.with_columns(src=placed.of("src"), dst=placed.of("dst"))
-    return standing.group_by(CELL).agg(pl.col("bytes").sum()).filter(pl.col("bytes") > 0).sort(CELL)
+    return _cells(standing)
+
+
+def _cells(parts: pl.DataFrame) -> pl.DataFrame:
+    return parts.group_by(CELL).agg(pl.col("bytes").sum()).filter(pl.col("bytes") > 0).sort(CELL)
 
 
 def _summed(parts: pl.DataFrame, key: list[str], *columns: str) -> pl.DataFrame:
