@@ -31,6 +31,9 @@ SMALL: dict[str, dict[str, Any]] = {
     "etp1": {"world_size": 16, "tp": 4, "pp": 2, "ep": 8, "etp": 1},
     "leading_dense": {"world_size": 16, "tp": 2, "pp": 4, "ep": 2, "first_k_dense": 3},
     "replicated": {"world_size": 8, "tp": 1, "pp": 4, "ep": 2, "distributed_optimizer": False},
+    "interleaved_with_waits": {
+        **{"world_size": 32, "tp": 2, "pp": 4, "ep": 2, "virtual_pipeline": 3, "overlap_p2p_comm": False},
+    },
     "heads_exchanged": {
         **{"world_size": 16, "tp": 2, "cp": 2, "pp": 2, "ep": 2, "flash_attention": True},
         "cp_comm_type": "a2a",
@@ -40,6 +43,17 @@ SHARED: dict[str, Any] = {
     **{"world_size": 16, "tp": 2, "cp": 4, "pp": 2, "ep": 2, "flash_attention": True},
     "recompute": "selective",
 }
+BESIDE: dict[str, dict[str, Any]] = {
+    "linears_in_parts": {
+        **{"world_size": 16, "tp": 4, "pp": 2, "ep": 1, "num_experts": 0, "virtual_pipeline": 2},
+        **{"tp_comm_overlap": True, "recompute": "full"},
+    },
+    "experts_after_linears": {
+        **{"world_size": 8, "tp": 2, "pp": 1, "ep": 2, "tp_comm_overlap": True},
+        "overlap_grad_reduce": True,
+    },
+}
+"""Communication beside computation, which not every format can say."""
 RINGS: dict[str, dict[str, Any]] = {"ring": SHARED, "ring_interleaved": SHARED | {"virtual_pipeline": 2}}
 """Messages round a ring, which not every format can say."""
 MICROBATCHES = 8
@@ -47,12 +61,14 @@ MICROBATCHES = 8
 
 def workload(name: str) -> pl.DataFrame:
     """Return the one-row frame of a small workload: gpt_7B with 12 layers and 8 micro-batches."""
-    changes = (SMALL | RINGS)[name]
+    changes = (SMALL | RINGS | BESIDE)[name]
     base = enumerate_sweep(ROOT, SWEEP).filter(pl.col("model") == "gpt_7B").row(0, named=True)
     etp = changes.get("etp", changes["tp"])
     dp = changes["world_size"] // (changes["tp"] * changes.get("cp", 1) * changes["pp"])
     sizes = {"etp": etp, "num_layers": 12, "global_batch_size": MICROBATCHES * dp, "seq_length": 1024}
-    return resolve([{**base, **sizes, **changes}])
+    # What follows from others follows from these.
+    following = dict.fromkeys(("overlap_p2p_comm",))
+    return resolve([{**base, **following, **sizes, **changes}])
 
 
 @cache

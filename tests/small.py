@@ -114,6 +114,18 @@ VARIED: dict[str, dict[str, Any]] = {
         **{"recompute": "selective", "recompute_modules": "layernorm+mla_up_proj+moe", "q_lora_rank": 48},
         **{"qk_layernorm": True, "num_shared_experts": 1, "mtp_num_layers": 1, "gated_mlp": True},
     },
+    "moe, gradients and parameters beside passes": {
+        **{"overlap_grad_reduce": True, "overlap_param_gather": True, "virtual_pipeline": 2},
+    },
+    "moe, messages waited for": {
+        **{"pp": 4, "virtual_pipeline": 2, "num_layers": 8, "world_size": 32, "overlap_p2p_comm": False},
+    },
+    "dense, linears in parts, full": DENSE | {"tp": 4, "tp_comm_overlap": True, "recompute": "full"},
+    "moe, shared experts beside exchanges": {
+        **{"num_shared_experts": 2, "moe_shared_expert_overlap": True, "moe_shared_expert_gate": True},
+        **{"recompute": "selective", "recompute_modules": "moe", "first_k_dense": 1},
+    },
+    "moe, linears in parts": {"tp_comm_overlap": True, "first_k_dense": 1},
     "moe, DeepSpeed": {"framework": "megatron-deepspeed"},
     "moe, keys passed on": {
         **{"cp": 2, "flash_attention": True, "world_size": 32, "num_query_groups": 4, "attention": "gqa"},

@@ -52,7 +52,7 @@ def fifty() -> pl.DataFrame:
     """Every variation of the small workload, then workloads of the default sweep, both kinds."""
     varied = [small(**changes).with_columns(workload=pl.lit(name)) for name, changes in VARIED.items()]
     swept = enumerate_sweep(ROOT, SWEEP)
-    few = max(50 - len(varied), 10)
+    few = 50 - len(varied)
     return pl.concat([*varied, swept.gather_every(swept.height // few)[:few]])
 
 

@@ -7,7 +7,7 @@ import polars as pl
 import pytest
 from polars.testing import assert_frame_equal
 
-from export_workloads import CLUSTER, MICROBATCHES, RINGS, SMALL, SWEEP, traced_workload, workload
+from export_workloads import BESIDE, CLUSTER, MICROBATCHES, RINGS, SMALL, SWEEP, traced_workload, workload
 from moesweep.cli import main
 from moesweep.cost.model import cost, with_constants
 from moesweep.export.source import traced
@@ -127,7 +127,9 @@ def test_the_last_op_ends_when_the_costs_say_that_the_iteration_does(root: Path)
         assert end == pytest.approx(seconds[each.workload["workload"]] * 1e9, rel=0.001)
 
 
-@pytest.mark.parametrize("name", ["interleaved", "two_stages_interleaved", *RINGS])
+@pytest.mark.parametrize(
+    "name", ["interleaved", "interleaved_with_waits", "two_stages_interleaved", *RINGS, *BESIDE]
+)
 def test_an_interleaved_pipeline_ends_when_the_costs_say(root: Path, name: str) -> None:
     frame, cluster, each = workload(name), load_cluster(root, CLUSTER), traced_workload(name)
     costed = cost(folded(frame), with_constants(frame, cluster.values)).workloads

@@ -172,6 +172,11 @@ def test_every_key_of_a_sweep_reaches_its_column(root: Path, tmp_path: Path) -> 
         "use_precision_aware_optimizer": True,
         "exp_avg_dtype": "bf16",
         "exp_avg_sq_dtype": "bf16",
+        "moe_shared_expert_overlap": True,
+        "overlap_p2p_comm": True,
+        "tp_comm_overlap": True,
+        "overlap_grad_reduce": True,
+        "overlap_param_gather": True,
         "recompute_modules": ["moe", "core_attn"],
     }
     texts = {"moe_layer_freq": "2", "window_size": "[127,0]", "window_attn_skip_freq": "[1,0]"}

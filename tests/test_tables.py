@@ -15,7 +15,7 @@ from moesweep.study.catalog import load_cluster
 from moesweep.study.rules import RULES
 from moesweep.study.sweep import enumerate_sweep
 from moesweep.tables.catalogue import REFUSED, distribution_examples, ep_breakdown
-from moesweep.tables.exposed import COMM_KINDS, exposed_communication
+from moesweep.tables.exposed import COMM_KINDS, HIDDEN_KINDS, exposed_communication
 from moesweep.tables.results import Inputs, per_iteration
 from tabled import CLUSTER, CROSSED, EP, SMALL, make, row, table
 
@@ -183,19 +183,27 @@ def test_twins_are_joined_with_their_costs(small: Results) -> None:
 
 
 @pytest.mark.parametrize(
-    ("cp", "expected"),
+    ("other", "expected"),
     [
         ({}, {"tp": 7, "ep": 4, "pp": 2}),
         # A ring of 5 more seconds, of which 2 are hidden, as 3 of tp's are.
         ({"cp_comm_seconds": 5.0, "cp_hidden_seconds": 2.0}, {"tp": 7, "cp": 3, "ep": 4, "pp": 2}),
+        # The same of gradients, of dense parameters and of experts.
+        ({"dp_comm_seconds": 5.0, "dp_hidden_seconds": 2.0}, {"tp": 7, "dp": 3, "ep": 4, "pp": 2}),
+        ({"ep_comm_seconds": 9.0, "ep_hidden_seconds": 2.0}, {"tp": 7, "ep": 7, "pp": 2}),
+        ({"pp_comm_seconds": 7.0, "pp_hidden_seconds": 2.0}, {"tp": 7, "ep": 4, "pp": 5}),
+        ({"edp_comm_seconds": 5.0, "edp_hidden_seconds": 2.0}, {"tp": 7, "edp": 3, "ep": 4, "pp": 2}),
     ],
 )
-def test_what_is_hidden_comes_off_tp(study: Inputs, cp: dict[str, float], expected: dict[str, float]) -> None:
+def test_what_is_hidden_comes_off_tp(
+    study: Inputs, other: dict[str, float], expected: dict[str, float]
+) -> None:
     """Kinds of 10 (tp), 4 (ep) and 2 (pp) seconds, 13 of them exposed: 3 of tp's are hidden, 7 are left."""
     seconds = dict.fromkeys((f"{kind}_comm_seconds" for kind in COMM_KINDS), 0.0)
     seconds |= {"tp_comm_seconds": 10.0, "ep_comm_seconds": 4.0, "pp_comm_seconds": 2.0}
-    seconds |= {"exposed_comm_seconds": 13.0, "iteration_seconds": 26.0, "cp_hidden_seconds": 0.0}
-    seconds |= cp | ({"exposed_comm_seconds": 16.0} if cp else {})
+    seconds |= {"exposed_comm_seconds": 13.0, "iteration_seconds": 26.0}
+    seconds |= {f"{kind}_hidden_seconds": 0.0 for kind in HIDDEN_KINDS}
+    seconds |= other | ({"exposed_comm_seconds": 16.0} if other else {})
     rates = {"model_flops_per_second_per_gpu": 1.0, "tokens_per_second_per_gpu": 1.0}
     costs = pl.DataFrame([{"workload": study.workloads["workload"][0]} | seconds | rates])
     found = exposed_communication(replace(study, costs=costs)).row(0, named=True)
@@ -203,8 +211,7 @@ def test_what_is_hidden_comes_off_tp(study: Inputs, cp: dict[str, float], expect
         kind: found[f"{kind}_exposed_seconds"] for kind in COMM_KINDS if found[f"{kind}_exposed_seconds"]
     }
     assert parts == expected
-    share = (13 + cp.get("cp_comm_seconds", 0.0) - cp.get("cp_hidden_seconds", 0.0)) / 26
-    hidden = 3 + cp.get("cp_hidden_seconds", 0.0)
+    share, hidden = (16 / 26, 5) if other else (13 / 26, 3)
     assert (found["hidden_seconds"], found["exposed_share"], found["largest_kind"]) == (hidden, share, "tp")
 
 

@@ -40,6 +40,10 @@ SOUND: dict[str, Any] = {
     **{"pipeline_model_parallel_layout": "none", "grad_reduce_in_fp32": True},
     **{"use_precision_aware_optimizer": False, "exp_avg_dtype": "fp32", "exp_avg_sq_dtype": "fp32"},
     "recompute_modules": "core_attn",
+    **{"overlap_grad_reduce": False, "overlap_param_gather": False},
+    **{"tp_comm_overlap": False, "moe_shared_expert_overlap": False},
+    # Left out: it follows from virtual_pipeline.
+    "overlap_p2p_comm": None,
     **{"cp": 1, "cp_comm_type": "p2p", "moe_token_dispatcher_type": "alltoall"},
     **{"moe_flex_dispatcher_backend": "deepep", "moe_flex_dispatcher_num_sms": 0},
     **{"moe_router_num_groups": 0, "moe_router_group_topk": 0},
@@ -52,6 +56,8 @@ BALANCING = {"moe_router_load_balancing_type": "aux_loss"}
 ZIPF = "zipf(alpha=1,seed=1)"
 FLEX = {"moe_token_dispatcher_type": "flex"}
 SHARED: dict[str, Any] = {"cp": 2, "flash_attention": True}
+ALONE = {"world_size": 1, "tp": 1, "pp": 1, "ep": 1, "etp": 1, "global_batch_size": 1}
+BESIDE = {"overlap_grad_reduce": True, "overlap_param_gather": True}
 AWARE = {"use_precision_aware_optimizer": True}
 FIRST, LAST = "num_layers_in_first_pipeline_stage", "num_layers_in_last_pipeline_stage"
 LOSS, LAYOUT = "account_for_loss_in_pipeline_split", "pipeline_model_parallel_layout"
@@ -67,6 +73,42 @@ def _repeating(modules: str, **changes: Any) -> dict[str, Any]:
 
 # rule, what to change in SOUND, the offending value, the suggestion
 BROKEN: list[tuple[str, dict[str, Any], str, str]] = [
+    ("shared_experts_beside", {"moe_shared_expert_overlap": True}, "true", "nearest: false"),
+    (
+        "shared_experts_again",
+        _repeating("shared_experts", num_shared_experts=1, moe_shared_expert_overlap=True),
+        "true",
+        "nearest: false",
+    ),
+    (
+        "framework_of_shared_experts",
+        {"framework": "megatron-lm", "num_shared_experts": 1, "moe_shared_expert_overlap": True},
+        "megatron-lm",
+        "nearest: megatron-core",
+    ),
+    ("messages_of_chunks", {"overlap_p2p_comm": True}, "true", "nearest: false"),
+    (
+        "messages_of_two_stages",
+        {"overlap_p2p_comm": False, "pp": 2, "virtual_pipeline": 2},
+        "false",
+        "nearest: true",
+    ),
+    ("linears_of_sequences", {"tp_comm_overlap": True, "tp": 1, "etp": 1}, "true", "nearest: false"),
+    (
+        "framework_of_linears",
+        {"framework": "megatron-lm", "tp_comm_overlap": True},
+        "megatron-lm",
+        "nearest: megatron-core",
+    ),
+    ("reduce_beside_passes", ALONE | {"overlap_grad_reduce": True}, "true", "nearest: false"),
+    (
+        "framework_of_overlap",
+        {"framework": "megatron-lm", "overlap_grad_reduce": True},
+        "megatron-lm",
+        "nearest: megatron-core",
+    ),
+    ("gather_needs_shards", BESIDE | {"distributed_optimizer": False}, "true", "nearest: false"),
+    ("gather_needs_reduce", BESIDE | {"overlap_grad_reduce": False}, "true", "nearest: false"),
     ("world_by_pp", {"pp": 5}, "5", "nearest: 4, 8"),
     ("world_by_tp", {"tp": 3, "etp": 3, "hidden_size": 1536, "seq_length": 510}, "3", "nearest: 2, 4"),
     ("world_by_cp", SHARED | {"cp": 3, "seq_length": 768}, "3", "nearest: 2, 4"),
@@ -83,6 +125,10 @@ BROKEN: list[tuple[str, dict[str, Any], str, str]] = [
     ("flex_between_ranks", FLEX | {"etp": 1, "ep": 1}, "flex", "nearest: alltoall"),
     ("flex_of_framework", FLEX | {"framework": "megatron-deepspeed"}, "flex", "nearest: alltoall"),
     ("flex_of_given_routing", FLEX | {"routing": ZIPF}, ZIPF, "nearest: balanced"),
+    (
+        *("shared_experts_of_flex", FLEX | {"num_shared_experts": 1, "moe_shared_expert_overlap": True}),
+        *("true", "nearest: false"),
+    ),
     ("backend_of_flex", {"moe_flex_dispatcher_backend": "hybridep"}, "hybridep", "nearest: deepep"),
     ("sms_of_flex", {"moe_flex_dispatcher_num_sms": 24}, "24", "leave it out"),
     ("sms_of_deepep", FLEX | {"moe_flex_dispatcher_num_sms": 23}, "23", "nearest: 22, 24"),

@@ -10,6 +10,7 @@ from small import DENSE, small
 MEASURED = {"measured_dense_gpus": 64.0, "measured_moe_gpus": 8.0, "gpus_per_node": 8.0}
 NONE = "no run of the kind measured on such GPUs and nodes"
 MODULES = "modules recomputed that are not core attention"
+HIDDEN = "communication hidden otherwise than measured"
 SIZE, KERNEL = "on more GPUs than measured", "another attention kernel"
 
 
@@ -39,6 +40,9 @@ WIDE = DENSE_8 | {"num_attention_heads": 16, "num_query_groups": 16, "global_bat
         (DENSE_8 | {"flash_attention": True}, {}, KERNEL),
         (DENSE_8 | {"flash_attention": True}, {"measured_flash_attention": 1.0}, ""),
         (DENSE_8 | {"gated_mlp": True}, {}, "another gating of MLPs"),
+        (DENSE_8 | {"overlap_grad_reduce": True}, {}, HIDDEN),
+        (DENSE_8 | {"tp_comm_overlap": True}, {}, HIDDEN),
+        (MOE_8 | {"num_shared_experts": 1, "moe_shared_expert_overlap": True}, {}, HIDDEN),
         (DENSE_8 | {"recompute": "selective"}, {}, ""),
         (DENSE_8 | {"recompute": "selective", "recompute_modules": "core_attn+mlp"}, {}, MODULES),
         (DENSE_8 | {"recompute": "selective", "recompute_modules": "none"}, {}, ""),
@@ -60,4 +64,4 @@ def test_each_criterion(changes: dict[str, object], values: dict[str, float], fo
 
 
 def test_the_criteria_are_told_apart() -> None:
-    assert len(set(criteria())) == len(criteria()) == 9
+    assert len(set(criteria())) == len(criteria()) == 10

@@ -3,23 +3,28 @@
 1F1B whose stages hold as many layers each, the last one being the slowest with its head, lasts m · slowest +
 the sum of the others: the first micro-batch fills the pipeline, then the last stage sets the pace (Narayanan
 et al. 2021, arXiv:2104.04473, section 2.2). Any other pipeline is stepped through (moesweep.cost.pipeline).
-Gradient reduction and parameter gathering are not overlapped, Megatron's default.
+What of gradient reduction and parameter gathering runs beside passes says moesweep.cost.buckets.
 """
 
 import polars as pl
 
+from moesweep.cost.buckets import (
+    BUCKETS_OF,
+    HIDDEN_OF_THE_TAIL,
+    OF_BUCKETS,
+    hidden_of_the_tail,
+    layer_seconds,
+)
 from moesweep.cost.stages import COMM
 from moesweep.shapes.communication import COMM_KINDS
-
-OF_A_STAGE = ("own_seconds", "own_exposed", "tail_seconds")
-"""What `own_seconds` adds to a stage."""
+from moesweep.shapes.expressions import total
 
 
 def seconds_of_a_stage() -> dict[str, pl.Expr]:
     """Return what a micro-batch takes and what follows the last one, over the passes of a stage.
 
-    `seconds exposed cp_hidden <kind>_comm` of a micro-batch; `tail_exposed tail_<kind>_comm tail_compute`
-    once an iteration (communication, optimizer step).
+    `seconds exposed cp_hidden ep_hidden <kind>_comm` of a micro-batch; `tail_exposed tail_<kind>_comm
+    tail_compute` once an iteration (communication, optimizer step); OF_BUCKETS and LAYER_SECONDS.
     """
     weighted = pl.col("repeats")
     repeated = pl.col("phase") != "optimizer"
@@ -27,9 +32,11 @@ def seconds_of_a_stage() -> dict[str, pl.Expr]:
     return {
         **{
             part: (pl.col(part) * weighted * repeated).sum()
-            for part in ("seconds", "exposed", "cp_hidden", *COMM)
+            for part in ("seconds", "exposed", "cp_hidden", "ep_hidden", *COMM)
         },
         **{f"tail_{part}": (pl.col(part) * ~repeated).sum() for part in tail},
+        **{name: pl.col(name).sum() for name in OF_BUCKETS},
+        **layer_seconds(),
     }
 
 
@@ -41,12 +48,12 @@ def stage_seconds(passes: pl.DataFrame) -> pl.DataFrame:
     return passes.select(*keys, **sums).unique(keys, keep="first", maintain_order=True)
 
 
-overlaps_messages = pl.col("virtual_pipeline") > 1
-"""Messages of interleaved pipelines travel while the next chunk runs (Megatron `overlap_p2p_comm`)."""
+overlaps_messages = pl.col("overlap_p2p_comm")
+"""Messages of an interleaved pipeline travel while the next chunk runs."""
 
 
 def own_seconds() -> dict[str, pl.Expr]:
-    """Return what a stage is busy with for a micro-batch, what of it is exposed communication, and its tail.
+    """Return what a stage is busy with for a micro-batch and what of it is exposed communication.
 
     A message that is overlapped keeps no stage busy: who needs it waits for it.
     """
@@ -54,8 +61,19 @@ def own_seconds() -> dict[str, pl.Expr]:
     return {
         "own_seconds": pl.col("seconds") - beside,
         "own_exposed": pl.col("exposed") - beside,
-        "tail_seconds": pl.col("tail_exposed") + pl.col("tail_compute"),
+        "pp_hidden": beside,
     }
+
+
+def seconds_of_the_tail() -> dict[str, pl.Expr]:
+    """Return what of a stage's closing communication is waited for, and its closing work in all."""
+    exposed = pl.col("tail_exposed") - total(HIDDEN_OF_THE_TAIL)
+    return {"own_tail_exposed": exposed, "tail_seconds": exposed + pl.col("tail_compute")}
+
+
+def with_own(stages: pl.DataFrame) -> pl.DataFrame:
+    """Add to stages, with columns of their workload, what they are busy with."""
+    return stages.with_columns(**own_seconds(), **hidden_of_the_tail()).with_columns(**seconds_of_the_tail())
 
 
 def seconds_of_the_slowest() -> dict[str, pl.Expr]:
@@ -67,8 +85,11 @@ def seconds_of_the_slowest() -> dict[str, pl.Expr]:
     there = (
         "own_exposed",
         "cp_hidden",
+        "ep_hidden",
+        "pp_hidden",
         *COMM,
-        "tail_exposed",
+        "own_tail_exposed",
+        *HIDDEN_OF_THE_TAIL,
         *(f"tail_{part}" for part in COMM),
         "tail_compute",
     )
@@ -100,8 +121,12 @@ def seconds_of_an_iteration() -> dict[str, pl.Expr]:
         "iteration_seconds": pl.col("pipeline_seconds") + pl.col("longest_tail_seconds"),
         "compute_seconds": m * (pl.col("stage_seconds") - pl.col("stage_own_exposed")),
         **per_kind,
-        "cp_hidden_seconds": m * pl.col("stage_cp_hidden"),
-        "exposed_comm_seconds": m * pl.col("stage_own_exposed") + pl.col("stage_tail_exposed"),
+        **{f"{kind}_hidden_seconds": m * pl.col(f"stage_{kind}_hidden") for kind in ("cp", "ep", "pp")},
+        **{
+            f"{kind}_hidden_seconds": total(f"stage_{op}_hidden" for op in ops)
+            for kind, ops in BUCKETS_OF.items()
+        },
+        "exposed_comm_seconds": m * pl.col("stage_own_exposed") + pl.col("stage_own_tail_exposed"),
         "optimizer_seconds": pl.col("stage_tail_compute"),
     }
 

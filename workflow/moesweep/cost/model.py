@@ -7,9 +7,9 @@ import polars as pl
 
 from moesweep.cost.iteration import (
     filled_and_drained,
-    own_seconds,
     seconds_of_the_slowest,
     stage_seconds,
+    with_own,
     with_parts,
 )
 from moesweep.cost.memory import stage_memory, worst_rank
@@ -67,10 +67,7 @@ def cost(
     described = workloads.rename(OF_THE_WORKLOAD)
     ops = timed(folded, described)
     per_pass = passes(ops, described)
-    stages = stage_seconds(per_pass).join(
-        workloads.select("workload", "virtual_pipeline"), on="workload", maintain_order="left"
-    )
-    stages = stages.with_columns(**own_seconds())
+    stages = with_own(stage_seconds(per_pass).join(workloads, on="workload", maintain_order="left"))
     seconds = _iterations(
         stages, stepped(workloads, stages, per_pass, layer_layout(workloads) if layers is None else layers)
     )

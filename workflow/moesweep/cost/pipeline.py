@@ -44,7 +44,7 @@ def stepped(
         waits = ids.join(delays, on="workload", maintain_order="left").select(PHASES).to_numpy().T
         ended = makespans(
             each.select(PHASES).to_numpy().reshape(some.height, -1).T,
-            waits if v > 1 else np.zeros_like(waits),
+            waits,
             (int(pp), int(v)),
             np.arange(some.height),
             some["num_microbatches"].to_numpy(),
@@ -93,13 +93,17 @@ def _around(passes: pl.DataFrame) -> pl.DataFrame:
 
 
 def _delays(passes: pl.DataFrame, chunks: pl.DataFrame) -> pl.DataFrame:
-    """Return the seconds of one message by workload: PHASES. All stages wait as long for one."""
+    """Return the seconds of one overlapped message by workload: PHASES. All stages wait as long for one."""
     arrivals = chunks.group_by("workload", "stage", maintain_order=True).agg(pl.col(ARRIVALS).sum())
     around = passes.filter(pl.col("layer_kind").is_null()).join(
         arrivals, on=["workload", "stage"], maintain_order="left"
     )
     message = {
-        phase: pl.when(pl.col("phase") == phase).then(pl.col("pp_comm") / pl.col(arrival)).fill_nan(0.0).max()
+        phase: pl.when(overlaps_messages & (pl.col("phase") == phase))
+        .then(pl.col("pp_comm") / pl.col(arrival))
+        .fill_nan(0.0)
+        .max()
+        .fill_null(0.0)
         for phase, arrival in zip(PHASES, ARRIVALS, strict=True)
     }
     return around.group_by("workload", maintain_order=True).agg(**message)

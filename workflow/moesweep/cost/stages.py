@@ -11,10 +11,19 @@ from operator import add
 
 import polars as pl
 
+from moesweep.cost.buckets import bucketed_ops
 from moesweep.cost.timing import constant
 from moesweep.cost.words import ROWS, Truth, Words, among, ends, expression, missing, negated, starts
 from moesweep.shapes import sizes as s
-from moesweep.shapes.communication import COMM_KINDS, HIDES_BEHIND, OTHER, RING_ARRIVALS, share_beside_ring
+from moesweep.shapes.communication import (
+    BESIDE_EXCHANGES,
+    BESIDE_LINEARS,
+    COMM_KINDS,
+    HIDES_BEHIND,
+    OTHER,
+    RING_ARRIVALS,
+    share_beside_ring,
+)
 from moesweep.shapes.expressions import total
 
 PASS_KEY = ("workload", "stage", "phase", "layer_kind")
@@ -70,6 +79,24 @@ def _hidden(ops: Mapping[str, str]) -> pl.Expr:
     return reduce(add, beside)
 
 
+def _beside_linears() -> pl.Expr:
+    """Return how long tp collectives could run beside linears: one of t parts has nothing beside it."""
+    return reduce(add, (_beside_parts(collective, linear) for collective, linear in BESIDE_LINEARS))
+
+
+def _beside_parts(collective: str, linear: str) -> pl.Expr:
+    share = share_beside_ring(pl.max_horizontal(_of(collective, "group_size"), 1))
+    return pl.min_horizontal(_of(collective), _of(linear) * share)
+
+
+def _beside_exchanges() -> pl.Expr:
+    """Return how long exchanges of tokens could run beside shared experts."""
+    return total(
+        pl.min_horizontal(_of(exchange), total(map(_of, kernels)))
+        for exchange, kernels in BESIDE_EXCHANGES.items()
+    )
+
+
 def runs() -> pl.Expr:
     """Return how often an op runs per micro-batch: 1, or v for messages of an interleaved pipeline."""
     per_pass = pl.when(pl.col("phase") == "optimizer").then(1).otherwise(pl.col("microbatches"))
@@ -80,8 +107,9 @@ def parts_of_a_pass() -> dict[str, pl.Expr]:
     """Return what the op rows of one layer's pass add up to: seconds by part, over the rows of the pass.
 
     `compute`, `<kind>_comm`, `arrivals` of messages, `hidden` communication, of it that of rings
-    (`ring_hidden`), `peers` in all collectives, `dispatches` of tokens to experts, `repeats` layers. Rows
-    outside the layers are a pass of their own (layer_kind null, repeats 1).
+    (`ring_hidden`), what `tp_comm_overlap` and `moe_shared_expert_overlap` hide besides (`linears_hidden`,
+    `exchanges_hidden`), `peers` in all collectives, `dispatches` of tokens to experts, `repeats` layers, and
+    OF_BUCKETS. Rows outside the layers are a pass of their own (layer_kind null, repeats 1).
     """
     return {
         "repeats": pl.col("repeats").first(),
@@ -90,23 +118,32 @@ def parts_of_a_pass() -> dict[str, pl.Expr]:
         "arrivals": (pl.col("seconds") * pl.col("runs") * expression(arrives(ROWS))).sum(),
         "hidden": _hidden(HIDES_BEHIND),
         "ring_hidden": _hidden(RING_ARRIVALS),
+        "linears_hidden": _beside_linears(),
+        "exchanges_hidden": _beside_exchanges(),
         "peers": ((pl.col("group_size") - 1) * meets_peers(ROWS)).sum(),
         "dispatches": expression(dispatches(ROWS)).sum(),
         "recomputes": expression(repeats_forward(ROWS)).any(),
+        **bucketed_ops(),
     }
 
 
 def seconds_of_a_pass() -> dict[str, pl.Expr]:
-    """Return `comm` in all, `exposed` communication, `cp_hidden` and `seconds` of a pass, over its parts.
+    """Return `comm` in all, `exposed`, `cp_hidden`, `ep_hidden` and `seconds` of a pass, over its parts.
 
-    kernels = compute + comm - tp_overlap · hidden + dispatch_wait_seconds · dispatches. A layer's host
+    kernels = compute + comm - tp_overlap · hidden + dispatch_wait_seconds · dispatches, and with
+    `tp_comm_overlap` less userbuffers_overlap · linears_hidden, with `moe_shared_expert_overlap` less
+    ep_overlap · exchanges_hidden. A layer's host
     time is the framework's launch time of the pass (of both passes where the forward is recomputed)
     plus `tp_skew_seconds` for every peer in every tp or etp collective: ranks wait for the slowest
     host. seconds = max(kernels, host), or their sum with blocking launches. Time beyond the exposed
     communication counts as compute.
     """
     comm = total(COMM)
-    exposed = comm - constant("tp_overlap") * pl.col("hidden")
+    in_parts = pl.when(pl.col("tp_comm_overlap")).then(constant("userbuffers_overlap")).otherwise(0.0)
+    exposed = comm - constant("tp_overlap") * pl.col("hidden") - in_parts * pl.col("linears_hidden")
+    shared = pl.when(pl.col("moe_shared_expert_overlap")).then(constant("ep_overlap")).otherwise(0.0)
+    exchanges = shared * pl.col("exchanges_hidden")
+    exposed -= exchanges
     modern = pl.col("framework") == "megatron-core"
     forward = pl.when(modern).then(constant("host_seconds")).otherwise(constant("host_2021_seconds"))
     backward = constant("host_backward_ratio") * forward
@@ -122,7 +159,7 @@ def seconds_of_a_pass() -> dict[str, pl.Expr]:
         pl.when(pl.col("blocking_launches")).then(kernels + host).otherwise(pl.max_horizontal(kernels, host))
     )
     ring = constant("tp_overlap") * pl.col("ring_hidden")
-    return {"comm": comm, "exposed": exposed, "cp_hidden": ring, "seconds": seconds}
+    return {"comm": comm, "exposed": exposed, "cp_hidden": ring, "ep_hidden": exchanges, "seconds": seconds}
 
 
 def passes(costed: pl.DataFrame, workloads: pl.DataFrame) -> pl.DataFrame:

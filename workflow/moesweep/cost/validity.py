@@ -11,6 +11,9 @@ from moesweep.shapes import sizes as s
 
 MOE = pl.col("kind") == "moe"
 
+HIDING = ("overlap_grad_reduce", "tp_comm_overlap", "moe_shared_expert_overlap")
+"""Options that hide communication which measured runs on such machines wait for."""
+
 
 def criteria() -> dict[str, pl.Expr]:
     """Return what takes a workload out of the measured range, each with its words; over its constants too.
@@ -30,6 +33,7 @@ def criteria() -> dict[str, pl.Expr]:
         "the flex dispatcher": other & s.flex,
         "another attention kernel": other & (pl.col("flash_attention") != flash),
         "another gating of MLPs": other & (pl.col("gated_mlp") != gated),
+        "communication hidden otherwise than measured": other & pl.any_horizontal(HIDING),
         "modules recomputed that are not core attention": other
         & (pl.col("recompute") == "selective")
         & ~pl.col("recompute_modules").is_in(["core_attn", "none"]),

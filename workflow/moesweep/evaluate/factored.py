@@ -9,6 +9,7 @@ test holds both equal.
 import numpy as np
 import polars as pl
 
+from moesweep.cost.buckets import HIDDEN_OF_THE_TAIL
 from moesweep.cost.iteration import (
     bubble,
     bubble_share,
@@ -22,11 +23,10 @@ from moesweep.cost.uncertainty import band, regime
 from moesweep.cost.validity import validity
 from moesweep.evaluate.batch import Batch
 from moesweep.evaluate.distinct import Array
+from moesweep.evaluate.hidden_tails import waited_for
 from moesweep.evaluate.passes import roots
 from moesweep.evaluate.pipelines import pipelines
 from moesweep.evaluate.tails import Tails, fullest, tails
-
-OF_THE_TAIL = ("tail_exposed", "tail_compute", *(f"tail_{part}" for part in COMM))
 
 
 def costs(batch: Batch) -> pl.DataFrame:
@@ -56,13 +56,15 @@ def _timed(batch: Batch, tail: Tails) -> pl.DataFrame:
     lines = pipelines(batch)
     line, m = lines.of.of, batch.workloads["num_microbatches"].to_numpy()
     at = tail.starts[tail.of.of] + lines.slowest[line]
+    hidden = waited_for(batch, tail, lines)
     columns = {
         **{name: lines.values[name][line] for name in lines.values if name not in MODEL_FLOPS},
         **{
             f"stage_{name}": tail.values[name][at]
-            for name in ("tail_exposed", "tail_compute", *(f"tail_{part}" for part in COMM))
+            for name in ("tail_compute", *(f"tail_{part}" for part in COMM))
         },
-        "longest_tail_seconds": tail.longest[tail.of.of],
+        **{f"stage_{name}": hidden[name] for name in ("own_tail_exposed", *HIDDEN_OF_THE_TAIL)},
+        "longest_tail_seconds": hidden["longest"],
         "stepped_seconds": lines.stepping.seconds(line, m),
         **{name: 3 * m * lines.values[name][line] / batch.workloads["pp"].to_numpy() for name in MODEL_FLOPS},
     }

@@ -24,15 +24,34 @@ from moesweep.cost.stages import (
 )
 from moesweep.cost.words import Words
 from moesweep.evaluate.distinct import Array
-from moesweep.shapes.communication import HIDES_BEHIND, RING_ARRIVALS, share_beside_ring
+from moesweep.shapes.communication import (
+    BESIDE_EXCHANGES,
+    BESIDE_LINEARS,
+    HIDES_BEHIND,
+    RING_ARRIVALS,
+    share_beside_ring,
+)
 from moesweep.shapes.expressions import exact
 from moesweep.trace.programs import Section, quantities
 from moesweep.trace.vocabulary import Op
 
-SUMS = (*PARTS, "hidden", "ring_hidden", "peers", "dispatches", "recomputes", *MODEL_FLOPS)
+SUMS = (
+    *PARTS,
+    "hidden",
+    "ring_hidden",
+    "linears_hidden",
+    "exchanges_hidden",
+    "peers",
+    "dispatches",
+    "recomputes",
+    *MODEL_FLOPS,
+)
 """What the ops of a pass add up to, besides what is asked for by name."""
 
-OF_A_PASS = ("seconds", "exposed", "cp_hidden", *COMM, *MODEL_FLOPS)
+IN_PARTS = {*RING_ARRIVALS, *(collective for collective, _ in BESIDE_LINEARS)}
+"""Communication of which one part of as many as a group has ranks runs beside nothing."""
+
+OF_A_PASS = ("seconds", "exposed", "cp_hidden", "ep_hidden", *COMM, *MODEL_FLOPS)
 """What is kept of a pass through a layer."""
 
 
@@ -108,7 +127,7 @@ def sums(ops: Sequence[Wide], rows: pl.DataFrame, also: Mapping[str, Iterable[st
         for part in PARTS:
             if counts_as(words, part):
                 found[part] += own
-        if name in RING_ARRIVALS:
+        if name in IN_PARTS:
             shares[name] = share_beside_ring(declared[f"{at} group_size"].to_numpy())
         if meets_peers(words):
             found["peers"] += np.where(there, declared[f"{at} group_size"].to_numpy() - 1.0, 0.0)
@@ -119,15 +138,34 @@ def sums(ops: Sequence[Wide], rows: pl.DataFrame, also: Mapping[str, Iterable[st
         for needed in MODEL_FLOPS:
             found[needed] += np.where(there, once[needed], 0.0)
         for quantity in also.get(name, ()):
+            if quantity == "seconds":
+                found[f"{name}_seconds"] = seconds[name]
+                continue
             found[f"{name}_{quantity}"] = (
                 exact(rows).select(quantities(ops[at].op)[quantity].cast(pl.Float64)).to_series().to_numpy()
             )
+    return found | _hidden(seconds, shares, np.zeros(rows.height))
+
+
+def _hidden(seconds: Mapping[str, Array], shares: Mapping[str, Array], none: Array) -> dict[str, Array]:
+    """Return what of a pass's communication could run beside its kernels, from the seconds of its ops."""
+    found = dict.fromkeys(("hidden", "ring_hidden", "linears_hidden", "exchanges_hidden"), none)
     for hidden, behind in HIDES_BEHIND.items():
         if hidden in seconds and behind in seconds:
-            beside = np.minimum(seconds[hidden], seconds[behind] * shares.get(hidden, 1.0))
-            found["hidden"] += beside
-            if hidden in RING_ARRIVALS:
-                found["ring_hidden"] += beside
+            ring = hidden in RING_ARRIVALS
+            beside = np.minimum(seconds[hidden], seconds[behind] * (shares[hidden] if ring else 1.0))
+            found["hidden"] = found["hidden"] + beside
+            if ring:
+                found["ring_hidden"] = found["ring_hidden"] + beside
+    for collective, linear in BESIDE_LINEARS:
+        if collective in seconds and linear in seconds:
+            beside = np.minimum(seconds[collective], seconds[linear] * shares[collective])
+            found["linears_hidden"] = found["linears_hidden"] + beside
+    for exchange, kernels in BESIDE_EXCHANGES.items():
+        own = [seconds[name] for name in kernels if name in seconds]
+        if exchange in seconds and own:
+            beside = np.minimum(seconds[exchange], np.sum(own, axis=0))
+            found["exchanges_hidden"] = found["exchanges_hidden"] + beside
     return found
 
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 import polars as pl
 
+from moesweep.cost.buckets import LAYER_SECONDS
 from moesweep.cost.iteration import overlaps_messages, own_seconds
 from moesweep.cost.model import MODEL_FLOPS
 from moesweep.cost.pipeline import PHASES
@@ -13,10 +14,10 @@ from moesweep.evaluate.batch import Batch, Pass, Scope
 from moesweep.evaluate.distinct import Array, Codes, distinct, joined
 from moesweep.evaluate.layouts import Layouts
 from moesweep.evaluate.segments import Segments, segments
-from moesweep.shapes.placement import ARRIVALS
+from moesweep.shapes.placement import ARRIVALS, ENDS
 from moesweep.shapes.steps import makespans
 
-OF_A_STAGE = ("seconds", "exposed", "cp_hidden", *COMM, *MODEL_FLOPS)
+OF_A_STAGE = ("seconds", "exposed", "cp_hidden", "ep_hidden", *COMM, *MODEL_FLOPS)
 """What is summed of the passes of a stage."""
 
 
@@ -27,12 +28,15 @@ class Pipelines:
     of         the pipeline of each workload
     slowest    the class of each pipeline's slowest stage, counted from its layout's first
     values     by pipeline: all_seconds, stage_seconds, stage_<part> of the slowest, MODEL_FLOPS of all stages
+    starts     where the stage classes of each pipeline start; `layers` are their LAYER_SECONDS
     stepping   those that `filled_and_drained` is not exact for
     """
 
     of: Codes
     slowest: Array
     values: dict[str, Array]
+    starts: Array
+    layers: dict[str, Array]
     stepping: "Stepping"
 
 
@@ -40,7 +44,7 @@ def pipelines(batch: Batch) -> Pipelines:
     """Return the pipelines of a batch."""
     lines = batch.layouts
     passes = {scope: batch.passes(scope) for scope in batch.scopes if scope[0] in lines.scopes}
-    codes = [batch.layout, *(each.codes for each in passes.values())]
+    codes = [batch.layout, batch.coded.codes("overlap_p2p_comm"), *(each.codes for each in passes.values())]
     found = distinct(joined(codes, batch.workloads.height))
     layout = batch.layout.of[found.first]
     rows = segments(lines.starts[layout], lines.sizes[layout])
@@ -50,30 +54,38 @@ def pipelines(batch: Batch) -> Pipelines:
     values = {
         "all_seconds": rows.sums(count * stages["own_seconds"]),
         "stage_seconds": most,
-        **{f"stage_{part}": stages[part][at] for part in ("own_exposed", "cp_hidden", *COMM)},
+        **{
+            f"stage_{part}": stages[part][at]
+            for part in ("own_exposed", "cp_hidden", "ep_hidden", "pp_hidden", *COMM)
+        },
         **{name: rows.sums(count * stages[name]) for name in MODEL_FLOPS},
     }
     is_last = lines.classes["is_last"].to_numpy()[rows.rows]
     last, _ = rows.greatest(np.where(is_last, stages["own_seconds"], 0.0))
     closed = lines.alike[layout] & (last >= most)
-    return Pipelines(found.codes, at - rows.starts, values, Stepping(batch, passes, found.first, closed))
+    layers = {name: stages[name] for name in LAYER_SECONDS}
+    stepping = Stepping(batch, passes, found.first, closed)
+    return Pipelines(found.codes, at - rows.starts, values, rows.starts, layers, stepping)
 
 
 def _stages(batch: Batch, passes: dict[Scope, Pass], first: Array, rows: Segments) -> dict[str, Array]:
-    """Return OF_A_STAGE of every stage class of every pipeline, and what `own_seconds` makes of them."""
+    """Return OF_A_STAGE, LAYER_SECONDS and `own_seconds` of every stage class of every pipeline."""
     contents = batch.layouts.contents[rows.rows]
-    total = {name: np.zeros(len(rows.rows)) for name in OF_A_STAGE}
+    total = {name: np.zeros(len(rows.rows)) for name in (*OF_A_STAGE, *LAYER_SECONDS)}
     for at, scope in enumerate(batch.layouts.scopes):
         own = [each for (name, _), each in passes.items() if name == scope]
         for name in OF_A_STAGE:
             if any(each.values[name].any() for each in own):
                 once = np.sum([each.of(first, name) for each in own], axis=0)
                 total[name] += contents[:, at] * once[rows.owner]
-    chunks = batch.workloads["virtual_pipeline"].to_numpy()[first][rows.owner]
+        for (name, phase), each in passes.items():
+            if name == scope and name not in (*ENDS, *ARRIVALS):
+                total[f"{phase}_seconds"] += contents[:, at] * each.of(first, "seconds")[rows.owner]
+    beside = batch.workloads["overlap_p2p_comm"].to_numpy()[first][rows.owner]
     frame = pl.DataFrame(
-        {"virtual_pipeline": chunks} | {name: total[name] for name in ("seconds", "exposed", "pp_comm")}
+        {"overlap_p2p_comm": beside} | {name: total[name] for name in ("seconds", "exposed", "pp_comm")}
     )
-    busy = frame.select(own_seconds()[name].alias(name) for name in ("own_seconds", "own_exposed"))
+    busy = frame.select(**own_seconds())
     return total | {name: busy[name].to_numpy() for name in busy.columns}
 
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 import polars as pl
 
+from moesweep.cost.buckets import BUCKETED, OF_BUCKETS
 from moesweep.cost.memory import peak_bytes
 from moesweep.cost.stages import COMM
 from moesweep.evaluate.batch import TAIL, Batch, declared
@@ -27,8 +28,8 @@ class Tails:
 
     of       the tail of each workload
     starts   where the classes of each tail start
-    values   tail_exposed, tail_compute, tail_<kind>_comm, and STATES, by class
-    longest  by tail
+    values   tail_exposed, tail_compute, tail_<kind>_comm, OF_BUCKETS and STATES, by class
+    longest  by tail, nothing of it hidden
     """
 
     of: Codes
@@ -45,12 +46,14 @@ def tails(batch: Batch) -> Tails:
     rows, codes, first = batch.distinct_rows(reads, batch.layout)
     classes = _classes(batch, first)
     frame = rows[classes.owner].hstack(batch.layouts.classes[classes.rows].select(batch.class_columns))
-    found = sums(what.ops, frame, {"adam": ("m", "n")})
+    of_buckets = dict.fromkeys(BUCKETED, ("seconds", "comm_bytes"))
+    found = sums(what.ops, frame, {"adam": ("m", "n")} | of_buckets)
     exposed = np.sum([found[part] for part in COMM], axis=0)
     values = {
         "tail_exposed": exposed,
         "tail_compute": found["compute"],
         **{f"tail_{part}": found[part] for part in COMM},
+        **{name: found[name.replace("_bytes", "_comm_bytes")] for name in OF_BUCKETS},
         **{name: found[own] for name, own in STATES.items()},
     }
     longest, _ = classes.greatest(exposed + found["compute"])

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import polars as pl
 
-from moesweep.cost import collectives, iteration, memory, model, ops, stages, uncertainty
+from moesweep.cost import buckets, collectives, iteration, memory, model, ops, stages, uncertainty
 from moesweep.cost.fold import KEY
 from moesweep.cost.model import OF_THE_WORKLOAD, cost, needed_by_the_model
 from moesweep.cost.skewed_ranks import at_mean_load, computed_rows, flops_of
@@ -133,7 +133,8 @@ class Ledger:
     def stages(self) -> Table:
         """One row per stage: seconds of a micro-batch and of what follows the last one."""
         seconds = over(self.passes, ("stage",), iteration.seconds_of_a_stage())
-        return self._table("stage", self._costs.stages, _stage, iteration.own_seconds(), seconds)
+        of_a_row = iteration.own_seconds() | buckets.hidden_of_the_tail() | iteration.seconds_of_the_tail()
+        return self._table("stage", self._costs.stages, _stage, of_a_row, seconds)
 
     @cached_property
     def memory(self) -> Table:

@@ -7,7 +7,9 @@ from typing import Any
 
 import polars as pl
 
+from moesweep.cost.buckets import HIDDEN_OF_THE_TAIL
 from moesweep.cost.fold import fold, layers_of, unfold, with_layer_kind
+from moesweep.cost.iteration import stage_seconds, with_own
 from moesweep.cost.model import OF_THE_WORKLOAD, cost
 from moesweep.cost.stages import PASS_KEY, passes
 from moesweep.evaluate.costs import on_cluster
@@ -30,7 +32,9 @@ class Traced:
     """A workload: its catalogue row and its costed program (columns of cost_ops).
 
     The program's `wait_seconds` is how long a stage waits for its host after the last op of a layer's
-    pass, 0 elsewhere. `tp_overlap` is the fraction of a tp collective that runs beside the GEMM after it;
+    pass, 0 elsewhere; its `hidden_seconds` what of reducing gradients and gathering parameters runs beside
+    passes. `tp_overlap` is the fraction of a tp collective that runs beside the GEMM after it,
+    `userbuffers_overlap` that of one in parts;
     `gpus_per_node` is the cluster's.
     Where routing is given, `program` is the one that everybody waits for, `each` has that of every ep rank
     with its own quantities and seconds (`own_costs`), and `routing` is the table given_routing.
@@ -39,6 +43,7 @@ class Traced:
     workload: dict[str, Any]
     program: pl.DataFrame
     tp_overlap: float
+    userbuffers_overlap: float
     gpus_per_node: int
     each: pl.DataFrame | None = None
     routing: pl.DataFrame | None = None
@@ -48,7 +53,7 @@ class Traced:
         if self.each is None:
             return self
         own = self.each.filter(pl.col("ep_rank") == ep_rank).drop("ep_rank")
-        waits = self.program.select("stage", "op_index", "wait_seconds")
+        waits = self.program.select("stage", "op_index", "wait_seconds", "hidden_seconds")
         program = own.join(waits, on=["stage", "op_index"], maintain_order="left")
         return replace(self, program=program, each=None)
 
@@ -74,7 +79,7 @@ def traced(
                 yield _uneven(_named(part, [id_]), described, cluster, root)
                 continue
             program = computed[id_] if id_ in computed else read_table(results.cost_ops(id_), "cost_ops")
-            yield Traced(row, _with_waits(id_, program, described), *_of_the_cluster(cluster))
+            yield Traced(row, _with_overlaps(id_, program, described), *_of_the_cluster(cluster))
 
 
 def _named(workloads: pl.DataFrame, ids: list[str]) -> pl.DataFrame:
@@ -87,12 +92,16 @@ def _uneven(workload: pl.DataFrame, described: pl.DataFrame, cluster: Cluster, r
     each = rank_programs(workload, root)
     program = _costed(busiest(each), workload, cluster)[row["workload"]]
     own = own_costs(each, program, workload, cluster)
-    waiting = _with_waits(row["workload"], program, described)
+    waiting = _with_overlaps(row["workload"], program, described)
     return Traced(row, waiting, *_of_the_cluster(cluster), own, given_routing(row, root))
 
 
-def _of_the_cluster(cluster: Cluster) -> tuple[float, int]:
-    return cluster.value("tp_overlap"), int(cluster.value("gpus_per_node"))
+def _of_the_cluster(cluster: Cluster) -> tuple[float, float, int]:
+    return (
+        cluster.value("tp_overlap"),
+        cluster.value("userbuffers_overlap"),
+        int(cluster.value("gpus_per_node")),
+    )
 
 
 def _stored(row: dict[str, Any], results: Results, cluster: Cluster) -> bool:
@@ -113,15 +122,22 @@ def _costed(unfolded: pl.DataFrame, workloads: pl.DataFrame, cluster: Cluster) -
     return {str(id_): as_read(frame, "cost_ops") for (id_,), frame in by_workload.items()}
 
 
-def _with_waits(id_: str, program: pl.DataFrame, described: pl.DataFrame) -> pl.DataFrame:
-    """Add `wait_seconds`: what a layer's pass takes beyond its kernels, where its host is the slower one."""
+def _with_overlaps(id_: str, program: pl.DataFrame, described: pl.DataFrame) -> pl.DataFrame:
+    """Add `wait_seconds`, what a layer's pass takes beyond its kernels where its host is the slower one.
+
+    And `hidden_seconds` of the ops of BUCKETED.
+    """
     named = program.select(pl.lit(id_).alias("workload"), pl.all())
     costed = fold(named).join(
         described.select("workload", "microbatches"), on="workload", maintain_order="left"
     )
     kernels = pl.col("compute") + pl.col("exposed")
-    waits = passes(costed, described.filter(pl.col("workload") == id_)).select(
-        *PASS_KEY, wait_seconds=(pl.col("seconds") - kernels).clip(lower_bound=0)
+    workload = described.filter(pl.col("workload") == id_)
+    passed = passes(costed, workload)
+    waits = passed.select(*PASS_KEY, wait_seconds=(pl.col("seconds") - kernels).clip(lower_bound=0))
+    stages = with_own(stage_seconds(passed).join(workload, on="workload", maintain_order="left"))
+    hidden = stages.select("stage", *HIDDEN_OF_THE_TAIL).unpivot(
+        index="stage", variable_name="op", value_name="hidden_seconds"
     )
     ends_layer = (pl.col("layer") != pl.col("layer").shift(-1).over("stage", "phase")) & (
         pl.col("layer") >= 0
@@ -129,5 +145,15 @@ def _with_waits(id_: str, program: pl.DataFrame, described: pl.DataFrame) -> pl.
     return (
         with_layer_kind(named)
         .join(waits, on=PASS_KEY, how="left", nulls_equal=True, maintain_order="left")
-        .select(*program.columns, pl.when(ends_layer).then("wait_seconds").otherwise(0.0).fill_null(0.0))
+        .join(
+            hidden.with_columns(pl.col("op").str.strip_suffix("_hidden")),
+            on=["stage", "op"],
+            how="left",
+            maintain_order="left",
+        )
+        .select(
+            *program.columns,
+            pl.when(ends_layer).then("wait_seconds").otherwise(0.0).fill_null(0.0),
+            pl.col("hidden_seconds").fill_null(0.0),
+        )
     )

@@ -10,7 +10,7 @@ import polars as pl
 
 from moesweep.cost.iteration import overlaps_messages
 from moesweep.export.source import Traced
-from moesweep.shapes.communication import HIDES_BEHIND, RING_ARRIVALS, share_beside_ring
+from moesweep.shapes.communication import BESIDE_LINEARS, HIDES_BEHIND, RING_ARRIVALS, share_beside_ring
 from moesweep.shapes.placement import layer_layout
 from moesweep.shapes.schedule import schedules
 from moesweep.shapes.steps import step_ends
@@ -53,7 +53,7 @@ def step_programs(traced: Traced) -> pl.DataFrame:
     both = pl.concat([computed, messages.select(computed.columns)])
     return (
         both.sort(*_STEP, "op_index")
-        .with_columns(own=_own(_overlapped(workload)), overlap=_overlap(traced.tp_overlap).over(_STEP))
+        .with_columns(own=_own(_overlapped(workload)), overlap=_overlap(traced).over(_STEP))
         .with_columns(advance=pl.col("own") - pl.col("overlap"))
         .with_columns(offset=pl.col("advance").cum_sum().over(_STEP) - pl.col("own") - _early(workload))
         .drop("own", "overlap")
@@ -84,15 +84,32 @@ def _early(workload: pl.DataFrame) -> pl.Expr:
     return pl.when(arrives).then(pl.col("nanoseconds")).otherwise(0)
 
 
-def _overlap(tp_overlap: float) -> pl.Expr:
+def _overlap(traced: Traced) -> pl.Expr:
     """Return how much of an op runs beside the one before it."""
     before = pl.col("op").shift(1)
     beside = before.replace_strict(HIDES_BEHIND, default=None) == pl.col("op")
     ring = share_beside_ring(pl.col("group_size").shift(1))
     share = pl.when(before.is_in(list(RING_ARRIVALS))).then(ring).otherwise(1.0)
     shorter = pl.min_horizontal(pl.col("nanoseconds") * share, pl.col("nanoseconds").shift(1))
-    shared = (shorter * tp_overlap).round().cast(pl.Int64)
-    return pl.when(beside).then(shared).otherwise(0)
+    shared = (shorter * traced.tp_overlap).round().cast(pl.Int64)
+    hidden = pl.when(beside).then(shared).otherwise(0)
+    return hidden + _in_parts(traced.userbuffers_overlap) if traced.workload["tp_comm_overlap"] else hidden
+
+
+def _in_parts(share: float) -> pl.Expr:
+    """Return how much of a linear runs beside parts of the collective before it, or the other way round."""
+    before, op, length = pl.col("op").shift(1), pl.col("op"), pl.col("nanoseconds")
+    gathers, scatters = (
+        pl.any_horizontal(((a == collective) & (b == linear)) for collective, linear in BESIDE_LINEARS)
+        for a, b in ((before, op), (op, before))
+    )
+    parts = pl.max_horizontal("group_size", pl.col("group_size").shift(1))
+    least = [
+        pl.min_horizontal(collective, linear * share_beside_ring(parts))
+        for collective, linear in ((length.shift(1), length), (length, length.shift(1)))
+    ]
+    shorter = pl.when(gathers).then(least[0]).when(scatters).then(least[1]).otherwise(0)
+    return (shorter * share).round().cast(pl.Int64)
 
 
 def steps(traced: Traced, programs: pl.DataFrame, microbatches: int | None = None) -> pl.DataFrame:
@@ -128,15 +145,20 @@ def optimizer_ops(traced: Traced, steps_: pl.DataFrame) -> pl.DataFrame:
     """Return the ops after the last micro-batch, with `nanoseconds`, `start` and `end`.
 
     Each stage starts when it is done. First and last stage meet for the tied embeddings' all_reduce, and
-    all stages for the gradient norm.
+    all stages for the gradient norm. What of a reduction is hidden lies before that, beside the last backward
+    passes; what of a gather is, reaches beyond the iteration into the next one's first forward passes.
     """
     norm = pl.col("group_kind").is_in(["world", "model", "expert_model"])
     meeting = pl.when(norm).then(2).when(pl.col("group_kind") == "embedding").then(1)
     ops = (
         nanoseconds(traced.program)
         .filter(pl.col("phase") == "optimizer")
-        .with_columns(part=meeting.otherwise(0).cum_max().over("stage").cast(pl.Int64))
+        .with_columns(
+            part=meeting.otherwise(0).cum_max().over("stage").cast(pl.Int64),
+            hidden=(pl.col("hidden_seconds") * 1e9).round().cast(pl.Int64),
+        )
     )
+    later = pl.when(pl.col("op").str.starts_with("param_gather")).then("hidden").otherwise(0)
     ready = dict(steps_.group_by("stage").agg(pl.col("end").max()).iter_rows())
     starts = []
     for part in range(3):
@@ -144,8 +166,9 @@ def optimizer_ops(traced: Traced, steps_: pl.DataFrame) -> pl.DataFrame:
         present = here["stage"].unique().to_list()
         if part and present:
             ready.update(dict.fromkeys(present, max(ready[stage] for stage in present)))
-        total = pl.col("nanoseconds").cum_sum().over("stage")
+        total = (pl.col("nanoseconds") - pl.col("hidden")).cum_sum().over("stage")
         timed = here.with_columns(end=pl.col("stage").replace_strict(ready, return_dtype=pl.Int64) + total)
         ready.update(timed.group_by("stage").agg(pl.col("end").max()).iter_rows())
-        starts.append(timed.with_columns(start=pl.col("end") - pl.col("nanoseconds")))
-    return pl.concat(starts).drop("part").sort("stage", "op_index")
+        starts.append(timed.with_columns(end=pl.col("end") + later))
+    placed = pl.concat(starts).with_columns(start=pl.col("end") - pl.col("nanoseconds"))
+    return placed.drop("part", "hidden").sort("stage", "op_index")

@@ -60,8 +60,36 @@ HIDES_BEHIND = RING_ARRIVALS | {
 (`linear_with_grad_accumulation_and_async_allreduce`); and RING_ARRIVALS."""
 
 
+_LINEARS = (
+    ("attention_gather", "qkv"),
+    ("attention_scatter", "attention_output"),
+    ("mlp_gather", "fc1"),
+    ("mlp_scatter", "fc2"),
+)
+BESIDE_LINEARS = (
+    *_LINEARS,
+    *((f"recompute_{collective}", f"recompute_{linear}") for collective, linear in _LINEARS),
+    ("attention_scatter", "attention_output_dgrad"),
+    ("mlp_scatter", "fc2_dgrad"),
+)
+"""Collectives of tp ranks that `tp_comm_overlap` cuts into parts, and the GEMM that works on the others
+meanwhile: of queries, keys and values (not mla's), attention's output and the dense MLP (Transformer Engine's
+`ub_overlap_ag`, `ub_overlap_rs`). Those that run beside a GEMM anyway are in HIDES_BEHIND."""
+
+
+_FC1, _FC2 = ("shared_fc1", "shared_activation"), ("shared_fc2",)
+BESIDE_EXCHANGES = {
+    "moe_dispatch": (*_FC1, "shared_fc1_dgrad", "shared_fc1_wgrad"),
+    "moe_combine": (*_FC2, "shared_fc2_dgrad", "shared_fc2_wgrad"),
+    "recompute_moe_dispatch": tuple(f"recompute_{name}" for name in _FC1),
+    "recompute_moe_combine": tuple(f"recompute_{name}" for name in _FC2),
+}
+"""Exchanges of tokens, and the kernels of shared experts that `moe_shared_expert_overlap` runs beside each:
+up to the activation beside the way there, the rest beside the way back (Megatron `SharedExpertMLP`)."""
+
+
 def share_beside_ring(members: Any) -> Any:
-    """Return the share of attention that messages round a ring of n ranks run beside: n - 1 of n blocks."""
+    """Return the share of a kernel that messages round a ring of n ranks run beside: n - 1 of n blocks."""
     return (members - 1) / members
 
 
@@ -73,6 +101,10 @@ def kind_of(group_kind: str) -> str:
 def comm_seconds() -> list[str]:
     """Return the cost columns of communication, whole: hidden parts included."""
     return [f"{kind}_comm_seconds" for kind in COMM_KINDS]
+
+
+HIDDEN_KINDS = ("cp", "ep", "pp", "dp", "edp")
+"""Kinds of which the costs say what is hidden: columns `<kind>_hidden_seconds`. What else is, is tp's."""
 
 
 def waited_for() -> pl.Expr:

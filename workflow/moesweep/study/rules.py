@@ -8,6 +8,7 @@ from moesweep.study.capacity_rules import CAPACITY_RULES
 from moesweep.study.context_rules import CONTEXT_RULES
 from moesweep.study.dispatch_rules import DISPATCH_RULES
 from moesweep.study.group_rules import GROUP_RULES
+from moesweep.study.overlap_rules import OVERLAP_RULES
 from moesweep.study.pipeline_layouts import layout_faults
 from moesweep.study.recomputation import (
     modules_apart,
@@ -289,6 +290,7 @@ RULES = (
         ~_aware & ((_c("exp_avg_dtype") != "fp32") | (_c("exp_avg_sq_dtype") != "fp32")),
         "exp_avg_dtype {exp_avg_dtype} and exp_avg_sq_dtype {exp_avg_sq_dtype} are those of a precision-"
         "aware optimizer", nearest_is("true")),
+    *OVERLAP_RULES,
     error("countable", "seq_length", _flops >= COUNTABLE_FLOPS,
         "a micro-batch of {micro_batch_size} * {seq_length} tokens has more operations than can be counted",
         pl.lit("use a smaller seq_length or micro_batch_size")),

@@ -2,7 +2,7 @@
 
 import polars as pl
 
-from moesweep.shapes.communication import COMM_KINDS, comm_seconds
+from moesweep.shapes.communication import COMM_KINDS, HIDDEN_KINDS, comm_seconds
 from moesweep.shapes.expressions import total
 from moesweep.tables.expense import costed
 from moesweep.tables.results import LAYOUT, Inputs
@@ -11,16 +11,18 @@ from moesweep.tables.results import LAYOUT, Inputs
 def exposed_communication(inputs: Inputs) -> pl.DataFrame:
     """Return the seconds of communication on the slowest stage's rank that compute does not hide, by kind.
 
-    The costs hide nothing but backward tp collectives and rings of cp ranks (docs/costs.md, "A layer"), so
-    what is hidden, the sum of kinds - exposed, comes off tp, but for what `cp_hidden_seconds` says.
+    What is hidden, the sum of kinds - exposed, comes off the kinds of HIDDEN_KINDS as the costs say, and what
+    is left of it off tp (docs/costs.md, "A layer").
     `largest_kind` is null where nothing is exposed.
     """
     hidden = total(comm_seconds()) - pl.col("exposed_comm_seconds")
     exposed = {f"{kind}_exposed_seconds": pl.col(f"{kind}_comm_seconds") for kind in COMM_KINDS}
     # What is left of the two sums where all of tp is hidden may be a rounding error below 0.
-    of_tp = hidden - pl.col("cp_hidden_seconds")
+    of_tp = hidden - total(f"{kind}_hidden_seconds" for kind in HIDDEN_KINDS)
     exposed["tp_exposed_seconds"] = (pl.col("tp_comm_seconds") - of_tp).clip(0)
-    exposed["cp_exposed_seconds"] = (pl.col("cp_comm_seconds") - pl.col("cp_hidden_seconds")).clip(0)
+    for kind in HIDDEN_KINDS:
+        beside = pl.col(f"{kind}_comm_seconds") - pl.col(f"{kind}_hidden_seconds")
+        exposed[f"{kind}_exposed_seconds"] = beside.clip(0)
     parts = costed(inputs).with_columns(**exposed, hidden_seconds=hidden.clip(0))
     names = pl.lit(pl.Series(COMM_KINDS).implode())
     largest = names.list.get(pl.concat_list(list(exposed)).list.arg_max())

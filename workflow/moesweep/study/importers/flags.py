@@ -48,6 +48,7 @@ def read_options(draft: Draft, told: Told, switches: bool) -> None:
     _attention(draft, told)
     _experts(draft, told)
     _layout(draft, told)
+    _beside(draft, told)
     _training(draft, told)
     for name in list(told.left()):
         key = MEGATRON.get(name, name)
@@ -228,6 +229,17 @@ def _sequences(draft: Draft, told: Told) -> None:
         told.taken.update(("context_parallel_size", "cp_comm_type"))
     elif told.values.get("cp_comm_type") not in (None, *KEYS["cp_comm_type"].form["enum"]):
         draft.unread["cp_comm_type"] = told.take("cp_comm_type")
+
+
+def _beside(draft: Draft, told: Told) -> None:
+    """What runs beside something else, but for what has no effect without chunks or without tp."""
+    stays = told.take("no_overlap_p2p_communication", False)
+    beside = told.take("overlap_p2p_comm", False if stays else None)
+    if beside is not None and draft.row.get("virtual_pipeline", (1, ""))[0] != 1:
+        draft.say("overlap_p2p_comm", bool(beside), draft.at("overlap_p2p_comm"))
+    if told.values.get("tp_comm_overlap") and draft.row["tp"][0] == 1:
+        told.taken.add("tp_comm_overlap")
+        draft.idle.append("tp_comm_overlap")
 
 
 def _training(draft: Draft, told: Told) -> None:

@@ -1,0 +1,452 @@
+"""Communication that runs beside computation: gradients and parameters beside passes."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import foreign_files
+from costing import cluster, constants, costs
+from costing import seconds as op_seconds
+from export_workloads import traced_workload
+from moesweep.cost.buckets import HIDDEN_OF_THE_TAIL, LAYER_SECONDS, OF_BUCKETS, hidden_of_the_tail
+from moesweep.cost.model import cost, with_constants
+from moesweep.edge.problems import BadInput
+from moesweep.evaluate.costs import costed
+from moesweep.export.request import Request, chosen
+from moesweep.export.timeline import optimizer_ops, step_programs, steps
+from moesweep.library import predict
+from moesweep.study.importers.bridge import read_recipe
+from moesweep.study.sweep import load_sweep
+from moesweep.study.validation import findings
+from moesweep.trace.programs import folded
+from naive_overlap import waited_for
+from naive_pipeline import makespan
+from small import DENSE, small
+
+REDUCE = {"overlap_grad_reduce": True}
+BOTH = REDUCE | {"overlap_param_gather": True}
+WIDE: dict[str, Any] = DENSE | {
+    **{"hidden_size": 4096, "ffn_hidden_size": 16384, "num_layers": 4, "num_attention_heads": 32},
+    **{"num_query_groups": 32, "seq_length": 1024, "tp": 1, "pp": 1, "world_size": 8, "vocab_size": 128},
+    **{"global_batch_size": 8, "tied_embeddings": False, "position_embedding": "rope"},
+}
+"""805 M parameters on one stage: 4 layers of 201 M, and two tables of half a million."""
+
+
+def stage_of(changes: dict[str, Any], seconds: dict[str, float], **own: float) -> dict[str, float]:
+    """What hidden_of_the_tail makes of a stage whose ops of 4 bytes a gradient take `seconds`."""
+    workload = small(**BOTH | changes)
+    columns = (
+        dict.fromkeys((*OF_BUCKETS, *LAYER_SECONDS), 0.0) | seconds | {"stage": 0, "dp_overlap": 1.0} | own
+    )
+    frame = workload.with_columns(**{name: pl.lit(value) for name, value in columns.items()})
+    return frame.select(**hidden_of_the_tail()).row(0, named=True)
+
+
+def test_all_but_the_last_bucket_of_the_first_stage_hides() -> None:
+    """100 M gradients in 1 s: buckets of 40, 40 and 20 M. The last takes 0.2 s, and nothing hides it.
+
+    A backward of 2 s fills the first bucket 1.2 s before its end, of 0.5 s 0.3 s: 0.7 s are then waited for.
+    """
+    op = {"grad_reduce_dense_seconds": 1.0, "grad_reduce_dense_bytes": 400e6}
+    assert stage_of({}, op | {"backward_seconds": 2.0})["grad_reduce_dense_hidden"] == pytest.approx(0.8)
+    assert stage_of({}, op | {"backward_seconds": 0.5})["grad_reduce_dense_hidden"] == pytest.approx(0.3)
+    # Everywhere else there is one bucket; and beside 85% of the passes.
+    assert stage_of({}, op | {"backward_seconds": 2.0}, stage=1)["grad_reduce_dense_hidden"] == 0
+    found = stage_of({}, op | {"backward_seconds": 2.0}, dp_overlap=0.85)
+    assert found["grad_reduce_dense_hidden"] == pytest.approx(0.68)
+
+
+def test_buckets_grow_with_those_who_reduce() -> None:
+    """Of 64 ranks a bucket has 64 M: 100 M gradients are 64 and 36 M."""
+    op = {"grad_reduce_dense_seconds": 1.0, "grad_reduce_dense_bytes": 400e6, "backward_seconds": 9.0}
+    many = {"world_size": 256, "global_batch_size": 64}
+    assert small(**many)["dp"].item() == 64
+    assert stage_of(many, op)["grad_reduce_dense_hidden"] == pytest.approx(0.64)
+    # cp ranks reduce too: 32 of dp and 2 of cp.
+    shared = many | {"cp": 2, "flash_attention": True}
+    assert stage_of(shared, op)["grad_reduce_dense_hidden"] == pytest.approx(0.64)
+
+
+def test_a_last_bucket_of_few_parameters_leaves_the_one_before_it() -> None:
+    """81 M gradients in 0.81 s: 40, 40 and 1 M. The second is full when all but 1/81 of the pass is over.
+
+    A pass of 8.1 s: the 0.4 s of the second and 0.01 s of the third start 0.1 s before its end.
+    """
+    op = {"grad_reduce_dense_seconds": 0.81, "grad_reduce_dense_bytes": 324e6, "backward_seconds": 8.1}
+    assert stage_of({}, op)["grad_reduce_dense_hidden"] == pytest.approx(0.81 - 0.31)
+
+
+def test_chunks_hide_behind_those_before_them() -> None:
+    """Two chunks of two stages: one chunk's 0.5 s beside the two last passes of the other, 0.2 s each.
+
+    The second stage waits for 0.6 s; the first too, though its chunk is cut: the link is not free for it.
+    """
+    op = {"grad_reduce_dense_seconds": 1.0, "grad_reduce_dense_bytes": 400e6, "backward_seconds": 0.4}
+    for stage in (0, 1):
+        found = stage_of({"virtual_pipeline": 2}, op, stage=stage)
+        assert found["grad_reduce_dense_hidden"] == pytest.approx(0.4)
+    # Slower passes: only the first stage's last bucket of 10 of 50 M, or the second one's last chunk.
+    op["backward_seconds"] = 4.0
+    hidden = [
+        stage_of({"virtual_pipeline": 2}, op, stage=stage)["grad_reduce_dense_hidden"] for stage in (0, 1)
+    ]
+    assert hidden == pytest.approx([0.9, 0.5])
+
+
+def test_gathers_are_mirrored_beside_forward_passes() -> None:
+    """2 bytes a parameter, whatever gradients take: 100 M in 0.5 s, beside a forward of 0.5 s 0.3 s."""
+    op = {"param_gather_dense_seconds": 0.5, "param_gather_dense_bytes": 200e6, "backward_seconds": 9.0}
+    assert stage_of({}, op | {"forward_seconds": 0.5})["param_gather_dense_hidden"] == pytest.approx(0.3)
+    assert stage_of({}, op | {"forward_seconds": 2.0})["param_gather_dense_hidden"] == pytest.approx(0.4)
+
+
+def test_experts_take_what_dense_gradients_leave() -> None:
+    """100 M dense and 100 M expert gradients, a second each, beside 1.2 s of a backward of 2 s."""
+    op = {f"grad_reduce_{kind}_seconds": 1.0 for kind in ("dense", "expert")}
+    op |= {f"grad_reduce_{kind}_bytes": 400e6 for kind in ("dense", "expert")} | {"backward_seconds": 2.0}
+    found = stage_of({}, op)
+    assert found["grad_reduce_dense_hidden"] == pytest.approx(0.8)
+    assert found["grad_reduce_expert_hidden"] == pytest.approx(0.4)
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    pp=st.sampled_from([1, 2, 4]),
+    chunks=st.integers(1, 4),
+    stage=st.integers(0, 3),
+    parameters=st.floats(1e6, 3e9),
+    seconds=st.floats(1e-3, 10.0),
+    backward=st.floats(1e-3, 10.0),
+)
+def test_the_closed_form_is_what_buckets_do_one_by_one(
+    pp: int, chunks: int, stage: int, parameters: float, seconds: float, backward: float
+) -> None:
+    changes = {"pp": pp, "virtual_pipeline": chunks if pp > 1 else 1, "num_layers": 16, "world_size": 32}
+    stage = min(stage, pp - 1)
+    w = small(**changes, global_batch_size=64).row(0, named=True)
+    op = {"grad_reduce_dense_seconds": seconds, "grad_reduce_dense_bytes": 4 * parameters}
+    found = stage_of(changes | {"global_batch_size": 64}, op | {"backward_seconds": backward}, stage=stage)
+    waits = waited_for(w, stage, parameters, seconds, backward)
+    assert seconds - found["grad_reduce_dense_hidden"] == pytest.approx(waits, rel=1e-9, abs=1e-8)
+
+
+def test_an_iteration_waits_for_what_its_passes_do_not_cover() -> None:
+    """One stage of 4 layers and two tables; 8 ranks of one node, 100 GB/s between them.
+
+    P = 4·(12·4096² + 13·4096) + 2·128·4096 + 2·4096, with norms and biases 806 M. Gradients take 7/8·4P over
+    100 GB/s, 28.2 ms, parameters half of that. Buckets of 40 M: 20, and a last one of 6 M.
+    """
+    plain, hidden = (costs(WIDE | option, dp_overlap=1.0) for option in ({}, BOTH))
+    parameters = plain.ops.filter(op="adam")["m"].item()
+    before, after = (found.workloads.row(0, named=True) for found in (plain, hidden))
+    reduce, gather = (7 / 8 * bytes_ * parameters / 100e9 for bytes_ in (4, 2))
+    assert before["dp_comm_seconds"] == after["dp_comm_seconds"] == pytest.approx(reduce + gather)
+    assert 20 * 40e6 < parameters < 21 * 40e6
+    stage, w = hidden.stages.row(0, named=True), small(**WIDE).row(0, named=True)
+    waits = [
+        waited_for(w, 0, parameters, seconds, stage[f"{phase}_seconds"])
+        for seconds, phase in ((reduce, "backward"), (gather, "forward"))
+    ]
+    assert all(0 < wait < seconds / 4 for wait, seconds in zip(waits, (reduce, gather), strict=True))
+    assert after["dp_hidden_seconds"] == pytest.approx(reduce + gather - sum(waits))
+    assert before["dp_hidden_seconds"] == before["edp_hidden_seconds"] == after["edp_hidden_seconds"] == 0
+    saved = before["iteration_seconds"] - after["iteration_seconds"]
+    assert saved == pytest.approx(after["dp_hidden_seconds"])
+    assert after["exposed_comm_seconds"] == pytest.approx(
+        before["exposed_comm_seconds"] - after["dp_hidden_seconds"]
+    )
+    assert [row["bubble_seconds"] for row in (before, after)] == pytest.approx([0, 0], abs=1e-12)
+
+
+CASES: dict[str, dict[str, Any]] = {
+    "both": WIDE | BOTH,
+    "gradients": WIDE | REDUCE | {"distributed_optimizer": False},
+    "interleaved": WIDE | BOTH | {"pp": 2, "virtual_pipeline": 2, "world_size": 16},
+    "experts": WIDE
+    | BOTH
+    | {
+        "num_experts": 8,
+        "moe_router_topk": 2,
+        "ep": 4,
+        "moe_ffn_hidden_size": 8192,
+    },
+    "experts, fp16": WIDE
+    | REDUCE
+    | {"num_experts": 4, "moe_router_topk": 1, "ep": 2, "dtype": "fp16", "world_size": 16, "pp": 2}
+    | {"pp": 4, "world_size": 32, "num_layers": 8},
+    "skewed": WIDE
+    | BOTH
+    | {"num_experts": 8, "moe_router_topk": 2, "ep": 4, "world_size": 8}
+    | {"routing": "zipf(alpha=1,seed=1)"},
+}
+
+
+def test_both_forms_hide_the_same_and_never_lengthen() -> None:
+    values = cluster().values
+    on, off = (
+        pl.concat(small(**case | option).with_columns(workload=pl.lit(name)) for name, case in CASES.items())
+        for option in ({}, dict.fromkeys(BOTH, False))
+    )
+    rows = {
+        name: costed(frame, pl.DataFrame([values])).rows_by_key("workload", named=True, unique=True)
+        for name, frame in (("on", on), ("off", off))
+    }
+    even = on.filter(routing="balanced")
+    expected = cost(folded(even), with_constants(even, values)).workloads
+    for name, case in CASES.items():
+        beside, after = rows["on"][name], rows["off"][name]
+        assert beside["iteration_seconds"] <= after["iteration_seconds"], name
+        # Where chunks are not interleaved, the first stage alone hides anything.
+        hides = case["pp"] == 1 or case.get("virtual_pipeline", 1) > 1
+        assert beside["dp_hidden_seconds"] + beside["edp_hidden_seconds"] > 0 or not hides, name
+        for kind in ("dp", "edp"):
+            whole = beside[f"{kind}_comm_seconds"]
+            assert 0 <= beside[f"{kind}_hidden_seconds"] <= whole == after[f"{kind}_comm_seconds"]
+        for by_rows in expected.filter(workload=name).iter_rows(named=True):
+            for column in ("iteration", "exposed_comm", "bubble", "dp_hidden", "edp_hidden"):
+                both = [row[f"{column}_seconds"] for row in (beside, by_rows)]
+                assert both[0] == pytest.approx(both[1], rel=1e-11, abs=1e-12), (name, column)
+
+
+def test_no_op_of_the_trace_changes() -> None:
+    for case in CASES.values():
+        if "routing" not in case:
+            plain = small(**case | dict.fromkeys(BOTH, False)).with_columns(workload=pl.lit("w"))
+            assert folded(small(**case).with_columns(workload=pl.lit("w"))).equals(folded(plain))
+
+
+def test_ids_and_rules_of_a_sweep(root: Path, tmp_path: Path) -> None:
+    text = """
+description: Gradients beside passes.
+twins: true
+grids:
+  - {model: mixtral_8x7B, world_size: 64, tp: 2, pp: 2, ep: 8, etp: 1, seq_length: 4096,
+     global_batch_size: 64, overlap_grad_reduce: [false, true]}
+  - {model: mixtral_8x7B, world_size: 64, tp: 2, pp: 2, ep: 8, etp: 1, seq_length: 4096,
+     global_batch_size: 64, overlap_grad_reduce: true, overlap_param_gather: true}
+"""
+    path = tmp_path / "beside.yaml"
+    path.write_text(text, encoding="utf-8")
+    workloads = load_sweep(root, path).workloads
+    words = [id_.partition("-moe")[2] for id_ in workloads.filter(kind="moe")["workload"]]
+    assert words == ["-etp1", "-etp1-overlapgradreduce", "-etp1-overlapgradreduce-overlapparamgather"]
+    assert findings(workloads).filter(severity="error").is_empty()
+
+
+def test_runs_take_them(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(root)
+    cells = {"model": "mixtral_8x7B", "world_size": 64, "tp": 2, "ep": 8, "global_batch_size": 64}
+    cells |= {"seq_length": 4096, "flash_attention": True, "routing": "balanced"}
+    frame = predict(pl.DataFrame([cells | {"overlap_grad_reduce": on} for on in (False, True)]))
+    plain, beside = frame["iteration_seconds"]
+    assert 0 < plain - beside == pytest.approx(frame["dp_hidden_seconds"][1] + frame["edp_hidden_seconds"][1])
+
+
+def test_a_recipe_s_overlaps_are_read() -> None:
+    recipe = yaml.safe_load(foreign_files.BRIDGE)
+    draft = read_recipe(recipe, "recipe.yaml")
+    assert draft.row["overlap_grad_reduce"][0] is True
+    assert "overlap_grad_reduce" not in draft.unread
+
+
+@pytest.mark.parametrize("format_", ["simai", "chakra", "goal"])
+@pytest.mark.parametrize("option", ["overlap_grad_reduce", "tp_comm_overlap", "moe_shared_expert_overlap"])
+def test_formats_that_run_one_after_the_other_refuse_them(
+    option: str, format_: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    workloads = small(**{option: True})
+    monkeypatch.setattr("moesweep.export.request.catalogue", lambda request: workloads)
+    with pytest.raises(BadInput) as caught:
+        chosen(Request(format_, tmp_path / "out"))
+    assert [problem.path for problem in caught.value.problems] == [option]
+
+
+def test_a_timeline_shows_reductions_before_the_end_and_gathers_beyond_it() -> None:
+    each = traced_workload("interleaved")
+    stepped = steps(each, step_programs(each))
+    plain = optimizer_ops(each, stepped)
+    some = pl.col("op").is_in(["grad_reduce_dense", "param_gather_dense"])
+    early = replace(
+        each,
+        program=each.program.with_columns(
+            hidden_seconds=pl.when(some).then(pl.col("seconds") / 4).otherwise(0.0)
+        ),
+    )
+    found = optimizer_ops(early, stepped)
+    for stage in (0, 1):
+        rows = {
+            op: [
+                frame.filter((pl.col("stage") == stage) & (pl.col("op") == op)).row(0, named=True)
+                for frame in (plain, found)
+            ]
+            for op in ("grad_reduce_dense", "adam", "param_gather_dense")
+        }
+        before, after = rows["grad_reduce_dense"]
+        assert (
+            before["start"] - after["start"]
+            == before["end"] - after["end"]
+            == round(before["nanoseconds"] / 4)
+        )
+        before, after = rows["param_gather_dense"]
+        assert (
+            after["start"] == rows["adam"][1]["end"]
+            if after["op_index"] == rows["adam"][1]["op_index"] + 1
+            else True
+        )
+        assert after["end"] - after["start"] == before["nanoseconds"]
+
+
+def test_hidden_columns_are_those_of_the_ops() -> None:
+    found = costs(WIDE | BOTH, dp_overlap=0.5)
+    stage = found.stages.row(0, named=True)
+    assert found.workloads["dp_hidden_seconds"].item() == pytest.approx(
+        sum(stage[name] for name in HIDDEN_OF_THE_TAIL if "dense" in name)
+    )
+    assert constants()["dp_overlap"] == 0.85
+
+
+def test_linears_work_on_one_part_while_the_others_travel() -> None:
+    """Two tp ranks: 2 B x 1024 x 4096 gathered or scattered, half of it over 100 GB/s, 41.9 us.
+
+    Half of every GEMM is longer, so 6 of them hide: of qkv and fc1, of attention's output and fc2, forward
+    the four and backward the last two. Where GEMMs take no time, nothing is hidden.
+    """
+    changes = WIDE | {"tp": 2, "flash_attention": True}
+    once = 2 * 1024 * 4096 / 2 / 100e9
+    for rate, parts in ((1.0, 6), (1e6, 0)):
+        plain, beside = (
+            costs(
+                changes | {"tp_comm_overlap": on},
+                userbuffers_overlap=0.5,
+                matrix_flops_per_second=rate * 100e12,
+                hbm_bytes_per_second=rate * 1e12,
+            ).workloads.row(0, named=True)
+            for on in (False, True)
+        )
+        m = plain["num_microbatches"]
+        saved = plain["exposed_comm_seconds"] - beside["exposed_comm_seconds"]
+        assert saved == pytest.approx(m * 4 * parts * once * 0.5, abs=1e-8)
+        assert plain["iteration_seconds"] - beside["iteration_seconds"] == pytest.approx(saved, abs=1e-8)
+        assert plain["tp_comm_seconds"] == beside["tp_comm_seconds"]
+
+
+def test_short_linears_hide_as_much_as_they_last() -> None:
+    """Of a GEMM on t ranks (t-1)/t: the collectives are 1000 times as slow."""
+    changes = WIDE | {"tp": 4, "flash_attention": True, "tp_comm_overlap": True}
+    found = costs(changes, userbuffers_overlap=1.0, node_bus_4_bytes_per_second=1e8)
+    linears = {"forward": ("qkv", "attention_output", "fc1", "fc2")}
+    linears["backward"] = ("attention_output_dgrad", "fc2_dgrad")
+    for phase, names in linears.items():
+        hidden = found.passes.filter((pl.col("phase") == phase) & (pl.col("layer_kind") == "dense"))
+        expected = 3 / 4 * sum(op_seconds(found, name, phase) for name in names)
+        assert hidden["linears_hidden"].item() == pytest.approx(expected)
+
+
+def test_messages_that_nothing_hides_are_part_of_their_chunk() -> None:
+    """Four stages of two chunks of a layer; every chunk but the first waits for a message of 1 ms."""
+    changes = WIDE | {"pp": 4, "virtual_pipeline": 2, "num_layers": 8, "world_size": 8}
+    changes |= {"global_batch_size": 16}
+    seconds = {}
+    for overlaps in (True, False):
+        found = costs(changes | {"overlap_p2p_comm": overlaps}, p2p_latency_seconds=1e-3)
+        row = found.workloads.row(0, named=True)
+        layer = {
+            phase: found.passes.filter((pl.col("phase") == phase) & (pl.col("layer_kind") == "dense"))[
+                "seconds"
+            ].item(0)
+            for phase in ("forward", "backward")
+        }
+        around = found.passes.filter(pl.col("layer_kind").is_null())
+        message = around.filter((pl.col("stage") == 1) & (pl.col("phase") == "forward"))["pp_comm"].item() / 2
+        assert message > 1e-3
+        ends = {
+            (stage, phase): total - arrivals
+            for stage, phase, total, arrivals in around.select("stage", "phase", "seconds", "arrivals").rows()
+        }
+        lengths = {
+            phase: [
+                layer[phase]
+                + (ends[stage, phase] if virtual in (0, 7) else 0.0)
+                + (0.0 if overlaps or virtual == (0 if phase == "forward" else 7) else message)
+                for virtual in range(8)
+                for stage in [virtual % 4]
+            ]
+            for phase in ("forward", "backward")
+        }
+        waits = (message, message) if overlaps else (0.0, 0.0)
+        expected = makespan(lengths["forward"], lengths["backward"], row["num_microbatches"], 2, waits, 4)
+        tail = found.stages["tail_seconds"].max()
+        seconds[overlaps] = row["iteration_seconds"]
+        assert row["iteration_seconds"] == pytest.approx(expected + tail)
+        # The slowest stage is the last one or the first: it gets 3 of 4 messages a micro-batch.
+        assert row["pp_hidden_seconds"] == pytest.approx(row["pp_comm_seconds"] if overlaps else 0)
+    assert seconds[True] < seconds[False]
+
+
+@pytest.mark.parametrize(
+    ("said", "changes", "key", "value"),
+    [
+        ({"tp_comm_overlap": True}, {}, "tp_comm_overlap", True),
+        ({"tp_comm_overlap": True}, {"tensor_model_parallel_size": 1}, "tp_comm_overlap", None),
+        ({"overlap_p2p_comm": False}, {"virtual_pipeline_model_parallel_size": 2}, "overlap_p2p_comm", False),
+        (
+            {"overlap_p2p_comm": True},
+            {"virtual_pipeline_model_parallel_size": None},
+            "overlap_p2p_comm",
+            None,
+        ),
+    ],
+)
+def test_recipes_say_what_has_an_effect(
+    said: dict[str, Any], changes: dict[str, Any], key: str, value: bool | None
+) -> None:
+    recipe = yaml.safe_load(foreign_files.BRIDGE)
+    recipe["model"] |= {"tensor_model_parallel_size": 2} | changes
+    recipe["comm_overlap"] = said
+    draft = read_recipe(recipe, "recipe.yaml")
+    assert draft.row.get(key, (None,))[0] is value
+    assert key not in draft.unread
+
+
+SHARING: dict[str, Any] = {
+    **{"world_size": 8, "tp": 1, "pp": 1, "ep": 8, "num_experts": 8, "moe_router_topk": 2, "num_layers": 2},
+    **{"hidden_size": 1024, "moe_ffn_hidden_size": 1024, "seq_length": 1024, "global_batch_size": 8},
+    **{"num_shared_experts": 1, "flash_attention": True},
+}
+
+
+@pytest.mark.parametrize("recompute", ["none", "full"])
+def test_shared_experts_run_beside_the_exchanges(recompute: str) -> None:
+    """One layer: the shorter of dispatch and fc1 with its activation, of combine and fc2; backward likewise.
+
+    1024 tokens of 2 copies of 2 KiB, 7/8 of them over 100 GB/s: 36.7 us.
+    """
+    found = costs(SHARING | {"moe_shared_expert_overlap": True, "recompute": recompute}, ep_overlap=0.5)
+    plain = costs(SHARING | {"recompute": recompute})
+    exchange = 7 / 8 * 2 * 1024 * 2 * 1024 / 100e9
+    assert op_seconds(found, "moe_dispatch") == pytest.approx(exchange)
+
+    def beside(phase: str, *kernels: str) -> float:
+        return min(exchange, sum(op_seconds(found, f"shared_{name}", phase) for name in kernels))
+
+    forward = beside("forward", "fc1", "activation") + beside("forward", "fc2")
+    backward = beside("backward", "fc1_dgrad", "fc1_wgrad", "activation")
+    backward += beside("backward", "fc2_dgrad", "fc2_wgrad")
+    assert beside("forward", "fc2") < exchange == beside("backward", "fc2_dgrad", "fc2_wgrad")
+    backward += forward if recompute == "full" else 0
+    passes = found.passes.filter(layer_kind="moe")
+    hidden = dict(passes.select(pl.col("phase").cast(pl.String), "exchanges_hidden").iter_rows())
+    assert hidden == pytest.approx({"forward": forward, "backward": backward})
+    rows = [each.workloads.row(0, named=True) for each in (plain, found)]
+    saved = rows[0]["iteration_seconds"] - rows[1]["iteration_seconds"]
+    assert saved == pytest.approx(2 * 0.5 * (forward + backward))
+    assert rows[1]["ep_hidden_seconds"] == pytest.approx(saved)
+    assert rows[1]["ep_comm_seconds"] == rows[0]["ep_comm_seconds"]
+    assert rows[0]["ep_hidden_seconds"] == 0

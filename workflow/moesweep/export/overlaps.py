@@ -1,0 +1,32 @@
+"""What formats cannot say of communication that runs beside computation."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from moesweep.edge.problems import Problem, shown
+
+_REFUSED = {
+    "moe_shared_expert_overlap": (
+        ("simai", "chakra", "goal", "perfetto", "unrolled"),
+        "kernels run one after the other in {}",
+    ),
+    "tp_comm_overlap": (
+        ("simai", "chakra", "goal"),
+        "collectives of tp ranks are whole, before or after their linear, in {}",
+    ),
+    "overlap_grad_reduce": (
+        ("simai", "chakra", "goal"),
+        "gradients are reduced after the last backward pass in {}",
+    ),
+}
+"""Options that make communication run beside something, formats without it, and what they say instead."""
+
+
+def inexpressible(format_: str, workload: Mapping[str, Any]) -> list[Problem]:
+    """Return a problem for every option of a workload that a format cannot say."""
+    id_ = workload["workload"]
+    return [
+        Problem(id_, option, format_, shown(True), why.format(format_), "only false", workload=id_)
+        for option, (formats, why) in _REFUSED.items()
+        if workload[option] and format_ in formats
+    ]
