@@ -64,20 +64,26 @@ def _matrix(
     shared = communicators.rings(each.filter(RINGS)["group_kind"])
     rings = around(each, shared["channels"].unique().sort().to_list())
     sums = _summed(rings, [*key, "channels"], "evenly", "left")
-    cells = pl.concat([there, communicators.in_rings(shared, sums, who, ["phase"])])
+    rung = communicators.in_rings(shared, sums, who, ["phase"])
+    cells = pl.concat([there, rung], how="vertical_relaxed")
     standing = cells.with_columns(src=placed.of("src"), dst=placed.of("dst"))
     return _cells(standing)
 
 
 def _cells(parts: pl.DataFrame) -> pl.DataFrame:
-    return parts.group_by(CELL).agg(pl.col("bytes").sum()).filter(pl.col("bytes") > 0).sort(CELL)
+    # 128 bits: a sum that its table cannot hold is refused there and never wraps.
+    total = pl.col("bytes").cast(pl.Int128).sum()
+    return parts.group_by(CELL).agg(total).filter(pl.col("bytes") > 0).sort(CELL)
 
 
 def _summed(parts: pl.DataFrame, key: list[str], *columns: str) -> pl.DataFrame:
     """Return bytes of one execution times how often it runs, summed."""
     # 128 bits: a sum that its table cannot hold is refused there and never wraps.
     total = (pl.col(*columns).cast(pl.Int128) * pl.col("times")).sum()
-    return parts.group_by(key, maintain_order=True).agg(total)
+    found = parts.group_by(key, maintain_order=True).agg(total)
+    # What is made of these rows is a row for each pair of ranks: half as wide where that holds them.
+    narrow = found.with_columns(pl.col(*columns).cast(pl.Int64, strict=False))
+    return found if sum(narrow.select(columns).null_count().row(0)) else narrow
 
 
 def aggregated(matrix: pl.DataFrame, level: Level, gpus_per_node: int) -> pl.DataFrame:
