@@ -69,7 +69,7 @@ sbom: $(READY)
 	@$(RUN) uv export --preview --quiet --frozen --format cyclonedx1.5 --output-file sbom.cdx.json $(ARGS) >/dev/null
 
 calibrate: $(READY)
-	@$(RUN) moesweep calibrate tests/data/measured_runs.csv $(ARGS)
+	@$(RUN) moesweep calibrate tests/data/measured_runs.csv tests/data/measured_runs_gpus.csv $(ARGS)
 
 # uv installs exactly what uv.lock pins. A fresh machine has no uv, so pip brings that of uv.lock, and refuses
 # a file with another hash; a venv of our own also works where the system's Python refuses installs (PEP 668).

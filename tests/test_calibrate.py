@@ -29,28 +29,16 @@ def test_a_list_without_a_known_source_changes_nothing(
     before = everything(project)
     assert main(["calibrate", "runs.csv"]) == 2
     said = capsys.readouterr().err.splitlines()
-    assert [line.split(": ")[2] for line in said] == ["missing_source"] * 6 + ["unknown_source"] * 4
+    assert [line.split(": ")[2] for line in said] == ["missing_source"] * 6
     assert "no run of BLOOM" in "".join(said)
     assert everything(project) == before
 
 
-# Errors in percent that docs/new-cluster.md states, of sets that the fit does not see; to one digit.
-STATED = {
-    "Korthikanti2022": (1, 3.3),
-    "Megatron-Core CI": (6, 5.6),
-    "ParallelFolding": (5, 30.0),
-    "SimuMax-B200 dense": (12, 5.4),
-    "SimuMax-B200 MoE": (6, 10.8),
-}
-
-
-def test_errors_of_other_gpus_are_as_stated(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    before = everything(project)
-    assert main(["calibrate", "runs.csv", "--keep"]) == 0
-    lines = capsys.readouterr().out.splitlines()[2:]
-    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines if line]
-    assert {row[0]: (int(row[1]), float(row[3].split()[0])) for row in rows} == STATED
-    assert everything(project) == before
+def test_a_list_of_an_unknown_source_is_refused(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text = (project / "runs.csv").read_text(encoding="utf-8").replace("ParallelFolding", "Somebody")
+    (project / "other.csv").write_text(text, encoding="utf-8")
+    assert main(["calibrate", "runs.csv", "other.csv"]) == 2
+    assert "unknown_source: Somebody is no set of the fit" in capsys.readouterr().err
 
 
 def test_constants_are_written_whole_or_not_at_all(project: Path) -> None:

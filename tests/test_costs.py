@@ -169,6 +169,16 @@ def test_busiest_rank_of_uncontrolled_routing() -> None:
     assert seconds(uneven, "qkv") == seconds(even, "qkv")
 
 
+@pytest.mark.parametrize(("routing", "variation"), [("aux_loss", 0.01 * 4 / 2), ("bias", 0.3)])
+def test_busiest_rank_by_what_evens_the_load(routing: str, variation: float) -> None:
+    """Four ranks of one expert each; a loss leaves 0.01 for each of the E/k experts per expert of a token."""
+    moved = {"aux_loss_load_variation": 0.01, "bias_load_variation": 0.3}
+    found = costs(MOE | {"routing": routing}, **moved)
+    share = 1 + variation * 0.564 * 2**0.8
+    for op in ("expert_fc1", "moe_dispatch"):
+        assert seconds(found, op) == pytest.approx(share * seconds(costs(MOE, **moved), op))
+
+
 def test_host_sets_the_pace_of_small_layers() -> None:
     found = costs(WIDE, host_seconds=1.0, host_backward_ratio=0.5, tp_skew_seconds=0.01).workloads.row(
         0, named=True
@@ -177,6 +187,23 @@ def test_host_sets_the_pace_of_small_layers() -> None:
     assert found["compute_seconds"] + found["exposed_comm_seconds"] == pytest.approx(
         2 * (1 + 0.01 * 3 * 4 + 0.5 + 0.01 * 3 * 6), rel=1e-2
     )
+
+
+def test_host_launches_a_layer_with_experts_for_longer() -> None:
+    """With biases more for each expert of the rank: of 4 over ep 4 one, over ep 2 two."""
+    host = {"host_seconds": 1.0, "host_experts_seconds": 3.0, "host_expert_seconds": 0.5}
+    host |= {"host_backward_ratio": 0.5, "host_2021_seconds": 2.0, "host_2021_backward_ratio": 0.25}
+
+    def pass_seconds(**changes: Any) -> list[float]:
+        passes = costs(MOE | {"add_bias_linear": True} | changes, **host).passes.filter(
+            pl.col("layer_kind") == "moe"
+        )
+        return passes["seconds"].unique(maintain_order=True).to_list()
+
+    assert pass_seconds() == pytest.approx([4.5, 2.25])
+    assert pass_seconds(add_bias_linear=False) == pytest.approx([4.0, 2.0])
+    assert pass_seconds(ep=2) == pytest.approx([5.0, 2.5])
+    assert pass_seconds(framework="megatron-lm") == pytest.approx([5.5, 1.375])
 
 
 def test_blocking_launches_add_up() -> None:

@@ -163,6 +163,24 @@ def test_a_log_with_one_mistake(tmp_path: Path, text: str, rule: str, words: str
     assert found[0].file == str(path)
 
 
+def test_old_versions_and_launchers_tags(tmp_path: Path) -> None:
+    """Without the column root, with errors for wrong values, and each line tagged by mpirun or srun."""
+    rows = [line for line in SOUND.split("\n") if line.strip() and line.strip()[0].isdigit()]
+    old = SOUND
+    for row in rows:
+        words = row.split()
+        words[8] = words[12] = "5e-07"
+        old = old.replace(row, "  " + "  ".join([*words[:4], *words[5:]]))
+    (wanted,) = read_log(RINGS)
+    for tag in ("", "[1,0]<stdout>:", "0: "):
+        path = tmp_path / "all_reduce_perf.log"
+        path.write_text("\n".join(tag + line for line in old.split("\n")), encoding="utf-8")
+        (found,) = read_log(path)
+        assert (found.points, found.hosts) == (wanted.points, wanted.hosts)
+    path.write_text(old.replace("5e-07", "5e-01", 1), encoding="utf-8")
+    assert [problem.rule for problem in problems(lambda: read_log(path))] == ["wrong_values"]
+
+
 def test_a_collective_is_told_by_its_ratio_or_its_file(tmp_path: Path) -> None:
     for name, text, collective in (
         ("a.log", log("all_reduce", 8, 1, [(1 << 24, 1e-3)]), "all_reduce"),

@@ -118,7 +118,10 @@ def test_missing_columns_are_all_named(root: Path, tmp_path: Path) -> None:
         ({"tp": "9" * 400}, "where a whole number"),
         ({"gated_mlp": "yes"}, '"yes" where 0 or 1 is needed'),
         ({"dtype": "fp8"}, '"fp8" where bf16 or fp16 is needed'),
-        ({"routing": "zipf"}, '"zipf" where uncontrolled, balanced, zipf:1.2 or lognormal:0.5 is needed'),
+        (
+            {"routing": "zipf"},
+            '"zipf" where uncontrolled, bias, aux_loss, balanced, zipf:1.2 or lognormal:0.5 is needed',
+        ),
         ({"routing": "zipf:-1"}, "below the least"),
         ({"routing": "{table: config/x.parquet}"}, "measured tables are not modelled in a list"),
         ({"routing": "{zipf: 1, lognormal: 1}"}, "here are 2 of them"),
@@ -137,11 +140,27 @@ def test_cells_that_mean_nothing(root: Path, tmp_path: Path, cells: dict[str, st
 
 
 def test_routings_of_a_list(root: Path, tmp_path: Path) -> None:
-    cells = ["", "balanced", "zipf:1.2", "{lognormal: 0.5, seed: 3}"]
+    cells = ["", "balanced", "aux_loss", "bias", "zipf:1.2", "{lognormal: 0.5, seed: 3}"]
     moe = RUN | {"num_experts": "8", "moe_router_topk": "2"}
     frame = runs_of(root, tmp_path, *(moe | {"routing": cell} for cell in cells)).workloads
-    wanted = ["uncontrolled", "balanced", "zipf(alpha=1.2,seed=0)", "lognormal(sigma=0.5,seed=3)"]
+    wanted = ["uncontrolled", "balanced", "aux_loss", "bias"]
+    wanted += ["zipf(alpha=1.2,seed=0)", "lognormal(sigma=0.5,seed=3)"]
     assert frame["routing"].to_list() == wanted
+
+
+def test_a_window_of_so_many_keys(root: Path, tmp_path: Path) -> None:
+    rows = [RUN | {"window_size": cell, "flash_attention": "1"} for cell in ("128", "[127, 0]", "1")]
+    assert runs_of(root, tmp_path, *rows).workloads["window_size"].to_list() == ["[127,0]"] * 2 + ["[0,0]"]
+    assert faults(root, tmp_path, window_size="0")[0][1].startswith("the number 0 where a list is needed")
+
+
+def test_an_option_that_no_run_has_passes_through(root: Path, tmp_path: Path) -> None:
+    """A list may say of options that are not modelled that its runs do without them."""
+    for column in sorted(UNMODELLED)[:3]:
+        found = runs_of(root, tmp_path, RUN | {column: "0"}, RUN | {column: ""}, RUN | {column: "false"})
+        assert (found.unread, found.problems) == ((column,), {})
+        (problem,) = refusals(root, tmp_path, RUN | {column: "0"}, RUN | {column: "1"})
+        assert (problem.path, problem.rule) == (f"line 1, column {column}", "not_modelled")
 
 
 def test_what_is_said_nowhere_is_named(root: Path, tmp_path: Path) -> None:
@@ -229,11 +248,28 @@ def test_the_template_is_a_list(project: Project, capsys: pytest.CaptureFixture[
     assert out["iteration_seconds"][0] > 0
 
 
+def test_what_takes_runs_out_of_the_measured_range_is_said(
+    project: Project, capsys: pytest.CaptureFixture[str]
+) -> None:
+    header, row = template(project.root).splitlines()
+    name, size = header.split(",").index("world_size"), 4096
+    cells = row.split(",")
+    cells[name] = str(size)
+    cells[header.split(",").index("global_batch_size")] = str(size)
+    (project.root / "runs.csv").write_text("\n".join([header, row, ",".join(cells), ""]))
+    assert main(["predict", "runs.csv", "--out", "out.csv"]) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        "runs.csv: 1 of 2 runs inside the range of measured runs",
+        "runs.csv: outside: 1: on more GPUs than measured",
+    ]
+
+
 def test_columns_that_pass_through_are_named_once(
     project: Project, capsys: pytest.CaptureFixture[str]
 ) -> None:
     header, row = template(project.root).splitlines()
     (project.root / "runs.csv").write_text(f"{header},notes\n{row},x\n{row},y\n")
     assert main(["predict", "runs.csv", "--out", "out.csv"]) == 0
-    assert capsys.readouterr().out == "runs.csv: columns that pass through unread: notes\n"
+    said = capsys.readouterr().out.splitlines()
+    assert said[0] == "runs.csv: columns that pass through unread: notes"
     assert pl.read_csv(project.root / "out.csv")["notes"].to_list() == ["x", "y"]

@@ -40,7 +40,19 @@ def predict(path: Path, written: str, root: Path, keep_going: bool) -> int:
     print(*(problem.line() for problem in faults), sep="\n", file=sys.stderr, end="\n" if faults else "")
     if runs.unread:
         print(f"{path}: columns that pass through unread: {', '.join(runs.unread)}")
+    print(*(f"{path}: {line}" for line in covered(table)), sep="\n")
     return len(runs.problems)
+
+
+def covered(table: pl.DataFrame) -> list[str]:
+    """Return how many predicted runs resemble measured ones, and what takes the others out, a line each."""
+    known = table.filter(pl.col("validated").is_not_null())
+    others = known.filter(pl.col("validated") == "outside")
+    whys = others.group_by("validated_why").len().sort("len", "validated_why", descending=[True, False])
+    return [
+        f"{known.height - others.height} of {known.height} runs inside the range of measured runs",
+        *(f"outside: {many}: {why}" for why, many in whys.rows()),
+    ]
 
 
 def predicted(path: Path, root: Path, keep_going: bool = False) -> tuple[pl.DataFrame, Runs]:

@@ -49,6 +49,7 @@ def _of(
         moe_pad_expert_input_to_capacity=pl.lit(False),
         ep=pl.lit(1),
         num_experts=pl.lit(1),
+        moe_router_topk=pl.lit(1),
         **{name: pl.lit(value) for name, value in constants.items()},
     )
     exchange = collective == "all_to_all"

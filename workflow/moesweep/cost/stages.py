@@ -12,6 +12,7 @@ from operator import add
 import polars as pl
 
 from moesweep.cost.buckets import bucketed_ops
+from moesweep.cost.launches import launches_of_a_pass
 from moesweep.cost.timing import constant
 from moesweep.cost.words import ROWS, Truth, Words, among, ends, expression, missing, negated, starts
 from moesweep.shapes import sizes as s
@@ -132,11 +133,10 @@ def seconds_of_a_pass() -> dict[str, pl.Expr]:
 
     kernels = compute + comm - tp_overlap · hidden + dispatch_wait_seconds · dispatches, and with
     `tp_comm_overlap` less userbuffers_overlap · linears_hidden, with `moe_shared_expert_overlap` less
-    ep_overlap · exchanges_hidden. A layer's host
-    time is the framework's launch time of the pass (of both passes where the forward is recomputed)
-    plus `tp_skew_seconds` for every peer in every tp or etp collective: ranks wait for the slowest
-    host. seconds = max(kernels, host), or their sum with blocking launches. Time beyond the exposed
-    communication counts as compute.
+    ep_overlap · exchanges_hidden. A layer's host time is the framework's launch time of the pass
+    (`launches_of_a_pass`) plus `tp_skew_seconds` for every peer in every tp or etp collective: ranks wait
+    for the slowest host. seconds = max(kernels, host), or their sum with blocking launches. Time beyond the
+    exposed communication counts as compute.
     """
     comm = total(COMM)
     in_parts = pl.when(pl.col("tp_comm_overlap")).then(constant("userbuffers_overlap")).otherwise(0.0)
@@ -144,14 +144,9 @@ def seconds_of_a_pass() -> dict[str, pl.Expr]:
     shared = pl.when(pl.col("moe_shared_expert_overlap")).then(constant("ep_overlap")).otherwise(0.0)
     exchanges = shared * pl.col("exchanges_hidden")
     exposed -= exchanges
-    modern = pl.col("framework") == "megatron-core"
-    forward = pl.when(modern).then(constant("host_seconds")).otherwise(constant("host_2021_seconds"))
-    backward = constant("host_backward_ratio") * forward
-    again = pl.when(pl.col("recomputes")).then(forward).otherwise(0.0)
-    launches = pl.when(pl.col("phase") == "forward").then(forward).otherwise(backward + again)
     skew = constant("tp_skew_seconds") * pl.col("peers")
     in_layer = pl.col("layer_kind").is_not_null()
-    host = pl.when(in_layer).then(launches + skew).otherwise(0.0).alias("launching_seconds")
+    host = pl.when(in_layer).then(launches_of_a_pass() + skew).otherwise(0.0).alias("launching_seconds")
     # Padded experts' rows are known beforehand.
     waits = pl.when(s.padded).then(0.0).otherwise(constant("dispatch_wait_seconds")) * pl.col("dispatches")
     kernels = (pl.col("compute") + exposed + waits).alias("kernels_seconds")

@@ -22,6 +22,7 @@ UNCERTAIN = (
     "permute_hbm_fraction",
     "host_seconds",
     "host_2021_seconds",
+    "host_experts_seconds",
     "tp_skew_seconds",
     "tp_overlap",
     "ep_overlap",
@@ -70,18 +71,25 @@ def regime() -> dict[str, pl.Expr]:
     }
 
 
+ENDS = {"low": -1, "high": 1}
+"""Ends of a band, each with a spread: what nobody knows of a run makes it slow more often than fast."""
+
+
+def _factor(end: str) -> pl.Expr:
+    of_regimes = {name: pl.col(f"band_{name}_{end}_spread") for name in REGIMES}
+    return by_word(pl.col("regime"), of_regimes, pl.lit(None)).alias(f"{end}_spread").exp()
+
+
 def band() -> dict[str, pl.Expr]:
-    """Return the ends of the band: seconds · exp(± the spread of the regime).
+    """Return the ends of the band: seconds / exp(spread below) and seconds · exp(spread above), by regime.
 
     The lower one is no less than seconds · causal_mfu, what the model's flops take at the GPU's peak: of
     attention a causal kernel computes half.
     """
     seconds = pl.col("iteration_seconds")
-    of_regimes = {name: pl.col(f"band_{name}_spread") for name in REGIMES}
-    factor = by_word(pl.col("regime"), of_regimes, pl.lit(None)).alias("spread").exp()
     return {
-        "iteration_seconds_low": pl.max_horizontal(seconds / factor, seconds * pl.col("causal_mfu")),
-        "iteration_seconds_high": seconds * factor,
+        "iteration_seconds_low": pl.max_horizontal(seconds / _factor("low"), seconds * pl.col("causal_mfu")),
+        "iteration_seconds_high": seconds * _factor("high"),
     }
 
 

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from moesweep.edge.problems import BadInput, Problem, collect, one_line
@@ -11,7 +12,12 @@ from moesweep.study.catalog_files import Constant
 from moesweep.study.nccl_fit import Found, fitted
 from moesweep.study.nccl_log import Run, read_log
 
-_UNITS = {"byte/second": (1e9, " GB/s"), "second": (1e-6, " us"), "": (1.0, "")}
+_UNITS = {
+    "byte/second": (1e9, " GB/s"),
+    "second": (1e-6, " us"),
+    "flop/second": (1e12, " TFLOP/s"),
+    "": (1.0, ""),
+}
 _HEADER = (
     "# yaml-language-server: $schema=../../schemas/cluster.schema.json\n"
     "# Keys: schemas/cluster.schema.json, whose $defs/constants also says what each constant means.\n"
@@ -102,23 +108,29 @@ def _yaml(base: Cluster, found: Mapping[str, Found], runs: Sequence[Run]) -> str
     constants = {name: each for name, each in base.constants.items() if each.file == own or name in found}
     gpus = sorted({run.gpu for run in runs if run.gpu})
     said = f"Measured with nccl-tests ({', '.join(gpus) or 'GPU not said'}); what no log says as {base.name}."
-    lines = [f"\ndescription: {_quoted(said)}", f"gpu: {base.gpu}", "\nconstants:"]
+    lines = [f"\ndescription: {quoted(said)}", f"gpu: {base.gpu}", "\nconstants:"]
     for name, constant in constants.items():
         if name in found:
             each = found[name]
-            value, tag, source = (
-                each.value,
-                "measured",
-                f"nccl-tests, {Path(each.file).name}: {_missed(each)}",
-            )
-            low, high = _bounds(name, value, constant)
+            source = f"nccl-tests, {Path(each.file).name}: {_missed(each)}"
+            low, high = _bounds(name, each.value, constant)
+            one = replace(constant, value=each.value, tag="measured", low=low, high=high)
+            lines += entry_lines(name, one, source)
         else:
-            value, tag, source = constant.value, constant.tag, f"as {base.name}: {constant.source}"
-            low, high = constant.low, constant.high
-        amounts = [_written(each, constant.unit) for each in (value, low, high)]
-        lines += [f"  {name}:", f"    value: {amounts[0]}", f"    tag: {tag}"]
-        lines += [f"    source: {_quoted(source[:500])}", f"    bounds: [{amounts[1]}, {amounts[2]}]"]
+            lines += entry_lines(name, constant, f"as {base.name}: {constant.source}")
     return _HEADER + "\n".join(lines) + "\n"
+
+
+def entry_lines(name: str, constant: Constant, source: str = "") -> list[str]:
+    """Return the lines of a constant in a cluster's or a GPU's file, with its own source unless given."""
+    amounts = [_written(each, constant.unit) for each in (constant.value, constant.low, constant.high)]
+    return [
+        f"  {name}:",
+        f"    value: {amounts[0]}",
+        f"    tag: {constant.tag}",
+        f"    source: {quoted((source or constant.source)[:500])}",
+        f"    bounds: [{amounts[1]}, {amounts[2]}]",
+    ]
 
 
 def _written(value: float, unit: str) -> str:
@@ -128,5 +140,6 @@ def _written(value: float, unit: str) -> str:
     return f"{value / scale:.6g}{word}"
 
 
-def _quoted(text: str) -> str:
+def quoted(text: str) -> str:
+    """Return text as YAML and JSON write it, on one line."""
     return json.dumps(one_line(text), ensure_ascii=False)

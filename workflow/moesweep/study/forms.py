@@ -142,7 +142,7 @@ GLOBAL_BATCH: Schema = {
 ROUTING: Schema = {
     "type": ["string", "object"],
     "if": {"type": "string"},
-    "then": {"enum": ["balanced", "zipf", "lognormal", "table"]},
+    "then": {"enum": ["balanced", "aux_loss", "bias", "uncontrolled", "zipf", "lognormal", "table"]},
     "properties": {
         "zipf": {
             "description": "The r-th most popular expert of a layer gets a share that falls with r to "
@@ -178,6 +178,6 @@ ROUTING: Schema = {
 }
 ROUTING_TEXT: Schema = {
     "type": "string",
-    "pattern": "^(balanced|(zipf|lognormal|table)\\([^()]+\\))$",
-    "x-form": "balanced, zipf(...), lognormal(...) or table(...)",
+    "pattern": "^(balanced|aux_loss|bias|uncontrolled|(zipf|lognormal|table)\\([^()]+\\))$",
+    "x-form": "balanced, aux_loss, bias, uncontrolled, zipf(...), lognormal(...) or table(...)",
 }

@@ -307,8 +307,9 @@ COLUMNS: tuple[Derived, ...] = (
         "Training framework, for what it does at the host and between stages.", "megatron-core"),
     Key("blocking_launches", TRUTH, "Kernel launches wait for the kernel (CUDA_LAUNCH_BLOCKING=1).", False),
     Key("routing", ROUTING,
-        "How the router spreads tokens over experts: balanced, or one of zipf, lognormal and table, "
-        "such as {zipf: 1.2, seed: 7, capacity_factor: 1.25}.",
+        "How the router spreads tokens over experts: balanced; as a loss (aux_loss) or a bias of its logits "
+        "(bias) evens them, or nothing (uncontrolled); or one of zipf, lognormal and table, such as "
+        "{zipf: 1.2, seed: 7, capacity_factor: 1.25}.",
         "balanced", resolved=ROUTING_TEXT, word=routing_word, without=_unrouted),
 )
 # fmt: on

@@ -1,6 +1,7 @@
 """How a router spreads tokens over experts: what a sweep may say, and the one text that stands for it.
 
-`balanced` is as even as whole tokens allow, `uncontrolled` what measured runs had. Any other routing is
+`balanced` is as even as whole tokens allow. `aux_loss`, `bias` and `uncontrolled` say what evens the load:
+how far the busiest rank is from the mean is known of such trainings (moesweep.cost.skew). Any other is
 given, and its text says all that the counts depend on: `zipf(alpha=1.2,seed=7,capacity=1.25)`,
 `lognormal(sigma=0.5,seed=0)`, `table(file=config/routing/mine.parquet,sha256=0123456789abcdef)`.
 """
@@ -23,6 +24,9 @@ from moesweep.study.words import digest, number, worded
 
 PARAMETERS = {"zipf": "alpha", "lognormal": "sigma"}
 """Routings with popularities drawn from a seed, and what their one number is called."""
+
+WORDS = ("balanced", "aux_loss", "bias", "uncontrolled")
+"""Routings that need no more than a word."""
 
 FORMS = (*PARAMETERS, "table")
 TABLE_COLUMNS = ("layer", "expert", "tokens")
@@ -130,8 +134,8 @@ def with_texts(
 
 def _text(value: Any, path: str, root: Path, file: str, problems: list[Problem]) -> str:
     """Return the text of one routing; append to `problems` instead of raising."""
-    if value == "balanced":
-        return "balanced"
+    if value in WORDS:
+        return str(value)
     found = _faults(value, path, file)
     if not found:
         try:

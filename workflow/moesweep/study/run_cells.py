@@ -14,10 +14,10 @@ from moesweep.edge.yaml_reader import read_yaml_text
 from moesweep.study.axes import encoded
 from moesweep.study.forms import Schema
 from moesweep.study.keys import KEYS, SCHEMA, Key
-from moesweep.study.routing import PARAMETERS, with_texts
+from moesweep.study.routing import PARAMETERS, WORDS, with_texts
 
 TRUTH = {"0": False, "1": True, "false": False, "true": True, "False": False, "True": True}
-ROUTINGS = ("uncontrolled", "balanced")
+ROUTINGS = (*reversed(WORDS),)
 """Routings of a list beside those drawn from a seed; the first where it says none."""
 
 LATENT = {
@@ -67,6 +67,8 @@ def _value(key: Key, cell: str) -> Any:
         return _attention(cell)
     if key.name == "routing":
         return cell if cell in ROUTINGS else _drawn(key, cell)
+    if key.name == "window_size" and _WHOLE.fullmatch(cell) and int(cell) > 0:
+        return [int(cell) - 1, 0]  # as config.json says it: so many keys, the token's own among them
     if form["type"] == "boolean":
         if cell not in TRUTH:
             raise Meaningless(f"{shown(cell)} where 0 or 1 is needed")

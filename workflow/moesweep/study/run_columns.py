@@ -5,6 +5,8 @@ import io
 from collections.abc import Sequence
 from difflib import get_close_matches
 
+import polars as pl
+
 from moesweep.edge.problems import BadInput, Problem, did_you_mean, shown
 from moesweep.edge.schema import check
 from moesweep.study.keys import COLUMNS, KEYS, NEEDED, Key
@@ -51,15 +53,22 @@ def _cell(key: Key) -> str:
     return str(default).lower() if isinstance(default, bool) else str(default)
 
 
-def unread(header: Sequence[str], file: str, has_cluster: bool = False) -> tuple[str, ...]:
-    """Return the columns that pass through, in order.
+_OFF = ("0", "false", "False", "alltoall")
+"""Cells of an option that is not modelled under which a run does without it."""
+
+
+def unread(given: pl.DataFrame, file: str, has_cluster: bool = False) -> tuple[str, ...]:
+    """Return the columns that pass through, in order, of a list's cells.
 
     Raises BadInput with every column that is missing, not modelled, of no effect, or nearly the name of one
-    that is read. `has_cluster` says that runs need not name one.
+    that is read. One that is not modelled passes where no run has the option. `has_cluster` says that runs
+    need not name one.
     """
+    header = given.columns
     free = [name for name in header if name not in (*READ, MEASURED)]
     problems = _missing(header, free, file, has_cluster)
-    problems += [problem for name in free for problem in _mistaken(name, header, file)]
+    told = [name for name in free if not given[name].drop_nulls().str.strip_chars().is_in(_OFF).all()]
+    problems += [problem for name in free for problem in _mistaken(name, header, file, name in told)]
     if problems:
         raise BadInput(problems)
     return tuple(free)
@@ -89,11 +98,13 @@ def _missing(header: Sequence[str], free: list[str], file: str, has_cluster: boo
     ]
 
 
-def _mistaken(name: str, header: Sequence[str], file: str) -> list[Problem]:
-    """A problem if a column that is not read cannot be meant to pass through."""
+def _mistaken(name: str, header: Sequence[str], file: str, told: bool) -> list[Problem]:
+    """A problem if a column that is not read, and is `told` of in some cell, cannot be meant to pass."""
     plain = name.strip().lower().replace("-", "_").replace(" ", "_")
     meant = ELSEWHERE.get(plain, plain)
     close = get_close_matches(plain, [known for known in READ if known not in header], n=1, cutoff=_LIKE)
+    if meant in UNMODELLED and not told:
+        return []
     if meant in UNMODELLED:
         rule, message, advice = "not_modelled", f"{name} is not modelled", "remove the column"
     elif plain in _FOLLOWING:

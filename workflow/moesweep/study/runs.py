@@ -62,7 +62,7 @@ def read_runs(path: Path, clusters: list[str], root: Path = Path(), cluster: str
     Models are those of the catalogue in `root`; runs that name none of the `clusters` have `cluster`.
     """
     given, lines = read_table(path)
-    passing = unread(given.columns, str(path), bool(cluster))
+    passing = unread(given, str(path), bool(cluster))
     runs = _List(str(path), given, lines)
     frame = _typed(runs, root)
     _judge_measured(runs)
