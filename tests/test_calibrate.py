@@ -38,7 +38,7 @@ def test_a_list_of_an_unknown_source_is_refused(project: Path, capsys: pytest.Ca
     text = (project / "runs.csv").read_text(encoding="utf-8").replace("ParallelFolding", "Somebody")
     (project / "other.csv").write_text(text, encoding="utf-8")
     assert main(["calibrate", "runs.csv", "other.csv"]) == 2
-    assert "unknown_source: Somebody: Somebody is no set of the fit" in capsys.readouterr().err
+    assert "unknown_source: Somebody is no set of the fit" in capsys.readouterr().err
 
 
 def test_constants_are_written_whole_or_not_at_all(project: Path) -> None:

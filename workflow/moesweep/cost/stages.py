@@ -133,10 +133,10 @@ def seconds_of_a_pass() -> dict[str, pl.Expr]:
 
     kernels = compute + comm - tp_overlap · hidden + dispatch_wait_seconds · dispatches, and with
     `tp_comm_overlap` less userbuffers_overlap · linears_hidden, with `moe_shared_expert_overlap` less
-    ep_overlap · exchanges_hidden. A layer's host
-    time is the framework's launch time of the pass (`launches_of_a_pass`) plus `tp_skew_seconds` for every
-    peer in every tp or etp collective: ranks wait for the slowest host. seconds = max(kernels, host), or
-    their sum with blocking launches. Time beyond the exposed communication counts as compute.
+    ep_overlap · exchanges_hidden. A layer's host time is the framework's launch time of the pass
+    (`launches_of_a_pass`) plus `tp_skew_seconds` for every peer in every tp or etp collective: ranks wait
+    for the slowest host. seconds = max(kernels, host), or their sum with blocking launches. Time beyond the
+    exposed communication counts as compute.
     """
     comm = total(COMM)
     in_parts = pl.when(pl.col("tp_comm_overlap")).then(constant("userbuffers_overlap")).otherwise(0.0)
