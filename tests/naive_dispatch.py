@@ -58,6 +58,27 @@ class Dispatchers(Layers):
             gathered_rows * router_width(w) * w["hidden_size"],
         )
 
+    def exchange_copies(self) -> None:
+        """Copies go to their experts, or their gradients come back, each with its probability or that's."""
+        self.collect("moe_dispatch", "all_to_all", "ep", self.routed_copies() * routed_size(self.w))
+
+    def cast_results(self, op: str, rows: int) -> None:
+        """Results of experts that etp ranks sum up are cast to the router's format, and back."""
+        if self.w["etp"] > 1 and router_width(self.w) > 2:
+            self.light(op, rows * self.w["hidden_size"], reads=(2,), writes=(router_width(self.w),))
+
+    def permute(self, op: str, copied: int, whole: int) -> None:
+        """Tokens and copies: a kernel for it all touches each whole token once, others its copies."""
+        if self.w["moe_permute_fusion"]:
+            self.light(op, self.w["hidden_size"], reads=(2 * whole, 2 * copied))
+        else:
+            self.move(op, copied)
+
+    def arriving(self) -> int:
+        """Tokens that the ranks of the block send to one of them, each having some of its experts."""
+        w = self.w
+        return int(w["etp"] * w["ep"] * int(own_tokens(w) * spread(w, w["num_experts"] // w["ep"])))
+
     def routed_copies(self) -> int:
         """Copies of its own tokens that a rank sends to experts."""
         w, routed = self.w, int(self.w["moe_router_topk"] * own_tokens(self.w))
@@ -71,22 +92,6 @@ class Dispatchers(Layers):
     def move(self, op: str, rows: int) -> None:
         """Rows change their places: read and write each."""
         self.light(op, rows * self.w["hidden_size"], reads=(2,), writes=(2,))
-
-    def permute(self, op: str) -> None:
-        """Tokens and copies: a kernel for it all touches each token once, others its copies."""
-        if self.w["moe_permute_fusion"]:
-            self.light(op, self.w["hidden_size"], reads=(2 * own_tokens(self.w), 2 * self.routed_copies()))
-        else:
-            self.move(op, self.routed_copies())
-
-    def dispatch(self, op: str) -> None:
-        """Copies go to their experts, or their gradients come back, each with its probability or that's."""
-        self.collect(op, "all_to_all", "ep", self.routed_copies() * routed_size(self.w))
-
-    def cast_results(self, op: str, rows: int) -> None:
-        """Results of experts that etp ranks sum up are cast to the router's format, and back."""
-        if self.w["etp"] > 1 and router_width(self.w) > 2:
-            self.light(op, rows * self.w["hidden_size"], reads=(2,), writes=(router_width(self.w),))
 
     def sort(self, op: str) -> None:
         """Rows of several local experts are put in order."""
@@ -108,55 +113,58 @@ class Dispatchers(Layers):
     def to_experts(self) -> None:
         """Counts, copies, their exchange and gathering, sorting; or one exchange, and copies made there."""
         w = self.w
-        rows = self.expert_sizes()[0]
+        rows, _, _, _ = self.expert_sizes()
         if self.flexible():
             self.fused("fused_dispatch")
-            self.move("permute", rows)
+            self.permute("permute", rows, self.arriving())
             return
         # Every rank of the etp x ep block contributes an int64 per expert.
         if not w["moe_pad_expert_input_to_capacity"]:
             self.collect("token_counts", "all_gather", "tp_ep", 8 * w["num_experts"] * w["ep"] * w["etp"])
-        self.permute("permute")
-        self.dispatch("moe_dispatch")
+        self.permute("permute", self.routed_copies(), own_tokens(w))
+        self.exchange_copies()
         self.collect("expert_gather", "all_gather", "etp", rows * routed_size(w))
         self.sort("expert_sort")
 
     def from_experts(self) -> None:
         """The way back."""
+        w = self.w
         rows, _, sent, results = self.expert_sizes()
         if self.flexible():
-            self.move("unpermute", rows)
+            self.permute("unpermute", rows, self.arriving())
             self.fused("fused_combine")
             return
         self.sort("expert_unsort")
         self.cast_results("expert_widen", rows)
         self.collect("expert_scatter", "reduce_scatter", "etp", results)
-        self.cast_results("expert_narrow", rows // self.w["etp"])
+        self.cast_results("expert_narrow", rows // w["etp"])
         self.collect("moe_combine", "all_to_all", "ep", sent)
-        self.permute("unpermute")
+        self.permute("unpermute", self.routed_copies(), own_tokens(w))
 
     def from_experts_backward(self) -> None:
         """Gradients of results travel as tokens did."""
+        w = self.w
         rows, _, sent, results = self.expert_sizes()
         if self.flexible():
             self.fused("fused_combine")
-            self.move("unpermute", rows)
+            self.permute("unpermute", rows, self.arriving())
             return
-        self.permute("unpermute")
+        self.permute("unpermute", self.routed_copies(), own_tokens(w))
         self.collect("moe_combine", "all_to_all", "ep", sent)
-        self.cast_results("expert_narrow", rows // self.w["etp"])
+        self.cast_results("expert_narrow", rows // w["etp"])
         self.collect("expert_scatter", "all_gather", "etp", results)
         self.cast_results("expert_widen", rows)
         self.sort("expert_unsort")
 
     def to_experts_backward(self) -> None:
         """Gradients of tokens travel as results did."""
-        rows = self.expert_sizes()[0]
+        w = self.w
+        rows, _, _, _ = self.expert_sizes()
         if self.flexible():
-            self.move("permute", rows)
+            self.permute("permute", rows, self.arriving())
             self.fused("fused_dispatch")
             return
         self.sort("expert_sort")
-        self.collect("expert_gather", "reduce_scatter", "etp", rows * routed_size(self.w))
-        self.dispatch("moe_dispatch")
-        self.permute("permute")
+        self.collect("expert_gather", "reduce_scatter", "etp", rows * routed_size(w))
+        self.exchange_copies()
+        self.permute("permute", self.routed_copies(), own_tokens(w))

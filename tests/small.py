@@ -137,15 +137,6 @@ VARIED: dict[str, dict[str, Any]] = {
         **{"cp": 2, "cp_comm_type": "a2a", "flash_attention": True, "recompute": "selective"},
         **{"window_size": "[15,0]", "window_attn_skip_freq": "2", "softmax_type": "learnable"},
     },
-    "moe, layers recomputed two by two, interleaved": {
-        **{"recompute": "full", "recompute_num_layers": 2, "num_layers": 12, "virtual_pipeline": 2},
-        "moe_layer_freq": "2",
-    },
-    "moe, first layers of chunks recomputed": {
-        **{"cross_entropy_loss_fusion": True, "moe_permute_fusion": True, "moe_router_dtype": "fp32"},
-        **{"recompute": "full", "recompute_method": "block", "num_layers": 8, "virtual_pipeline": 2},
-        **{"first_k_dense": 1, "window_size": "[15,0]", "window_attn_skip_freq": "2"},
-    },
     "moe, tokens once to a node": {
         **{"moe_token_dispatcher_type": "flex", "num_experts": 16, "moe_router_topk": 4, "etp": 1, "ep": 8},
         **{"world_size": 32, "pp": 2, "recompute": "selective", "recompute_modules": "moe"},
@@ -161,6 +152,15 @@ VARIED: dict[str, dict[str, Any]] = {
     "moe, tokens once to every rank of a block": {
         **{"moe_token_dispatcher_type": "flex", "moe_flex_dispatcher_backend": "hybridep", "num_experts": 8},
         **{"etp": 2, "ep": 4, "moe_flex_dispatcher_num_sms": 3, "recompute": "full", "gated_mlp": True},
+    },
+    "moe, layers recomputed two by two, interleaved": {
+        **{"recompute": "full", "recompute_num_layers": 2, "num_layers": 12, "virtual_pipeline": 2},
+        "moe_layer_freq": "2",
+    },
+    "moe, first layers of chunks recomputed": {
+        **{"cross_entropy_loss_fusion": True, "moe_permute_fusion": True, "moe_router_dtype": "fp32"},
+        **{"recompute": "full", "recompute_method": "block", "num_layers": 8, "virtual_pipeline": 2},
+        **{"first_k_dense": 1, "window_size": "[15,0]", "window_attn_skip_freq": "2"},
     },
     "dense, keys gathered, full": DENSE
     | {
@@ -229,6 +229,10 @@ MODELS: dict[str, dict[str, Any]] = {
     },
     "routers of fp32": {"moe_router_dtype": "fp32", "recompute": "full", "num_shared_experts": 1},
     "routers of fp32, whole experts": {"moe_router_dtype": "fp32", "etp": 1, "ep": 4},
+    "tokens once to a rank, permuted at once, routers of fp32": {
+        **{"moe_token_dispatcher_type": "flex", "moe_permute_fusion": True, "moe_router_dtype": "fp32"},
+        **{"num_experts": 8, "etp": 2, "ep": 4},
+    },
     "loss and permutation fused": {
         **{"cross_entropy_loss_fusion": True, "moe_permute_fusion": True, "mtp_num_layers": 1},
         "recompute": "full",

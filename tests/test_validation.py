@@ -39,10 +39,7 @@ SOUND: dict[str, Any] = {
     **{"account_for_embedding_in_pipeline_split": False, "account_for_loss_in_pipeline_split": False},
     **{"pipeline_model_parallel_layout": "none", "grad_reduce_in_fp32": True},
     **{"use_precision_aware_optimizer": False, "exp_avg_dtype": "fp32", "exp_avg_sq_dtype": "fp32"},
-    **{"moe_router_dtype": "none", "moe_permute_fusion": False, "cross_entropy_loss_fusion": False},
-    "cross_entropy_fusion_impl": "native",
-    **{"recompute_modules": "core_attn", "recompute_method": "uniform", "recompute_num_layers": 1},
-    **{"cp": 1, "cp_comm_type": "p2p", "overlap_grad_reduce": False, "overlap_param_gather": False},
+    **{"overlap_grad_reduce": False, "overlap_param_gather": False},
     **{"tp_comm_overlap": False, "moe_shared_expert_overlap": False},
     # Left out: it follows from virtual_pipeline.
     "overlap_p2p_comm": None,
@@ -51,6 +48,9 @@ SOUND: dict[str, Any] = {
     **{"moe_router_num_groups": 0, "moe_router_group_topk": 0},
     "moe_router_load_balancing_type": "none",
     **{"moe_expert_capacity_factor": 0.0, "moe_pad_expert_input_to_capacity": False},
+    **{"moe_router_dtype": "none", "moe_permute_fusion": False, "cross_entropy_loss_fusion": False},
+    "cross_entropy_fusion_impl": "native",
+    **{"recompute_modules": "core_attn", "recompute_method": "uniform", "recompute_num_layers": 1},
 }
 GROUPS, OF_GROUPS = "moe_router_num_groups", "moe_router_group_topk"
 FACTOR, PADS = "moe_expert_capacity_factor", "moe_pad_expert_input_to_capacity"
@@ -128,6 +128,10 @@ BROKEN: list[tuple[str, dict[str, Any], str, str]] = [
     ("flex_between_ranks", FLEX | {"etp": 1, "ep": 1}, "flex", "nearest: alltoall"),
     ("flex_of_framework", FLEX | {"framework": "megatron-deepspeed"}, "flex", "nearest: alltoall"),
     ("flex_of_given_routing", FLEX | {"routing": ZIPF}, ZIPF, "nearest: balanced"),
+    (
+        *("shared_experts_of_flex", FLEX | {"num_shared_experts": 1, "moe_shared_expert_overlap": True}),
+        *("true", "nearest: false"),
+    ),
     ("backend_of_flex", {"moe_flex_dispatcher_backend": "hybridep"}, "hybridep", "nearest: deepep"),
     ("sms_of_flex", {"moe_flex_dispatcher_num_sms": 24}, "24", "leave it out"),
     ("sms_of_deepep", FLEX | {"moe_flex_dispatcher_num_sms": 23}, "23", "nearest: 22, 24"),

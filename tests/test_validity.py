@@ -68,4 +68,4 @@ def test_each_criterion(changes: dict[str, object], values: dict[str, float], fo
 
 
 def test_the_criteria_are_told_apart() -> None:
-    assert len(set(criteria())) == len(criteria()) == 9
+    assert len(set(criteria())) == len(criteria()) == 11

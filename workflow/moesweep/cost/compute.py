@@ -117,16 +117,16 @@ def attention(op: Words) -> Timing:
 def memory_bound(op: Words) -> Timing:
     """Return declared bytes over the reached share of memory bandwidth, plus one kernel launch.
 
-    Token permutations of unfused kernels gather and scatter rows and reach far less (`permute_hbm_fraction`);
-    a fused one, those that HybridEP does in kernels of its own, and the sorting of padded experts, which is a
-    transposition, are taken to reach what other kernels do.
+    Token permutations gather and scatter rows and reach far less (`permute_hbm_fraction`), but for those that
+    HybridEP does in kernels of its own, and the sorting of padded experts, which is a transposition. A fused
+    one is taken to reach what other kernels do.
     """
     plain = constant("elementwise_hbm_fraction")
     other = choose(among(op.base, *LOSSES), constant("cross_entropy_hbm_fraction"), plain)
     sorts = expression(among(op.base, "expert_sort", "expert_unsort"))
     in_order = s.fuses_permutation | (s.flex & s.hybrid) | (s.padded & sorts)
-    permuting = pl.when(in_order).then(plain).otherwise(constant("permute_hbm_fraction"))
-    fraction = choose(among(op.base, *PERMUTATIONS), permuting, other)
+    moved = pl.when(in_order).then(plain).otherwise(constant("permute_hbm_fraction"))
+    fraction = choose(among(op.base, *PERMUTATIONS), moved, other)
     memory = _hbm_seconds(pl.col("hbm_bytes"), fraction)
     return Timing.roofline(pl.lit(0.0), memory, constant("kernel_seconds"), pl.lit(0.0))
 

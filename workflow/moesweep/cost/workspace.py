@@ -42,7 +42,7 @@ def _of_an_mlp(rows: pl.Expr, width: pl.Expr) -> pl.Expr:
 def _of_wide_results(rows: pl.Expr) -> pl.Expr:
     """Return the gradient of experts' results as gathered over etp in the router's format, and in 16 bits."""
     wide = (s.router_bytes + s.ELEMENT_BYTES) * rows * s.hidden
-    return pl.when(s.widens_router & (s.etp > 1)).then(wide).otherwise(0.0)
+    return pl.when(s.widens_router & ~s.flex & (s.etp > 1)).then(wide).otherwise(0.0)
 
 
 def _of_shared_sequences() -> pl.Expr:

@@ -251,9 +251,8 @@ def _judges(request: Request) -> Iterable[Callable[[Workload], list[Problem]]]:
     """Return the functions that say what a format cannot express of a workload."""
     from moesweep.export import fused_exchanges, overlaps, shared_sequences, simai_aicb, simai_megatron
 
-    of_all = [
-        partial(of.inexpressible, request.format) for of in (shared_sequences, overlaps, fused_exchanges)
-    ]
+    judging = (shared_sequences, overlaps, fused_exchanges)
+    of_all = [partial(each.inexpressible, request.format) for each in judging]
     if request.format != "simai":
         return of_all
     return [*of_all, simai_aicb.inexpressible if request.flavor == "aicb" else simai_megatron.inexpressible]

@@ -19,6 +19,9 @@ DISPATCH_RULES = (
     error("flex_of_given_routing", "routing", flex & given,
         "how many ranks a token goes to is not modelled for the flex dispatcher where routing is given",
         nearest_is("balanced")),
+    error("shared_experts_of_flex", "moe_shared_expert_overlap", flex & _c("moe_shared_expert_overlap"),
+        "shared experts run beside exchanges of alltoall alone: Megatron refuses them beside those of flex",
+        nearest_is("false")),
     error("backend_of_flex", "moe_flex_dispatcher_backend", ~flex & hybrid,
         "moe_flex_dispatcher_backend {moe_flex_dispatcher_backend} has no effect: moe_token_dispatcher_type "
         "is {moe_token_dispatcher_type}", nearest_is("deepep")),

@@ -8,13 +8,12 @@ from moesweep.study.capacity_rules import CAPACITY_RULES
 from moesweep.study.context_rules import CONTEXT_RULES
 from moesweep.study.dispatch_rules import DISPATCH_RULES
 from moesweep.study.group_rules import GROUP_RULES
+from moesweep.study.kernel_rules import KERNEL_RULES
 from moesweep.study.overlap_rules import OVERLAP_RULES
 from moesweep.study.pipeline_layouts import layout_faults
 from moesweep.study.recomputation import (
-    goes_by_layers,
     modules_apart,
     modules_there,
-    most_layers_of_a_chunk,
     names_missing_modules,
     repeats_within_moe,
 )
@@ -278,25 +277,11 @@ RULES = (
         "the model lacks some of the modules {recompute_modules}", nearest_is(modules_there())),
     error("modules_within_moe", "recompute_modules", repeats_within_moe(),
         "moe repeats the activation of experts and the shared experts already", nearest_is(modules_apart())),
-    error("layers_of_full", "recompute_num_layers", (_c("recompute") != "full") & goes_by_layers(),
-        "recompute {recompute} does not go by layers, only full does, so recompute_method {recompute_method} "
-        "and recompute_num_layers {recompute_num_layers} have no effect", pl.lit("leave both out")),
-    error("layers_of_chunk", "recompute_num_layers",
-        (_c("recompute") == "full") & (_c("recompute_num_layers") > most_layers_of_a_chunk()),
-        "no chunk of pp {pp} * virtual_pipeline {virtual_pipeline} has {recompute_num_layers} layers",
-        nearest_is(most_layers_of_a_chunk())),
-    error("layers_of_prediction", "recompute_num_layers",
-        (_c("recompute") == "full") & (_c("recompute_method") == "uniform") & (_c("mtp_num_layers") > 0)
-        & (_c("recompute_num_layers") > 1),
-        "Megatron recomputes layers of multi-token prediction one by one alone", nearest_is(1)),
-    error("fusion_of_loss", "cross_entropy_fusion_impl",
-        (_c("cross_entropy_fusion_impl") != "native") & ~_c("cross_entropy_loss_fusion"),
-        "cross_entropy_fusion_impl {cross_entropy_fusion_impl} says whose fused loss, and "
-        "cross_entropy_loss_fusion is false", nearest_is("native")),
     *BALANCE_RULES,
     *CAPACITY_RULES,
     *DISPATCH_RULES,
     *GROUP_RULES,
+    *KERNEL_RULES,
     error("precision_needs_shards", "use_precision_aware_optimizer",
         _aware & ~_c("distributed_optimizer"),
         "a precision-aware optimizer is a distributed one: Megatron refuses it replicated",

@@ -20,13 +20,12 @@ def _move(name: str, rows: pl.Expr) -> Op:
     return elementwise(name, 2 * s.ELEMENT_BYTES * s.hidden * rows)
 
 
-def _permute(name: str, rows: s.Rows) -> Op:
-    """Return the move of b·s/t tokens from or to their k copies each: every copy is read and written.
+def _copy(name: str, rows: pl.Expr, tokens: pl.Expr) -> Op:
+    """Return the move of tokens to their copies, or the copies' sum: every copy is read and written.
 
-    One kernel for all of it reads, or sums up and writes, each token once (Transformer Engine
-    `triton/permutation.py`).
+    One kernel for all of it reads or writes each token once (Transformer Engine `triton/permutation.py`).
     """
-    moved = rows.sent + pl.when(s.fuses_permutation).then(s.local_tokens).otherwise(rows.sent)
+    moved = rows + pl.when(s.fuses_permutation).then(tokens).otherwise(rows)
     return elementwise(name, s.ELEMENT_BYTES * s.hidden * moved)
 
 
@@ -54,25 +53,6 @@ def _exchange(name: str, moved: pl.Expr, rows: s.Rows, bytes_of: Callable[[pl.Ex
     return op if rows.own is None else replace(op, own_bytes=bytes_of(rows.own))
 
 
-def _dispatch(moved: pl.Expr, rows: s.Rows) -> Op:
-    return _exchange("moe_dispatch", moved, rows, _routed)
-
-
-def _combine(moved: pl.Expr, rows: s.Rows) -> Op:
-    return _exchange("moe_combine", moved, rows, _results)
-
-
-def _widening(name: str, rows: pl.Expr) -> Op:
-    """Return the cast of results between 16 bits and the router's format, in which etp ranks sum them up."""
-    bytes_ = (s.ELEMENT_BYTES + s.router_bytes) * rows * s.hidden
-    return elementwise(name, bytes_).only(s.widens_router & (s.etp > 1))
-
-
-def _summed_bytes(rows: s.Rows) -> pl.Expr:
-    """Return the results of a rank's experts, in the router's format (Megatron `token_dispatcher.py`)."""
-    return s.router_bytes * rows.expert * s.hidden
-
-
 def _fused(name: str) -> list[Op]:
     """Return the exchange of tokens with each rank that has any of their experts, as many with each.
 
@@ -85,6 +65,21 @@ def _fused(name: str) -> list[Op]:
     ]
 
 
+_arriving = s.etp * s.ep * copies(s.local_experts)
+"""Tokens that the flex dispatcher brings to a rank."""
+
+
+def _widening(name: str, rows: pl.Expr) -> Op:
+    """Return the cast of results between 16 bits and the router's format, in which etp ranks sum them up."""
+    bytes_ = (s.ELEMENT_BYTES + s.router_bytes) * rows * s.hidden
+    return elementwise(name, bytes_).only(s.widens_router & (s.etp > 1))
+
+
+def _summed_bytes(rows: s.Rows) -> pl.Expr:
+    """Return the results of a rank's experts, in the router's format."""
+    return s.router_bytes * rows.expert * s.hidden
+
+
 def _either(plain: list[Op], flex: list[Op]) -> list[Op]:
     return [*(op.only(~s.flex) for op in plain), *(op.only(s.flex) for op in flex)]
 
@@ -94,12 +89,12 @@ def dispatch(rows: s.Rows) -> list[Op]:
     counts_bytes = 8 * s.experts * s.ep * s.etp  # int64 tokens per expert, from every rank of the group
     plain = [
         all_gather("token_counts", "tp_ep", counts_bytes).only(~s.padded),
-        _permute("permute", rows),
-        _dispatch(rows.sent, rows),
+        _copy("permute", rows.sent, s.local_tokens),
+        _exchange("moe_dispatch", rows.sent, rows, _routed),
         all_gather("expert_gather", "etp", _routed(rows.expert)),
         _sort("expert_sort", rows),
     ]
-    return _either(plain, [*_fused("fused_dispatch"), _move("permute", rows.expert)])
+    return _either(plain, [*_fused("fused_dispatch"), _copy("permute", rows.expert, _arriving)])
 
 
 def combine(rows: s.Rows) -> list[Op]:
@@ -109,23 +104,23 @@ def combine(rows: s.Rows) -> list[Op]:
         _widening("expert_widen", rows.expert),
         reduce_scatter("expert_scatter", "etp", _summed_bytes(rows)),
         _widening("expert_narrow", rows.received),
-        _combine(rows.received, rows),
-        _permute("unpermute", rows),
+        _exchange("moe_combine", rows.received, rows, _results),
+        _copy("unpermute", rows.sent, s.local_tokens),
     ]
-    return _either(plain, [_move("unpermute", rows.expert), *_fused("fused_combine")])
+    return _either(plain, [_copy("unpermute", rows.expert, _arriving), *_fused("fused_combine")])
 
 
 def combine_backward(rows: s.Rows) -> list[Op]:
     """Return the way of the results' gradients to the experts."""
     plain = [
-        _permute("unpermute", rows),
-        _combine(rows.sent, rows),
+        _copy("unpermute", rows.sent, s.local_tokens),
+        _exchange("moe_combine", rows.sent, rows, _results),
         _widening("expert_narrow", rows.received),
         all_gather("expert_scatter", "etp", _summed_bytes(rows)),
         _widening("expert_widen", rows.expert),
         _sort("expert_unsort", rows),
     ]
-    return _either(plain, [*_fused("fused_combine"), _move("unpermute", rows.expert)])
+    return _either(plain, [*_fused("fused_combine"), _copy("unpermute", rows.expert, _arriving)])
 
 
 def dispatch_backward(rows: s.Rows) -> list[Op]:
@@ -133,7 +128,7 @@ def dispatch_backward(rows: s.Rows) -> list[Op]:
     plain = [
         _sort("expert_sort", rows),
         reduce_scatter("expert_gather", "etp", _routed(rows.expert)),
-        _dispatch(rows.received, rows),
-        _permute("permute", rows),
+        _exchange("moe_dispatch", rows.received, rows, _routed),
+        _copy("permute", rows.sent, s.local_tokens),
     ]
-    return _either(plain, [_move("permute", rows.expert), *_fused("fused_dispatch")])
+    return _either(plain, [_copy("permute", rows.expert, _arriving), *_fused("fused_dispatch")])
