@@ -69,11 +69,14 @@ def _comparison(
     word = isinstance(_value(other, rows), str)
     if word and not holds and operation == "=":
         return []
-    if "Ternary" in left:
-        branch, taken, reasons = _taken(left, chosen, rows)
-        if word and "Literal" in branch:
+    reasons: list[str] = []
+    # A table of alternatives may go on in the last of them.
+    while "Ternary" in left:
+        left, chosen, found = _taken(left, chosen, rows)
+        reasons += found
+        if word and "Literal" in left:
             return reasons
-        parts = [(branch, taken), parts[1]]
+        parts = [(left, chosen), parts[1]]
     operation = operation if holds else _OPPOSITE[operation]
     said = f" {operation} ".join(_named(*part, rows) for part in parts)
     if word or operation == "=":
