@@ -340,12 +340,13 @@ def test_given_routing_is_a_cause_like_any_parameter(tmp_path: Path, way: str) -
 
 
 def test_a_measured_table_that_changed_is_a_cause_even_when_it_is_gone(tmp_path: Path) -> None:
-    paths = []
+    # Launching would take longer than so small a layer's kernels.
+    paths, quick = [], cluster({"host_seconds": 0.0, "host_experts_seconds": 0.0})
     for name, counts in (("a", [50, 30, 15, 5]), ("b", [97, 1, 1, 1])):
         file = table_file(tmp_path, [counts] * 4, f"{name}.parquet")
         digest = hashlib.sha256((tmp_path / file).read_bytes()).hexdigest()[:16]
         routing = Routing("table", file=file, digest=digest).text
-        paths.append(write(tmp_path / name, {"moe": {"routing": routing}}, cluster(), tmp_path))
+        paths.append(write(tmp_path / name, {"moe": {"routing": routing}}, quick, tmp_path))
         (tmp_path / file).unlink()
     found = Comparison(*read_folders(*paths), 1e-9)
     assert [(each.kind, each.name) for each in found.inputs] == [("parameter", "routing")]
