@@ -130,7 +130,10 @@ def test_everybody_waits_for_the_fullest_rank(skews: pl.DataFrame) -> None:
     free = skews.filter(pl.col("capacity_factor").is_null()).sort("ep", "alpha")
     for _, rows in free.group_by("ep"):
         assert rows["rank_load_ratio"].is_sorted()
-        assert rows["iteration_seconds_ratio"][-1] > rows["iteration_seconds_ratio"][1] > 1
+        # Behind the launches of such small layers little skew is not seen.
+        slightly, most = rows["iteration_seconds_ratio"].gather([1, -1])
+        assert most > 1 + 1e-3
+        assert most > slightly >= 1
     for _, rows in free.filter(pl.col("alpha") > 0).group_by("alpha"):
         assert rows["rank_load_ratio"].is_sorted()
     assert (free["iteration_seconds_ratio"] <= free["rank_load_ratio"] + 1e-9).all()
