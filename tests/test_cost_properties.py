@@ -47,7 +47,7 @@ def iteration(changes: dict[str, Any], real: bool = True, **constant_changes: fl
     return cost(folded(frame), with_constants(frame, values | constant_changes)).workloads.row(0, named=True)
 
 
-@settings(max_examples=15)
+@settings(max_examples=6)
 @given(workload=workloads(), data=st.data())
 def test_modules_recomputed_take_no_more_memory_and_no_less_work(
     workload: dict[str, Any], data: st.DataObject
@@ -63,7 +63,7 @@ def test_modules_recomputed_take_no_more_memory_and_no_less_work(
         assert {name for name, value in plain.items() if again[name] != value} <= {*said}
 
 
-@settings(max_examples=15)
+@settings(max_examples=6)
 @given(workload=workloads(), method=st.sampled_from(["uniform", "block"]), number=st.integers(1, 8))
 def test_layers_recomputed_take_no_more_memory_than_a_layer_s_input(
     workload: dict[str, Any], method: str, number: int
@@ -87,7 +87,7 @@ def test_layers_recomputed_take_no_more_memory_than_a_layer_s_input(
 FUSED = {"cross_entropy_loss_fusion": True}
 
 
-@settings(max_examples=8)
+@settings(max_examples=4)
 @given(workload=workloads())
 def test_fusion_never_lengthens_and_needs_no_more_memory(workload: dict[str, Any]) -> None:
     plain = iteration(workload)
@@ -115,7 +115,7 @@ FASTER = (
 SLOWER = ("kernel_seconds", "network_hop_seconds", "host_seconds", "tp_skew_seconds", "p2p_latency_seconds")
 
 
-@settings(max_examples=15)
+@settings(max_examples=6)
 @given(workload=workloads(), faster=st.sampled_from(FASTER), slower=st.sampled_from(SLOWER))
 def test_faster_parts_and_shorter_waits_never_cost_time(
     workload: dict[str, Any], faster: str, slower: str
@@ -125,7 +125,7 @@ def test_faster_parts_and_shorter_waits_never_cost_time(
     assert iteration(workload, **{slower: 2 * values[slower]})["iteration_seconds"] >= base * (1 - 1e-12)
 
 
-@settings(max_examples=10)
+@settings(max_examples=5)
 @given(
     workload=workloads(),
     larger=st.sampled_from(["seq_length", "ffn_hidden_size", "num_layers", "global_batch_size"]),
@@ -137,7 +137,7 @@ def test_more_work_takes_longer_and_more_memory(workload: dict[str, Any], larger
     assert more["peak_memory_bytes"] >= base["peak_memory_bytes"]
 
 
-@settings(max_examples=10)
+@settings(max_examples=5)
 @given(workload=workloads())
 def test_parts_add_up_and_nothing_is_negative(workload: dict[str, Any]) -> None:
     found = iteration(workload)
@@ -147,7 +147,7 @@ def test_parts_add_up_and_nothing_is_negative(workload: dict[str, Any]) -> None:
     assert 0 < found["mfu"] < 1
 
 
-@settings(max_examples=10)
+@settings(max_examples=5)
 @given(workload=workloads())
 def test_more_replicas_of_everything_take_no_less(workload: dict[str, Any]) -> None:
     """Twice the world and twice the batch: the same work per rank, in communicators at least as large."""
@@ -160,7 +160,7 @@ def test_more_replicas_of_everything_take_no_less(workload: dict[str, Any]) -> N
     assert iteration(bigger)["iteration_seconds"] >= base["iteration_seconds"] * (1 - 1e-12)
 
 
-@settings(max_examples=10)
+@settings(max_examples=5)
 @given(workload=workloads())
 def test_model_flops_do_not_depend_on_sharding(workload: dict[str, Any]) -> None:
     alone = {"tp": 1, "pp": 1, "ep": 1, "world_size": 1, "micro_batch_size": 1, "global_batch_size": 1}
@@ -179,7 +179,7 @@ def test_model_flops_do_not_depend_on_sharding(workload: dict[str, Any]) -> None
     )
 
 
-@settings(max_examples=10)
+@settings(max_examples=5)
 @given(workload=workloads())
 def test_bytes_sent_are_bytes_received(workload: dict[str, Any]) -> None:
     """Over all stages, messages to the next stage are as many and as large as those received from it."""
@@ -190,7 +190,7 @@ def test_bytes_sent_are_bytes_received(workload: dict[str, Any]) -> None:
     assert sums.get("send_backward", 0) == sums.get("recv_backward", 0)
 
 
-@settings(max_examples=10)
+@settings(max_examples=5)
 @given(workload=workloads())
 def test_one_expert_and_top_1_is_dense_but_for_the_router(workload: dict[str, Any]) -> None:
     dense = workload | DENSE | {"world_size": workload["world_size"], "distributed_optimizer": True}

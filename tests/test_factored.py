@@ -146,6 +146,8 @@ def test_any_constants(changes: dict[str, float], names: list[str]) -> None:
     assert_equal(costed(workloads, pl.DataFrame([values])).select(COLUMNS), by_rows(workloads, values))
 
 
+@pytest.mark.slow
+@pytest.mark.endurance
 def test_a_moved_constant_moves_what_a_full_costing_says() -> None:
     workloads, here = frame_of(VARIED), cluster()
     moved = moved_seconds(workloads, [here])

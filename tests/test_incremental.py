@@ -132,6 +132,7 @@ def test_parts_that_are_not_as_written_are_made_again(project: Project, stage: s
     assert project.files() == made
 
 
+@pytest.mark.endurance
 def test_memos_that_are_damaged_are_not_believed(project: Project) -> None:
     made = project.files()
     memos = sorted(Path(".snakemake/memo/results").rglob("*.parquet"))
@@ -197,6 +198,7 @@ def test_a_figure_is_drawn_again_if_its_own_columns_moved(
     assert len(list(Path("results/figures").glob("*.svg"))) == len(figure_files.FIGURES)
 
 
+@pytest.mark.endurance
 def test_a_png_is_drawn_on_demand_and_goes_with_what_it_showed(project: Project) -> None:
     assert not list(Path("results/figures").glob("*.png"))
     assert main(["figures", "--png", "memory", "skew"]) == 0

@@ -164,6 +164,8 @@ def test_bursts_by_hand(project: Path, out: Path) -> None:
     )
 
 
+@pytest.mark.slow
+@pytest.mark.endurance
 def test_a_card_s_need_is_where_exchanges_take_their_share(out: Path) -> None:
     """At the rate found they take the share, just below it more; and a faster card takes no more."""
     wide = small(world_size=64, tp=4, ep=8, num_experts=8, hidden_size=2048, seq_length=2048, num_layers=4)

@@ -28,7 +28,9 @@ ALIKE = {
     *("code of the sweep", "code of the validation", "code of the trace", "code of the tables"),
     *("columns of a trace table", "columns of the costs", "columns of an answer"),
     *("every file touched", "a comment in the cluster file", "a workload removed (and its twin)"),
-    *("an efficiency", "a comment in the sweep file", "the sweep file renamed"),
+    *("an efficiency", "a comment in the sweep file", "the sweep file renamed", "code of the command line"),
+    *("a workload added (and its twin)", "another version of polars installed", "code of parallelism"),
+    *("one workload changed (and so its twin)", "the hidden size of the model"),
     *("a schema of the configuration", "the lock file", "another sweep (one of three workloads in common)"),
 }
 """Edits that rerun what another one does, each for half a minute."""
