@@ -50,7 +50,7 @@ def test_the_band_holds_four_runs_in_five(measured: Measured, clusters: list[Clu
         .agg(pl.col("inside").mean())
     )
     # In sample; sets of few runs, whose band is that of others, lie inside as a whole (docs/validation.md).
-    # The band is of the fit before fused kernels were counted, and a little wide for what is left of the errors.
+    # The band is of the fit before fused kernels were counted, a little wide for what is left of the errors.
     assert 0.75 <= by_group["inside"].mean() <= 0.91
     assert by_group.filter(pl.col("group") != "ParallelFolding")["inside"].min() >= 0.5
 
