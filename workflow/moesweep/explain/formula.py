@@ -66,7 +66,6 @@ _FUNCTIONS: dict[str, Callable[..., float]] = {
     "ceil": math.ceil,
     "floor": math.floor,
     "negative": operator.neg,
-    "clip": lambda x, low, high: min(max(x, low), high),
 }
 _BINDING = {"^": 5, "×": 4, "/": 4, "mod": 4, "+": 3, "sum": 3, "-": 3}
 _ASSOCIATIVE = ("+", "sum", "×")

@@ -24,7 +24,6 @@ _FUNCTIONS = {
     "Ceil": "ceil",
     "Floor": "floor",
     "Negate": "negative",
-    "Clip": "clip",
     "Exp": "exp",
 }
 
@@ -159,6 +158,8 @@ class _Reader:
             return Call("sqrt" if detail == "Sqrt" else "^", tuple(parts))
         if name in _HORIZONTAL:
             return Call(_HORIZONTAL[name], tuple(parts)) if len(parts) > 1 else parts[0]
+        if name == "Clip":
+            return _clipped(parts, **detail)
         if name not in _FUNCTIONS:
             raise UnreadableExpression(f"{name} in {expression}")
         return Call(_FUNCTIONS[name], tuple(parts))
@@ -215,6 +216,14 @@ class _Reader:
         if rows.height > 1:
             self._note([f"{self.place.label(row)} has the greatest {by} of {rows.height}"])
         return self.walk(body["expr"], chosen, row, outermost=outermost)
+
+
+def _clipped(parts: list[Formula], has_min: bool, has_max: bool) -> Formula:
+    """Return a number held between bounds, of which a clip may have one alone."""
+    number, *bounds = parts
+    if has_min:
+        number = Call("max", (number, bounds[0]))
+    return Call("min", (number, bounds[-1])) if has_max else number
 
 
 def evaluated(expression: pl.Expr, rows: pl.DataFrame) -> Value:
