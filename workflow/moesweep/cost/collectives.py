@@ -41,12 +41,21 @@ def slowdown_of(group_kind: str, columns: Iterable[str]) -> pl.Expr:
     return pl.col(name) if name in columns else pl.lit(1.0)
 
 
-def place_of(group_kind: str, columns: Iterable[str]) -> dict[str, pl.Expr]:
-    """Return PLACE of the communicators of one kind, over workloads that have these columns."""
-    ranks, stride, runs = extent(group_kind)
+OF_THE_WORLD = ("world_size", "gpus_per_node")
+"""Columns of a workload on its cluster that `placed` reads beside extents."""
+
+
+def extent_of(group_kind: str, columns: Iterable[str]) -> dict[str, pl.Expr]:
+    """Return ranks, stride, runs and slowdown of a kind's communicators, over workloads of these columns."""
+    found = dict(zip(("ranks", "stride", "runs"), extent(group_kind), strict=True))
+    return found | {"slowdown": slowdown_of(group_kind, columns)}
+
+
+def placed(extents: pl.DataFrame) -> pl.DataFrame:
+    """Add PLACE to rows of extents (`extent_of`) and OF_THE_WORLD."""
     node = pl.col("gpus_per_node").cast(pl.Int64)
-    stand = standing(ranks, stride, pl.col("world_size"), node, runs)
-    return dict(zip(PLACE, (stride, *stand, slowdown_of(group_kind, columns)), strict=True))
+    stand = standing(pl.col("ranks"), pl.col("stride"), pl.col("world_size"), node, pl.col("runs"))
+    return extents.with_columns(members_per_node=stand[0], nodes=stand[1])
 
 
 def places(columns: Iterable[str]) -> dict[str, pl.Expr]:

@@ -1,14 +1,16 @@
 """Seconds and bound of every op: chosen by its words, for one op alone or row by row."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import polars as pl
 
 from moesweep.cost import collectives, compute
+from moesweep.cost.collectives import OF_THE_WORLD, PLACE, extent_of, placed
 from moesweep.cost.fused_exchange import fused_exchange
 from moesweep.cost.skew import busiest_share
 from moesweep.cost.timing import Timing
 from moesweep.cost.words import ROWS, Truth, Words, among, choose, missing, starts
+from moesweep.shapes.communication import GROUP_KINDS
 from moesweep.shapes.expressions import by_word
 from moesweep.shapes.spread import FUSED_EXCHANGES
 
@@ -29,15 +31,16 @@ QUANTITIES = ("m", "n", "k", "groups", "flops", "hbm_bytes", "comm_bytes", "wire
 """What the model reads of an op, as floats only: products of counts could pass 2^63."""
 
 
-def timing(op: Words) -> Timing:
-    """Return seconds of one execution and their bound, over quantities, place, workload and constants."""
-    kinds = {name: choice(op) for name, choice in TIMINGS.items()} if isinstance(op.kind, pl.Expr) else {}
-    if kinds:
-        exchanged, plain = among(op.collective, "all_to_all"), op.kind.cast(pl.String)  # type: ignore[union-attr]
-        one = pl.when(among(op.base, *FUSED_EXCHANGES)).then(pl.lit("fused_exchange"))
-        model = one.when(exchanged).then(pl.lit("all_to_all")).otherwise(plain)
-        seconds = by_word(model, {name: each.seconds for name, each in kinds.items()}, pl.lit(0.0))
-        bound = by_word(model, {name: each.bound for name, each in kinds.items()}, pl.lit(None))
+def timing(op: Words, models: Iterable[str] = TIMINGS) -> Timing:
+    """Return seconds of one execution and their bound, over quantities, place, workload and constants.
+
+    Of rows, `models` are the timings that some of them have: what none has need not be computed for all.
+    """
+    if isinstance(op.kind, pl.Expr):
+        each = {name: TIMINGS[name](op) for name in models}
+        model = _model(op)
+        seconds = by_word(model, {name: one.seconds for name, one in each.items()}, pl.lit(0.0))
+        bound = by_word(model, {name: one.bound for name, one in each.items()}, pl.lit(None))
         chosen = Timing(seconds, bound)
     else:
         exchange = "fused_exchange" if op.base in FUSED_EXCHANGES else "all_to_all"
@@ -45,36 +48,50 @@ def timing(op: Words) -> Timing:
     return Timing(_loaded(op, chosen.seconds), chosen.bound)
 
 
+def _model(rows: Words) -> pl.Expr:
+    """Return the name of each row's timing."""
+    exchanged, plain = among(rows.collective, "all_to_all"), rows.kind.cast(pl.String)  # type: ignore[union-attr]
+    one = pl.when(among(rows.base, *FUSED_EXCHANGES)).then(pl.lit("fused_exchange"))
+    return one.when(exchanged).then(pl.lit("all_to_all")).otherwise(plain)
+
+
 def _loaded(op: Words, seconds: pl.Expr) -> pl.Expr:
     """Return the seconds on the rank whose experts have most to compute: everything has to wait for it."""
-    expert: Truth = starts(op.base, "expert_")
-    return choose(expert, choose(missing(op.collective), seconds * busiest_share(), seconds), seconds)
+    waits: Truth = starts(op.base, "expert_") & missing(op.collective)
+    return seconds if waits is False else seconds * choose(waits, busiest_share(), pl.lit(1.0))
 
 
-def timings() -> dict[str, pl.Expr]:
+def timings(models: Iterable[str] = TIMINGS) -> dict[str, pl.Expr]:
     """Return `seconds` of one execution and `bound`, over an op's row with place, workload and constants."""
-    rows = timing(ROWS)
+    rows = timing(ROWS, models)
     return {"seconds": rows.seconds, "bound": rows.bound}
 
 
 def timed(folded: pl.DataFrame, workloads: pl.DataFrame) -> pl.DataFrame:
     """Add to op rows their workload with its constants, where their communicators stand, and timings."""
-    # Every op of a kind has the communicators of that kind.
-    schema = {"workload": pl.String, "group_kind": pl.String} | collectives.PLACE
-    places = [pl.DataFrame(schema=schema)]
-    for kind in folded["group_kind"].cast(pl.String).drop_nulls().unique().sort():
-        where = collectives.place_of(kind, workloads.columns)
-        places.append(workloads.select("workload", group_kind=pl.lit(kind), **where))
+    models = folded.select(_model(ROWS)).to_series().unique().sort()
     return (
         folded.lazy()
         .join(workloads.lazy(), on="workload", maintain_order="left")
+        # Every op of a kind has the communicators of that kind.
         .join(
-            pl.concat(places).lazy().with_columns(pl.col("group_kind").cast(folded.schema["group_kind"])),
+            _places(workloads).lazy().with_columns(pl.col("group_kind").cast(folded.schema["group_kind"])),
             on=["workload", "group_kind"],
             how="left",
             maintain_order="left",
         )
-        .with_columns(pl.col(*collectives.PLACE).fill_null(0), pl.col(QUANTITIES).cast(pl.Float64))
-        .with_columns(**timings())
+        .with_columns(pl.col(*PLACE).fill_null(0), pl.col(QUANTITIES).cast(pl.Float64))
+        .with_columns(**timings(models))
         .collect()
     )
+
+
+def _places(workloads: pl.DataFrame) -> pl.DataFrame:
+    """Return where the communicators of each kind stand on each workload."""
+    extents = [
+        workloads.select("workload", *OF_THE_WORLD, **extent_of(kind, workloads.columns)).with_columns(
+            group_kind=pl.lit(kind)
+        )
+        for kind in GROUP_KINDS
+    ]
+    return placed(pl.concat(extents)).select("workload", "group_kind", *PLACE)

@@ -7,7 +7,7 @@ from functools import cache
 import numpy as np
 import polars as pl
 
-from moesweep.cost.collectives import PLACE, place_of
+from moesweep.cost.collectives import OF_THE_WORLD, PLACE, extent_of, placed
 from moesweep.cost.memory import bytes_of_a_stage
 from moesweep.cost.stages import seconds_of_a_pass
 from moesweep.evaluate.distinct import Array, Coded, Codes, distinct, joined
@@ -166,9 +166,9 @@ class Batch:
         if group_kind not in GROUP_KINDS:
             raise ValueError(f"nothing gives {group_kind}")
         if group_kind not in self._places:
-            where = place_of(group_kind, self.workloads.columns)
-            rows, codes, _ = self.distinct_rows(roots(*where.values()))
-            found = rows.select(**where)
+            extents = extent_of(group_kind, self.workloads.columns)
+            rows, codes, _ = self.distinct_rows(roots(*extents.values()).union(OF_THE_WORLD))
+            found = placed(rows.select(*OF_THE_WORLD, **extents))
             self._places[group_kind] = merged(codes, {name: found[name].to_numpy() for name in PLACE})
         return self._places[group_kind]
 

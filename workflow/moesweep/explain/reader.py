@@ -148,7 +148,7 @@ class _Reader:
     def _function(self, body: Any, expression: pl.Expr, rows: pl.DataFrame) -> Formula:
         function = body["function"]
         name = function if isinstance(function, str) else next(iter(function))
-        detail = None if isinstance(function, str) else function[name]
+        detail: Any = None if isinstance(function, str) else function[name]
         if name == "FillNull" or name in ("Boolean", "StringExpr"):
             return self._condition({"Function": body}, expression, rows)
         parts = [self.walk(*part, rows) for part in arguments({"Function": body}, expression)]
