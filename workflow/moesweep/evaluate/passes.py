@@ -4,7 +4,7 @@ What the row form reads off the words of each row (which timing, which part of a
 op (moesweep.cost.words). The rest are the very expressions of the row form.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -113,6 +113,7 @@ def sums(ops: Sequence[Wide], rows: pl.DataFrame, also: Mapping[str, Iterable[st
 
     `rows` are distinct configurations with the columns that the ops read, constants among them.
     """
+    ops = _present(ops, rows, also)
     declared = exact(rows).select(
         *(each.op.when.fill_null(False).alias(f"{at} there") for at, each in enumerate(ops)),
         *(value.alias(f"{at} {name}") for at, each in enumerate(ops) for name, value in _typed(each).items()),
@@ -145,6 +146,12 @@ def sums(ops: Sequence[Wide], rows: pl.DataFrame, also: Mapping[str, Iterable[st
                 exact(rows).select(quantities(ops[at].op)[quantity].cast(pl.Float64)).to_series().to_numpy()
             )
     return found | _hidden(seconds, shares, np.zeros(rows.height))
+
+
+def _present(ops: Sequence[Wide], rows: pl.DataFrame, also: Container[str]) -> list[Wide]:
+    """Return the ops that some row has, and those `also` asked for: a section lists those of all options."""
+    there = rows.select(each.op.when.any().alias(f"{at}") for at, each in enumerate(ops)).row(0)
+    return [each for each, some in zip(ops, there, strict=True) if some or each.op.name in also]
 
 
 def _hidden(seconds: Mapping[str, Array], shares: Mapping[str, Array], none: Array) -> dict[str, Array]:
