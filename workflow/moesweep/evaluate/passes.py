@@ -6,6 +6,7 @@ op (moesweep.cost.words). The rest are the very expressions of the row form.
 
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 import polars as pl
@@ -85,17 +86,23 @@ def wide(section: Section) -> list[Wide]:
 
 def _wide(op: Op, phase: str) -> Wide:
     words = Words(op.name, op.kind, phase, op.collective, op.group_kind)
-    needs = phase == "forward" and op.collective is None
-    values = {"seconds": timing(words).seconds}
-    for name, causal in MODEL_FLOPS.items():
-        values[name] = needed_once(words, causal) if needs else pl.lit(0.0)
+    values, key = _values(words)
     # How often an op runs is its pass's to say.
     given = {name: value for name, value in quantities(op).items() if name != "num_microbatches"}
     read = roots(*values.values()) | ({"group_size"} if meets_peers(words) else set())
     own = {name: value for name, value in (given | _placed(op.group_kind)).items() if name in read}
     reads = roots(op.when, *own.values()) | (read - set(own))
-    key = b"".join(value.meta.serialize() for value in values.values())
     return Wide(op, words, own, frozenset(reads), values, key)
+
+
+@cache
+def _values(words: Words) -> tuple[dict[str, pl.Expr], bytes]:
+    """Return seconds and MODEL_FLOPS of ops of these words, and their key: many sections share them."""
+    needs = words.phase == "forward" and words.collective is None
+    values = {"seconds": timing(words).seconds}
+    for name, causal in MODEL_FLOPS.items():
+        values[name] = needed_once(words, causal) if needs else pl.lit(0.0)
+    return values, b"".join(value.meta.serialize() for value in values.values())
 
 
 def _placed(group_kind: str | None) -> dict[str, pl.Expr]:

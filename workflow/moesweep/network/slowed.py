@@ -11,7 +11,6 @@ from typing import Any
 import polars as pl
 
 from moesweep.edge.problems import BadInput, Problem, collect
-from moesweep.network.build import Rates, topology
 from moesweep.network.flows import Flows
 from moesweep.network.slowdown import measured, slowdowns
 from moesweep.network.topology import Topology
@@ -31,6 +30,9 @@ Sited = tuple[Network, Mapping[str, float]]
 
 def built(network: Network, constants: Mapping[str, float], world_size: int, root: Path = Path()) -> Topology:
     """Return a cluster's network as it is built for so many GPUs. Raises BadInput where it does not fit."""
+    # Whatever costs imports this module, few clusters name a network, and sparse matrices load slowly.
+    from moesweep.network.build import Rates, topology
+
     node, nic, nvlink = (constants[name] for name in CONSTANTS)
     return topology(network, world_size, int(node), Rates(nic, nvlink), root)
 

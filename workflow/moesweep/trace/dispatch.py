@@ -53,19 +53,23 @@ def _exchange(name: str, moved: pl.Expr, rows: s.Rows, bytes_of: Callable[[pl.Ex
     return op if rows.own is None else replace(op, own_bytes=bytes_of(rows.own))
 
 
+_tokens_of_a_rank = copies(s.local_experts)
+"""Tokens of a rank that have any of another's experts, each counted once."""
+
+
 def _fused(name: str) -> list[Op]:
     """Return the exchange of tokens with each rank that has any of their experts, as many with each.
 
     Between nodes it sends less than that: where communicators stand, a trace does not know.
     """
-    each = s.ELEMENT_BYTES * copies(s.local_experts) * s.hidden
+    each = s.ELEMENT_BYTES * _tokens_of_a_rank * s.hidden
     return [
         all_to_all(name, "ep", s.ep * each).only(s.etp == 1),
         all_to_all(name, "tp_ep", s.etp * s.ep * each).only(s.etp > 1),
     ]
 
 
-_arriving = s.etp * s.ep * copies(s.local_experts)
+_arriving = s.etp * s.ep * _tokens_of_a_rank
 """Tokens that the flex dispatcher brings to a rank."""
 
 
