@@ -16,7 +16,7 @@ from moesweep.cost.timing import Timing, Ways, constant
 from moesweep.cost.words import Words, among, choose, expression, starts
 from moesweep.shapes.communication import GROUP_KINDS
 from moesweep.shapes.expressions import by_word
-from moesweep.shapes.parallelism import extent, standing
+from moesweep.shapes.parallelism import extent, standing, unit_of
 
 MEASURED_SIZES = (2, 4, 8)
 DATA_PARALLEL = ("dp", "edp", "embedding")
@@ -54,8 +54,10 @@ def extent_of(group_kind: str, columns: Iterable[str]) -> dict[str, pl.Expr]:
 def placed(extents: pl.DataFrame) -> pl.DataFrame:
     """Add PLACE to rows of extents (`extent_of`) and OF_THE_WORLD."""
     node = pl.col("gpus_per_node").cast(pl.Int64)
-    stand = standing(pl.col("ranks"), pl.col("stride"), pl.col("world_size"), node, pl.col("runs"))
-    return extents.with_columns(members_per_node=stand[0], nodes=stand[1])
+    ranks, stride, world, runs = (pl.col(name) for name in ("ranks", "stride", "world_size", "runs"))
+    stand = standing(ranks, stride, world, node, runs, pl.col("unit"))
+    held = extents.with_columns(unit=unit_of(ranks, stride, node, runs))
+    return held.with_columns(members_per_node=stand[0], nodes=stand[1]).drop("unit")
 
 
 def places(columns: Iterable[str]) -> dict[str, pl.Expr]:

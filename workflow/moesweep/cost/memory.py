@@ -206,7 +206,7 @@ def _activation_bytes(mean_rows: pl.Expr, most_rows: pl.Expr) -> pl.Expr:
     at_once = working + _others_at_work(whole_dense, whole_moe)
     # Layers that are not recomputed are done with when those before them in their chunk are.
     blocks = s.recomputes_layers & s.in_blocks
-    working = pl.when(blocks).then(pl.max_horizontal(at_once - spared / s.chunks, 0.0)).otherwise(at_once)
+    working = pl.max_horizontal(at_once - pl.when(blocks).then(spared / s.chunks).otherwise(0.0), 0.0)
     mask = pl.when(pl.col("stage") == 0).then(_embedding_bytes()).otherwise(0)
     return (
         _in_flight() * (layers + mask)

@@ -168,6 +168,7 @@ def standing(
     world_size: pl.Expr,
     gpus_per_node: pl.Expr | int,
     runs: pl.Expr = pl.lit(1, pl.Int64),
+    unit: pl.Expr | None = None,
 ) -> tuple[pl.Expr, pl.Expr]:
     """Return `members_per_node` and `nodes` (Placement) of groups of n ranks, S apart, on nodes of G GPUs.
 
@@ -178,15 +179,21 @@ def standing(
     badly.) Several runs of ranks, evenly spread over the world, are so many groups, of which as many share a
     node as fit; exact under the same condition.
     """
+    unit = unit_of(size, stride, gpus_per_node, runs) if unit is None else unit
     size, apart = size // runs, world_size // runs
     node = gpus_per_node if isinstance(gpus_per_node, pl.Expr) else pl.lit(gpus_per_node, pl.Int64)
-    unit = _common_divisor(size * stride, node, gpus_per_node)
     last = node - unit + pl.min_horizontal(stride, unit) - 1 + (size - 1) * stride
     touched = pl.when(stride >= node).then(size).otherwise(last // node + 1)
     nodes = pl.min_horizontal(touched * runs, (world_size + node - 1) // node)
     crossing = pl.when(touched > 1).then(pl.max_horizontal(unit // stride, 1)).otherwise(size)
     shared = pl.min_horizontal(pl.max_horizontal(node // apart, 1), runs)
     return pl.when(nodes > 1).then(crossing * shared).otherwise(size * runs), nodes
+
+
+def unit_of(size: pl.Expr, stride: pl.Expr, gpus_per_node: pl.Expr | int, runs: pl.Expr) -> pl.Expr:
+    """Return g of `standing`, the largest of its parts: a frame may hold it, who needs it more than once."""
+    node = gpus_per_node if isinstance(gpus_per_node, pl.Expr) else pl.lit(gpus_per_node, pl.Int64)
+    return _common_divisor(size // runs * stride, node, gpus_per_node)
 
 
 def _divisors(number: int) -> list[int]:
