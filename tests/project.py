@@ -179,7 +179,7 @@ def make_project(root: Path) -> Project:
     (root / "config/sweeps/small.yaml").write_text(SWEEP)
     project = Project(root)
     project.edit("config/config.yaml", "moe-a100-123.yaml", "small.yaml")
-    project.edit("config/config.yaml", "workloads_per_trace_job: 16", "workloads_per_trace_job: 1")
+    project.edit("config/config.yaml", "workloads_per_trace_job: 32", "workloads_per_trace_job: 1")
     # The tests of other outputs ask for them.
     project.edit("config/config.yaml", "outputs: [figures, report, manifest]", "outputs: []")
     return project

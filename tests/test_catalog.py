@@ -184,7 +184,7 @@ def test_the_configuration_names_the_study(root: Path) -> None:
     config = Configuration(root).load()
     assert config["sweep"] == "config/sweeps/moe-a100-123.yaml"
     assert config["cluster"] == CLUSTER
-    assert config["workloads_per_trace_job"] == 16
+    assert config["workloads_per_trace_job"] == 32
 
 
 @pytest.mark.parametrize("path", sorted((Path(__file__).parents[1] / "schemas").glob("*.schema.json")))
