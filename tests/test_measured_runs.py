@@ -12,6 +12,15 @@ from moesweep.evaluate.costs import constants_frame, costed
 from moesweep.predict import cluster_names
 from moesweep.study.catalog import Cluster, load_cluster
 
+ON_A100 = (
+    "Korthikanti2022",
+    "Narayanan2021",
+    "vTrain-multi",
+    "vTrain-single",
+    "BLOOM",
+    "SimuMax dense",
+)
+
 
 @pytest.fixture(scope="module")
 def clusters(root: Path) -> list[Cluster]:
@@ -28,8 +37,9 @@ def test_every_set_stays_below_its_goal(measured: Measured, clusters: list[Clust
     rows = error_rows(measured, errors(measured, clusters, to_fit(clusters)))
     assert sum(row["n"] for row in rows.values()) == 1201 + 36
     missed = {group for group, goal in TARGETS.items() if rows[group]["mape"] > goal}
-    # Its interleaving is unknown, and listed as none (docs/validation.md).
-    assert missed <= {"ParallelFolding"}
+    # Its cells scatter without a smooth cause (docs/validation.md).
+    assert missed == {"vTrain-single"}
+    assert rows["vTrain-single"]["mape"] <= 7.2
     assert rows["vTrain-multi"]["median"] <= 3.5
 
 
@@ -49,10 +59,11 @@ def test_the_band_holds_four_runs_in_five(measured: Measured, clusters: list[Clu
         .group_by("group")
         .agg(pl.col("inside").mean())
     )
-    # In sample; sets of few runs, whose band is that of others, lie inside as a whole (docs/validation.md).
-    # The band is of the fit before fused kernels were counted, a little wide for what is left of the errors.
-    assert 0.75 <= by_group["inside"].mean() <= 0.91
-    assert by_group.filter(pl.col("group") != "ParallelFolding")["inside"].min() >= 0.5
+    # In sample, of the sets whose spreads are fitted, those on A100s; the band of others is assumed.
+    fitted = by_group.filter(pl.col("group").is_in(ON_A100))
+    assert fitted.height == len(ON_A100)
+    assert 0.75 <= fitted["inside"].mean() <= 0.87
+    assert by_group["inside"].min() >= 0.5
 
 
 def test_weights_count_cells_alike(measured: Measured) -> None:

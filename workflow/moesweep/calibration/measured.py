@@ -15,8 +15,8 @@ from moesweep.study.runs import Runs, read_runs
 TARGETS = {
     "Korthikanti2022": 2.5,
     "Narayanan2021": 5.0,
-    "vTrain-multi": 8.0,
-    "vTrain-single": 8.0,
+    "vTrain-multi": 7.5,
+    "vTrain-single": 7.0,
     "BLOOM": 5.0,
     "SimuMax dense": 2.5,
     "SimuMax MoE": 2.0,
