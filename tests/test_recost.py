@@ -125,16 +125,23 @@ def test_loads_and_drops_are_those_of_the_law(skews: pl.DataFrame, alpha: float)
     assert (free["rank_load_ratio"] <= free["expert_load_ratio"]).all()
 
 
-def test_everybody_waits_for_the_fullest_rank(skews: pl.DataFrame) -> None:
-    """Not step by step: products whose tiles fill their last wave better may take less time for more rows."""
-    free = skews.filter(pl.col("capacity_factor").is_null()).sort("ep", "alpha")
-    for _, rows in free.group_by("ep"):
+def test_everybody_waits_for_the_fullest_rank(inputs: Inputs, skews: pl.DataFrame) -> None:
+    """Not step by step: products whose tiles fill their last wave better may take less time for more rows.
+
+    Behind the launches of such small layers little skew is not seen; with quicker launches it is.
+    """
+    launches = {"host_seconds": 0.6e-3, "host_backward_ratio": 0.31, "host_experts_seconds": 0.0}
+    constants = inputs.cluster.constants | {
+        name: replace(inputs.cluster.constants[name], value=value) for name, value in launches.items()
+    }
+    quick = replace(inputs, cluster=replace(inputs.cluster, constants=constants))
+    seen = as_made_by("skew_sensitivity", skew_sensitivity(quick))
+    for _, rows in seen.filter(pl.col("capacity_factor").is_null()).sort("ep", "alpha").group_by("ep"):
         assert rows["rank_load_ratio"].is_sorted()
-        # Behind the launches of such small layers little skew is not seen.
         slightly, most = rows["iteration_seconds_ratio"].gather([1, -1])
-        assert most > 1 + 1e-3
-        assert most > slightly >= 1
-    for _, rows in free.filter(pl.col("alpha") > 0).group_by("alpha"):
+        assert most > slightly > 1
+    free = skews.filter(pl.col("capacity_factor").is_null())
+    for _, rows in free.sort("ep", "alpha").filter(pl.col("alpha") > 0).group_by("alpha"):
         assert rows["rank_load_ratio"].is_sorted()
     assert (free["iteration_seconds_ratio"] <= free["rank_load_ratio"] + 1e-9).all()
 
