@@ -99,7 +99,8 @@ ROWS: list[tuple[dict[str, Any], str, str, str, str, str]] = [
     ({"routing": {"zipf": None}}, "routing.zipf", "type", "null", "where a number", "needed: 0 to 64"),
     ({"ep": {"largest_for_tp": 4}}, "ep.largest_for_tp", "type", "4", "where a list", "write [4]"),
     ({"recompute": "fulll"}, "recompute", "choice", '"fulll"', "not one of", "did you mean full"),
-    ({"dtype": "fp8"}, "dtype", "choice", '"fp8"', "not one of", "bf16"),
+    ({"dtype": "fp8"}, "dtype", "not_modelled", '"fp8"', "is not modelled", "known: bf16, fp16"),
+    ({"dtype": "bf8"}, "dtype", "choice", '"bf8"', "not one of", "bf16"),
     ({"ep": "larger"}, "ep", "pattern", '"larger"', "form", "largest"),
     ({"etp": "ep"}, "etp", "pattern", '"ep"', "form", "`tp`"),
     ({"listed": 0}, "listed", "range", "0", "below the least", "nearest: 1"),
@@ -151,7 +152,7 @@ def test_a_misspelt_key_is_suggested(project: Path) -> None:
 
 
 def test_a_mistake_in_a_grid_s_list_is_placed(project: Path) -> None:
-    grid = ROW | {"model": ["gpt_7B", "gpt_8B"], "tp": [2, 0, "8"], "pp": [2, 2], "dtype": ["bf16", "fp8"]}
+    grid = ROW | {"model": ["gpt_7B", "gpt_8B"], "tp": [2, 0, "8"], "pp": [2, 2], "dtype": ["bf16", "bf8"]}
     found = sweep_problems(project, {"options": OPTIONS, "grids": [grid]})
     assert [(p.path, p.rule) for p in found] == [
         ("grids[0].dtype[1]", "choice"),

@@ -1,6 +1,6 @@
 """What people wrote and were misled about: public cases whose right answer is a message.
 
-Cases that need options of runs (uneven pipelines, context parallelism, overlap, fp8) wait for those options.
+Cases whose answer is an option of runs are in test_public_options.py.
 """
 
 from pathlib import Path

@@ -1,7 +1,7 @@
 """Public models against figures worked out by hand, published or measured by people who ran them.
 
-Cases that need options, GPUs or bands wait for their own tests: Mixtral's seconds on H100, Qwen3-30B's on
-A800, DeepSeek-V3 on an uneven pipeline, context parallelism, overlap and fp8.
+Mixtral's seconds on H100 are among the runs of test_measured_runs.py; Qwen3-30B's on A800 and what goes by
+options of runs are in test_public_options.py.
 """
 
 from typing import Any

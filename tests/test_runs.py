@@ -117,7 +117,8 @@ def test_missing_columns_are_all_named(root: Path, tmp_path: Path) -> None:
         ({"num_layers": str(2**40)}, "at most 65536"),
         ({"tp": "9" * 400}, "where a whole number"),
         ({"gated_mlp": "yes"}, '"yes" where 0 or 1 is needed'),
-        ({"dtype": "fp8"}, '"fp8" where bf16 or fp16 is needed'),
+        ({"dtype": "fp8"}, '"fp8" is not modelled, where bf16 or fp16 is needed'),
+        ({"dtype": "bf8"}, '"bf8" where bf16 or fp16 is needed'),
         (
             {"routing": "zipf"},
             '"zipf" where uncontrolled, bias, aux_loss, balanced, zipf:1.2 or lognormal:0.5 is needed',

@@ -117,8 +117,9 @@ def _recomputed_mlp_bytes() -> pl.Expr:
 def _layer_bytes(moe: bool, rows: pl.Expr, again: pl.Expr) -> tuple[pl.Expr, pl.Expr]:
     """Return what a layer keeps for its backward pass, and what it holds more while it runs.
 
-    Full recomputation (`again`) keeps the layer's input, and holds all that it makes. Selective recomputation
-    keeps what it does not repeat; attention and MLP are repeated one after the other.
+    Full recomputation (`again`) keeps the layer's input, and holds what else the layer makes: its first norm
+    works on the very tensor that was kept. Selective recomputation keeps what it does not repeat; attention
+    and MLP are repeated one after the other.
     """
     dense = (2 * _local * s.hidden + _mlp_bytes(s.ffn)).alias("mlp_bytes")
     working = _attention_bytes(again) + (_expert_bytes(rows) if moe else dense)
@@ -126,7 +127,7 @@ def _layer_bytes(moe: bool, rows: pl.Expr, again: pl.Expr) -> tuple[pl.Expr, pl.
     of_mlp = _recomputed_expert_bytes(rows) if moe else _recomputed_mlp_bytes()
     kind = "moe" if moe else "dense"
     kept = pl.when(again).then(_input).otherwise(working - of_attention - of_mlp)
-    held = pl.when(again).then(working).otherwise(pl.max_horizontal(of_attention, of_mlp))
+    held = pl.when(again).then(working - _input).otherwise(pl.max_horizontal(of_attention, of_mlp))
     return kept.alias(f"{kind}_layer_kept_bytes"), held.alias(f"{kind}_layer_working_bytes")
 
 

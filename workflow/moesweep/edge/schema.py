@@ -165,6 +165,9 @@ def _explain(error: "ValidationError", rule: str) -> tuple[str, str, str]:
         return "type", f"{_kind(error.instance)} {value} where {wanted} is needed", advice
     if rule in ("enum", "const"):
         known = [str(choice) for choice in (limit if rule == "enum" else [limit])]
+        stated: Any = error.schema
+        if error.instance in stated.get("x-unmodelled", ()):
+            return "not_modelled", f"{value} is not modelled", f"known: {', '.join(known)}"
         return "choice", f"{value} is not one of the choices", did_you_mean(str(error.instance), known)
     if rule in _BOUNDS:
         # The limit itself is not legal where it excludes itself.

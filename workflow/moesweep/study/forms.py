@@ -25,9 +25,10 @@ def whole(least: int, most: int) -> Schema:
     return {"type": "integer", "minimum": least, "maximum": most}
 
 
-def one_of(*words: str) -> Schema:
-    """One of some words."""
-    return {"type": "string", "enum": list(words)}
+def one_of(*words: str, unmodelled: tuple[str, ...] = ()) -> Schema:
+    """One of some words; `unmodelled` are what frameworks know beside them and nothing here does."""
+    known: Schema = {"type": "string", "enum": list(words)}
+    return {**known, "x-unmodelled": list(unmodelled)} if unmodelled else known
 
 
 def below(most: float) -> Schema:

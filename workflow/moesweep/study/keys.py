@@ -247,18 +247,20 @@ COLUMNS: tuple[Derived, ...] = (
         "What each of the pp*virtual_pipeline parts holds, stage by stage and then chunk by chunk: E the "
         "embedding, t a layer, m one of multi-token prediction, L the loss, | between parts.",
         "none", resolved=LAYOUT_TEXT),
-    Key("cp_comm_type", one_of("p2p", "a2a", "all_gather"),
+    Key("cp_comm_type", one_of("p2p", "a2a", "all_gather", unmodelled=("a2a+p2p",)),
         "What attention does where cp ranks share a sequence: pass keys and values round a ring, exchange "
         "positions for heads, or gather all keys and values.", "p2p"),
-    Key("moe_token_dispatcher_type", one_of("alltoall", "flex"),
+    Key("moe_token_dispatcher_type", one_of("alltoall", "flex", unmodelled=("allgather",)),
         "How tokens get to their experts: copies by an exchange over ep, or each token once to each rank, "
         "and each node, that has any of its experts.", "alltoall", word="", without=pl.lit("alltoall")),
-    Key("moe_flex_dispatcher_backend", one_of("deepep", "hybridep"), "Kernels of the flex dispatcher.",
+    Key("moe_flex_dispatcher_backend", one_of("deepep", "hybridep", unmodelled=("ncclep",)),
+        "Kernels of the flex dispatcher.",
         "deepep", word="", without=pl.lit("deepep")),
     Key("moe_flex_dispatcher_num_sms", whole(1, 1024),
         "Multiprocessors that the flex dispatcher's kernels take. Left out: 0, the backend's own, 20 of "
         "deepep and 16 of hybridep.", 0, resolved=whole(0, 1024), without=0),
-    Key("moe_router_load_balancing_type", one_of("none", "aux_loss", "seq_aux_loss"),
+    Key("moe_router_load_balancing_type",
+        one_of("none", "aux_loss", "seq_aux_loss", unmodelled=("global_aux_loss", "sinkhorn")),
         "Loss that balances experts, over all tokens of the ranks that share a micro-batch, or over each of "
         "its sequences.", "none", without=pl.lit("none")),
     Key("moe_expert_capacity_factor", {"type": "number", "exclusiveMinimum": 0, "maximum": 1000},
@@ -288,16 +290,19 @@ COLUMNS: tuple[Derived, ...] = (
         False, word="flash"),
     Key("distributed_optimizer", TRUTH, "Optimizer state sharded over the data-parallel ranks.",
         True, word="distopt"),
-    Key("dtype", one_of("bf16", "fp16"), "Number format of parameters and activations.", "bf16", word=""),
+    Key("dtype", one_of("bf16", "fp16", unmodelled=("fp32", "fp8", "fp4")),
+        "Number format of parameters and activations.", "bf16", word=""),
     Key("grad_reduce_in_fp32", TRUTH,
         "Gradients are kept and summed in fp32, not in 16 bits; left out: with bf16.",
         pl.col("dtype") == "bf16"),
     Key("use_precision_aware_optimizer", TRUTH,
         "The optimizer keeps of a master weight the 16 bits that the bf16 weight lacks, and moments in "
         "formats of their own.", False),
-    Key("exp_avg_dtype", one_of("fp32", "bf16"), "Format of the first moment.", "fp32"),
-    Key("exp_avg_sq_dtype", one_of("fp32", "bf16"), "Format of the second moment.", "fp32"),
-    Key("moe_router_dtype", one_of("none", "fp32"),
+    Key("exp_avg_dtype", one_of("fp32", "bf16", unmodelled=("fp16", "fp8")),
+        "Format of the first moment.", "fp32"),
+    Key("exp_avg_sq_dtype", one_of("fp32", "bf16", unmodelled=("fp16", "fp8")),
+        "Format of the second moment.", "fp32"),
+    Key("moe_router_dtype", one_of("none", "fp32", unmodelled=("fp64",)),
         "Format of the router's logits and probabilities, of which those of a token travel with it; none: 16 "
         "bits, and none that travel.", "none", without=pl.lit("none")),
     Key("moe_permute_fusion", TRUTH, "One kernel moves tokens to their copies, and one sums these up.", False,

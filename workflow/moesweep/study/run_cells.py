@@ -2,7 +2,6 @@
 
 import math
 import re
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -75,7 +74,7 @@ def _value(key: Key, cell: str) -> Any:
         return TRUTH[cell]
     if form["type"] in ("integer", "number"):
         return _number(form, cell)
-    return _one_of(cell, form["enum"]) if "enum" in form else _as_written(key, cell)
+    return _one_of(cell, form) if "enum" in form else _as_written(key, cell)
 
 
 def _drawn(key: Key, cell: str) -> str:
@@ -92,9 +91,10 @@ def _drawn(key: Key, cell: str) -> str:
     return str(texts[""]["routing"])
 
 
-def _one_of(cell: str, words: Sequence[str]) -> str:
-    if cell not in words:
-        raise Meaningless(f"{shown(cell)} where {' or '.join(words)} is needed")
+def _one_of(cell: str, form: Schema) -> str:
+    if cell not in form["enum"]:
+        why = " is not modelled," if cell in form.get("x-unmodelled", ()) else ""
+        raise Meaningless(f"{shown(cell)}{why} where {' or '.join(form['enum'])} is needed")
     return cell
 
 
