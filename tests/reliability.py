@@ -7,6 +7,7 @@ from collections import Counter
 from pathlib import Path
 
 import hostile
+import scale_faults
 import strange_tables
 from archives import archived, finished, flips
 from edits import noticed
@@ -19,6 +20,9 @@ FLIPS = 1000
 MUTATIONS = 100
 STRANGE = 400
 KILLS = 100
+WORKLOADS = 10_000
+LOST = 2 * 64
+"""Workloads of the two trace jobs that a kill interrupts, at the most."""
 
 
 def archive(folder: Path) -> bool:
@@ -85,6 +89,20 @@ def malformed(folder: Path) -> bool:
     return not faulty
 
 
+def scale(folder: Path) -> bool:
+    """Disturb a large sweep, and take disk, file locks and memory away."""
+    there, again, seconds = scale_faults.cut_in_half(folder / "large", WORKLOADS)
+    print(
+        f"scale: killed with {there} of {WORKLOADS} workloads traced; of these {again} were traced again; "
+        f"completed in {seconds:.0f} s"
+    )
+    missing = scale_faults.disk_full_at_the_end(folder / "full")
+    print(f"scale: a disk that fills with {missing} figures and pages missing: completed byte by byte")
+    print(f"scale: without file locks a second run says: {scale_faults.without_locks(folder / 'lockless')}")
+    print(f"scale: out of memory, a run says: {scale_faults.out_of_memory(folder / 'memory')}")
+    return again <= LOST
+
+
 FIGURES = {
     "archive": archive,
     "untrusted": untrusted,
@@ -92,6 +110,7 @@ FIGURES = {
     "malformed": malformed,
     "kills": kills,
     "edits": edits,
+    "scale": scale,
 }
 
 
