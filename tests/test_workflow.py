@@ -115,6 +115,27 @@ def test_resources_of_the_one_trace_rule(project: Project) -> None:
     assert len(re.findall(r"threads: 2\n +resources: .*mem_mb=123", said)) == 5
 
 
+SPACE = """\
+description: Layouts of a small model.
+options: {num_experts: 4, moe_router_topk: 2, seq_length: 128, global_batch_size: 32}
+grids: [{model: tiny, world_size: 16, tp: [1, 2], pp: [1, 2], ep: [1, 2, 4], micro_batch_size: [1, 2]}]
+"""
+
+
+def test_a_space_is_screened_in_shards(project: Project) -> None:
+    (project.root / "space.yaml").write_text(SPACE)
+    assert project.call("moesweep", "screen", "space.yaml", "--out", "whole.parquet").returncode == 0
+    told = ["--config", "space=space.yaml", "shards=2"]
+    assert ran(project, *told, target="screen") == ["screen", "screen_shard", "screen_shard"]
+    found = pl.read_parquet(project.root / "results/screen/space.parquet")
+    assert found.equals(pl.read_parquet(project.root / "whole.parquet"))
+    assert found.height > 20
+    # Kept as it is until the space or a constant moves.
+    assert would_run(project, *told, target="screen") == []
+    project.edit("space.yaml", "ep: [1, 2, 4]", "ep: [1, 2]")
+    assert "screen_shard" in would_run(project, *told, target="screen")
+
+
 def test_a_figure_as_png_is_made_for_whoever_asks_for_the_file(project: Project) -> None:
     wanted = "results/figures/memory.png"
     assert ran(project, target=wanted) == ["figures", "png"]
