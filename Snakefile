@@ -1,4 +1,4 @@
-# MoE Sweep: enumerate -> validate -> trace -> (traffic, cost) -> tables -> (figures, report, manifest).
+# MoE Sweep: enumerate -> validate -> trace -> (traffic, cost) -> tables -> (network, figures, report, manifest).
 # Rules call the command line, nothing else. Their params hold digests of what a stage is made from, which is
 # what reruns it; options that depend on the output are no digest, and Snakemake does not compare them.
 from pathlib import Path
@@ -28,6 +28,7 @@ include: "workflow/rules/trace.smk"
 include: "workflow/rules/traffic.smk"
 include: "workflow/rules/cost.smk"
 include: "workflow/rules/tables.smk"
+include: "workflow/rules/network.smk"
 include: "workflow/rules/report.smk"
 include: "workflow/rules/manifest.smk"
 

@@ -52,6 +52,6 @@ def make_answers(folder: Path, only_dense: bool = False) -> Results:
     write_table(findings(sweep), results.validation, "validation")
     # The command would trace the configured sweep.
     write_traces(sweep, results)
-    for stage in ("cost", "traffic", "tables"):
+    for stage in ("cost", "traffic", "tables", "network"):
         assert main([stage, "--results", str(folder)]) == 0
     return results

@@ -22,6 +22,7 @@ STAGES = (
     "cost",
     "traffic",
     "tables",
+    "network",
     "figures",
     "report",
     "manifest",
@@ -43,7 +44,7 @@ def within(folder: Path) -> Iterator[None]:
 def finished(folder: Path) -> Path:
     """Run the small sweep in a project of its own; return the project."""
     project = make_project(folder)
-    project.edit("config/config.yaml", "outputs: []", "outputs: [figures, report, manifest]")
+    project.edit("config/config.yaml", "outputs: []", "outputs: [network, figures, report, manifest]")
     with within(folder):
         assert set(ENTRY) <= set(STAGES), "say in STAGES when the new stage runs"
         for stage in (stage for stage in STAGES if stage in ENTRY):

@@ -60,6 +60,7 @@ def stages(study: Path) -> Iterator[Case]:
         "cost",
         "traffic",
         "tables",
+        "network",
         "figures",
         "report",
         "manifest",
@@ -84,7 +85,7 @@ def sweeps(study: Path) -> Iterator[Case]:
     yield Case("sweep, an efficiency changed", ["run"])
     _edit(sweep, "ep: 16, global_batch_size: 8192, seq_length: 2048", "ep: 8, global_batch_size: 8192")
     yield Case("sweep, one workload changed", ["run"])
-    _edit(config / "config.yaml", "outputs: [figures, report, manifest]", "outputs: []")
+    _edit(config / "config.yaml", "outputs: [network, figures, report, manifest]", "outputs: []")
     yield Case("sweep, outputs: []", ["run"])
     _edit(sweep, "ep: 8, global_batch_size: 8192", "ep: 8, global_batch_size: 4096")
     yield Case("sweep, one workload changed, outputs: []", ["run"])

@@ -7,7 +7,18 @@ from dataclasses import dataclass
 from kills import ROW
 from project import SWEEP, Project
 
-STAGES = ("enumerate", "validate", "trace", "traffic", "cost", "tables", "figures", "report", "manifest")
+STAGES = (
+    "enumerate",
+    "validate",
+    "trace",
+    "traffic",
+    "cost",
+    "tables",
+    "network",
+    "figures",
+    "report",
+    "manifest",
+)
 
 
 @dataclass(frozen=True)
@@ -33,7 +44,7 @@ A_FEW = (("cost", EDITS[0]), ("enumerate", EDITS[2]))
 def noticed(project: Project, cases: Iterable[tuple[str, FileEdit]] = ALL) -> list[bool]:
     """Run the sweep, edit a file when a stage begins, put it back, run again: is all as if never edited?"""
     project.edit("config/sweeps/small.yaml", SWEEP[SWEEP.index("rows:") :], f"rows:\n{ROW}")
-    project.edit("config/config.yaml", "outputs: []", "outputs: [figures, report, manifest]")
+    project.edit("config/config.yaml", "outputs: []", "outputs: [network, figures, report, manifest]")
     undisturbed = project.make()
     assert undisturbed.returncode == 0, undisturbed.stderr
     reference = project.files()

@@ -181,5 +181,5 @@ def make_project(root: Path) -> Project:
     project.edit("config/config.yaml", "moe-a100-123.yaml", "small.yaml")
     project.edit("config/config.yaml", "workloads_per_trace_job: 32", "workloads_per_trace_job: 1")
     # The tests of other outputs ask for them.
-    project.edit("config/config.yaml", "outputs: [figures, report, manifest]", "outputs: []")
+    project.edit("config/config.yaml", "outputs: [network, figures, report, manifest]", "outputs: []")
     return project

@@ -19,7 +19,7 @@ from project import Project, make_project
 CLUSTER = "config/clusters/dgx-a100-80gb-8xhdr200.yaml"
 SWEEP = "config/sweeps/small.yaml"
 MODEL = "config/models/tiny.yaml"
-ALL_OUTPUTS = "[figures, report, manifest]"
+ALL_OUTPUTS = "[network, figures, report, manifest]"
 LIBRARY = "workflow/moesweep"
 
 HEADER = """\
@@ -38,8 +38,9 @@ jobs that Snakemake started are counted. `tests/test_reruns.py` repeats every li
 - Edits of what the workflow reads but no number is made from rerun nothing, but for the manifest, which
   quotes the configuration: comments in a sweep or a model, schemas, the command line.
 - When the catalogue is written, the files of workloads that it no longer lists are removed, so no table holds
-  rows of a workload that is not in the sweep. So are figures, page and manifest where `outputs` does not name
-  them: they would describe another sweep. `moesweep clean --stale` does the same, and more, by hand.
+  rows of a workload that is not in the sweep. So are networks, figures, page and manifest where `outputs`
+  does not name them: they would describe another sweep. `moesweep clean --stale` does the same, and more, by
+  hand.
 
 """
 

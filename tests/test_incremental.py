@@ -13,7 +13,7 @@ from moesweep.store import checksums
 from project import Project, make_project
 from rerun_table import CLUSTER, MODEL, SWEEP
 
-STAGES = ["enumerate", "validate", "trace", "traffic", "cost", "tables", "figures", "report"]
+STAGES = ["enumerate", "validate", "trace", "traffic", "cost", "tables", "network", "figures", "report"]
 OTHER_EP = ("ep: 4, global_batch_size: 64", "ep: 2, global_batch_size: 64")
 CHANGED = "tiny-ws32-tp4-pp2"
 """How the ids of the two workloads begin that OTHER_EP changes: one is new, its twin stays."""
@@ -81,14 +81,14 @@ def test_a_price_moves_money_alone(project: Project) -> None:
         (before["usd_per_billion_tokens"] * 1.5).to_list(), rel=1e-15
     )
     assert after.drop("usd_per_billion_tokens").equals(before.drop("usd_per_billion_tokens"))
-    run("tables", "figures", "report")
+    run("tables", "network", "figures", "report")
     as_new(project)
 
 
 def test_an_efficiency_moves_all_costs(project: Project) -> None:
     project.edit("config/calibration.yaml", "value: 0.781", "value: 0.77")
     assert moved(project, "costs/ops", "cost") == set(parts(project, "costs/ops"))
-    run("tables", "figures", "report")
+    run("tables", "network", "figures", "report")
     as_new(project)
 
 
@@ -109,7 +109,7 @@ def test_one_workload_moves_its_own_parts(project: Project) -> None:
         (new,) = moved(project, folder, stage)
         assert new.startswith(CHANGED)
         assert new.endswith("-moe")
-    run("tables", "figures", "report")
+    run("tables", "network", "figures", "report")
     as_new(project)
 
 
@@ -136,12 +136,19 @@ def test_parts_that_are_not_as_written_are_made_again(project: Project, stage: s
 def test_memos_that_are_damaged_are_not_believed(project: Project) -> None:
     made = project.files()
     memos = sorted(Path(".snakemake/memo/results").rglob("*.parquet"))
-    assert {file.parent.name for file in memos} == {"traffic", "cost", "tables", "figures", "report"}
+    assert {file.parent.name for file in memos} == {
+        "traffic",
+        "cost",
+        "tables",
+        "network",
+        "figures",
+        "report",
+    }
     for file in memos:
         content = bytearray(file.read_bytes())
         content[len(content) // 2] ^= 1
         file.write_bytes(content)
-    run("traffic", "cost", "tables", "figures", "report")
+    run("traffic", "cost", "tables", "network", "figures", "report")
     assert project.files() == made
 
 
@@ -163,7 +170,7 @@ def test_without_memory_all_is_made(project: Project) -> None:
     checksums._kept.clear()
     for stage, folder in PARTS.items():
         assert moved(project, folder, stage) == set(parts(project, folder))
-    run("tables", "figures", "report")
+    run("tables", "network", "figures", "report")
     assert project.files() == made
 
 

@@ -11,11 +11,12 @@ from moesweep.cli import main
 from moesweep.evaluate.costs import costed_on
 from moesweep.evaluate.files import write_costs
 from moesweep.report.figures.style import as_svg
+from moesweep.report.figures.topologies import draw
+from moesweep.report.networks import sentences, slower
 from moesweep.store.layout import Results
 from moesweep.store.tablefile import read_table, write_table
-from moesweep.study.networks import load_parts
+from moesweep.study.networks import load_network, load_parts
 from moesweep.topologies.needs import SHARES, nic_need
-from moesweep.topologies.summary import draw, sentences, slower
 from moesweep.trace.files import write_traces
 from small import DENSE, small
 
@@ -242,6 +243,43 @@ def test_sentences_and_figure_by_hand(out: Path) -> None:
     drawn = (out / "topologies.svg").read_text(encoding="utf-8")
     assert drawn == as_svg("topologies", draw, {"rows": slower(table)})
     assert all(f">{name}</text>" in drawn for name in ("non-blocking", "thin", "rail-only"))
+
+
+NARROW = {
+    "description": "sides of 8 and 2, which hold 16 GPUs and no more",
+    "source": "a test",
+    "topology": "torus",
+    "shape": {"vertices": "gpu", "sides": [8, 2], "ports": "full"},
+}
+
+
+def test_the_stage_compares_the_catalogue_and_says_what_holds_no_workload(
+    project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """All networks but hashed ones, the default first."""
+    narrow = project / "config/networks/narrow.yaml"
+    narrow.parent.mkdir()
+    narrow.write_text(yaml.safe_dump(NARROW))
+    try:
+        assert main(["network"]) == 0
+        said = capsys.readouterr()
+        left_out, made = said.err.splitlines()
+        assert left_out.startswith("left out: config/networks/narrow.yaml:4: shape.sides: holds: ")
+        file = Results(Path("results")).topologies
+        assert made.startswith(f"{file}: ")
+        found = read_table(file, "topologies")
+        networks = found["network"].unique(maintain_order=True).to_list()
+        assert networks[0] == "non-blocking"
+        assert set(networks) == {path.stem for path in (ROOT / "config/networks").glob("*.yaml")} - {
+            "fat-tree-hashed"
+        }
+        assert found.height == 2 * len(networks)
+        thin = found.filter(network="fat-tree-4to1")["iteration_seconds"].to_list()
+        own = cluster().on(load_network(ROOT, "fat-tree-4to1"))
+        assert thin == costed_on(workloads(), [own])["iteration_seconds"].to_list()
+    finally:
+        narrow.unlink()
+        narrow.parent.rmdir()
 
 
 def test_the_summary_says_by_how_much(capsys: pytest.CaptureFixture[str]) -> None:

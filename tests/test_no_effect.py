@@ -98,7 +98,7 @@ def test_a_user_s_own_file_is_not_replaced(tmp_path: Path) -> None:
     assert [file.name for file in (tmp_path / "set").iterdir()] == ["trace.1.et"]
 
 
-STAGES = ("enumerate", "validate", "cost", "traffic", "tables", "figures", "report", "manifest")
+STAGES = ("enumerate", "validate", "cost", "traffic", "tables", "network", "figures", "report", "manifest")
 
 
 @pytest.mark.parametrize("stage", STAGES)

@@ -256,7 +256,7 @@ def test_a_link_opens_the_section_of_its_workload_and_moves_the_focus(
 
 def test_tab_reaches_skip_link_navigation_and_filters(page: WebDriver) -> None:
     reached = []
-    for _ in range(9):
+    for _ in range(10):
         page.switch_to.active_element.send_keys(Keys.TAB)
         active = page.switch_to.active_element
         reached.append(active.get_attribute("id") or active.text)

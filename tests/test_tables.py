@@ -274,7 +274,7 @@ def test_experts_that_are_not_spread_exchange_nothing(root: Path, in_root: None,
     assert claim["comparisons"] == 1
     assert claim["highest_ratio"] == sent[3] / sent[1] == pytest.approx((7 / 8) / (1 / 2))
     assert "  1       1         0         0" in results.summary.read_text()
-    for command in ("figures", "report"):
+    for command in ("network", "figures", "report"):
         assert main([command, "--results", str(results.root)]) == 0
     assert "the token exchange comes on top" in results.report.read_text()
 

@@ -6,6 +6,7 @@ rule figures:
         PLAN.outputs("cost"),
         PLAN.outputs("traffic"),
         PLAN.outputs("tables"),
+        PLAN.outputs("network"),
     output:
         [
             report(
@@ -50,6 +51,7 @@ rule report:
         PLAN.outputs("cost"),
         PLAN.outputs("traffic"),
         PLAN.outputs("tables"),
+        PLAN.outputs("network"),
         PLAN.outputs("figures"),
     output:
         report(

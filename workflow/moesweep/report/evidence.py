@@ -80,6 +80,11 @@ class Evidence:
         return read_table(self.results.links, "links")
 
     @cached_property
+    def topologies(self) -> pl.DataFrame:
+        """What each network of the catalogue does to every workload."""
+        return read_of_all(self.results.topologies, "topologies", self.workloads["workload"])
+
+    @cached_property
     def ep_scaling(self) -> pl.DataFrame:
         """Workloads that differ in ep alone."""
         return self.table("ep_scaling")

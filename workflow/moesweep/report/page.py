@@ -11,7 +11,7 @@ from markupsafe import Markup
 
 from moesweep import __version__
 from moesweep.edge.paths import SHIPPED
-from moesweep.report import words
+from moesweep.report import networks, words
 from moesweep.report.answer import about, experts_across_nodes, sentences, within_band
 from moesweep.report.evidence import Evidence
 from moesweep.report.figures.gallery import FIGURES
@@ -72,8 +72,12 @@ def _context(evidence: Evidence) -> dict[str, Any]:
         "about": about(evidence),
         "sentences": sentences(evidence),
         "within_band": within_band(evidence),
+        "networks": list(networks.sentences(networks.slower(evidence.topologies))),
         "scatter": scatter(evidence),
-        "figures": [_figure(evidence, name, each.title) for name, each in FIGURES.items()],
+        "figures": [
+            _figure(evidence, name, each.title) for name, each in FIGURES.items() if name != "topologies"
+        ],
+        "topologies": _figure(evidence, "topologies", FIGURES["topologies"].title),
         "columns": shown,
         "overview": overview(evidence, shown),
         "options": options(evidence),

@@ -20,11 +20,14 @@ from moesweep.store.parts import unfit_parts
 from moesweep.store.provenance import ENTRY, code_digest, sources
 from moesweep.study.catalog import CALIBRATION_FILE, Cluster
 from moesweep.study.configured import Configuration, configured
+from moesweep.study.networks import PARTS_FILE
 from moesweep.study.planned import digest, of_cluster
 from moesweep.study.workload import description
 from moesweep.tables.registry import TABLES
+from moesweep.topologies.chosen import catalogue_networks
+from moesweep.topologies.files import read_of
 
-NEEDS = {"report": ("figures",)}
+NEEDS = {"figures": ("network",), "report": ("figures", "network")}
 """What an output is made from besides the stages that always run."""
 
 RESOLVED = Path(".snakemake/moesweep")
@@ -115,6 +118,7 @@ class Plan:
             "enumerate": lambda: [self.workloads.write_json()],
             "validate": lambda: [self.findings.write_json()],
             "traffic": lambda: [str(self.gpus_per_node)],
+            "network": lambda: [read_of(self.cluster, self.configuration.root)],
             "manifest": lambda: [
                 json.dumps(self.config),
                 *self._read(self.config_files),
@@ -165,8 +169,11 @@ class Plan:
         """The configuration files that config/config.yaml leads to."""
         models = [f"config/models/{name}.yaml" for name in self.models]
         cluster = [f"config/clusters/{self.config['cluster']}.yaml", f"config/gpus/{self.cluster.gpu}.yaml"]
-        network = [self.cluster.network.file, *self.cluster.network.graphs]
-        return [self.config["sweep"], *models, *cluster, *network, CALIBRATION_FILE]
+        compares = "network" in self.stages
+        networks = catalogue_networks(self.configuration.root, self.cluster) if compares else []
+        read = (file for each in (self.cluster.network, *networks) for file in (each.file, *each.graphs))
+        parts = [PARTS_FILE] if compares else []
+        return [self.config["sweep"], *models, *cluster, *dict.fromkeys(read), *parts, CALIBRATION_FILE]
 
     def _read(self, files: Iterable[str]) -> list[str]:
         """Return the texts of configuration files."""
@@ -200,6 +207,7 @@ class Plan:
             "enumerate": [results.workloads],
             "validate": [results.validation],
             "trace": [results.trace_index(chunk) for chunk in self.trace_jobs],
+            "network": [results.topologies],
             "figures": [results.figure(name, "svg") for name in self.figures],
             "report": [results.report],
             "traffic": [results.links, results.index("traffic")],

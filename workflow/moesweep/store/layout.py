@@ -82,6 +82,11 @@ class Results:
         """The bytes of every workload by link, group kind and phase."""
         return self.root / "traffic" / "links.parquet"
 
+    @property
+    def topologies(self) -> Path:
+        """What each network of the catalogue does to every workload."""
+        return self.root / "network" / "topologies.parquet"
+
     def figure(self, name: str, suffix: str) -> Path:
         """One of the figures, as svg or png."""
         return self.root / "figures" / f"{name}.{suffix}"

@@ -19,6 +19,7 @@ ENTRY = {
     "cost": "moesweep.evaluate.files",
     "tables": "moesweep.tables.files",
     "traffic": "moesweep.traffic.files",
+    "network": "moesweep.topologies.files",
     "figures": "moesweep.report.figures.files",
     "report": "moesweep.report.page",
     "manifest": "moesweep.archive.manifest",
@@ -34,12 +35,13 @@ DICTIONARIES = {
     "trace": (*TRACE_TABLES, "given_routing"),
     "cost": ("cost_ops", "costs", "distinct_ops", "sensitivity"),
     "traffic": ("traffic", "links"),
+    "network": ("topologies",),
 }
 """The column dictionaries that a stage writes by; all others, but those of COMMANDS, are of the tables."""
 
 COMMANDS = (
     *("runs", "unrolled", "screen"),
-    *("topologies", "network_kinds", "network_links", "network_loads", "network_demand", "nic_need"),
+    *("network_kinds", "network_links", "network_loads", "network_demand", "nic_need"),
 )
 """The dictionaries that only commands outside of the workflow read or write by."""
 

@@ -1,13 +1,16 @@
 """`moesweep network`: what topologies do to workloads, which links carry what, what a card needs."""
 
 import argparse
+import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from moesweep.edge.outputs import among_results
-from moesweep.edge.problems import BadInput, Problem, collect, did_you_mean
+from moesweep.edge.problems import BadInput, Problem, collect, did_you_mean, shown
+from moesweep.edge.said import say
 from moesweep.study.configured import Configuration, add_options, asked
+from moesweep.study.planned import add_planned_option, digest, refuse_edited
 
 if TYPE_CHECKING:
     import polars as pl
@@ -23,6 +26,7 @@ def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
     """Add the parser of `moesweep network`."""
     command = commands.add_parser("network", help=_HELP, description=_HELP)
     add_options(command)
+    add_planned_option(command)
     command.add_argument(
         "--topology",
         action="append",
@@ -46,14 +50,42 @@ def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 
 def network(arguments: argparse.Namespace) -> int:
-    """Print what each network does; write the tables if a folder is named."""
+    """Write the stage's table, or answer what is asked, into files if a folder is named; print a summary."""
+    from moesweep.topologies.summary import lines
+
+    asked_for = ("topology", "workload", "order", "links", "out")
+    is_question = any(getattr(arguments, name) for name in asked_for)
+    table = _answered(arguments) if is_question else _staged(arguments)
+    print(*lines(table), sep="\n")
+    return 0
+
+
+def _staged(arguments: argparse.Namespace) -> "pl.DataFrame":
+    """Write results/network; return its table. Networks that hold a world of the sweep are all compared."""
+    from moesweep.edge.line_numbers import numbered
+    from moesweep.store.tablefile import read_table
+    from moesweep.topologies.files import read_of, write_topologies
+
+    configuration = asked(arguments)
+    root, cluster = configuration.root, configuration.cluster()
+    refuse_edited(arguments, lambda: digest([read_of(cluster, root)]))
+    results = configuration.written()
+    for line in numbered(write_topologies(results, cluster, root)):
+        print(f"left out: {line}", file=sys.stderr)
+    say(f"{results.topologies}: every workload on every network that holds it")
+    return read_table(results.topologies, "topologies")
+
+
+def _answered(arguments: argparse.Namespace) -> "pl.DataFrame":
+    """Return what the networks asked for do to the workloads asked for; write the tables into a folder."""
     from moesweep.network.order import RANK_ORDER
     from moesweep.report.figures.style import as_svg
+    from moesweep.report.figures.topologies import draw
+    from moesweep.report.networks import slower
     from moesweep.store.tablefile import whole, write_table
     from moesweep.study.networks import load_parts
     from moesweep.topologies.compared import compared, topologies
     from moesweep.topologies.needs import nic_need
-    from moesweep.topologies.summary import draw, lines, slower
 
     configuration = asked(arguments)
     workloads, clusters, out = _check(arguments, configuration)
@@ -61,7 +93,6 @@ def network(arguments: argparse.Namespace) -> int:
     slowdowns = found.slowdowns(tuple(dict.fromkeys((RANK_ORDER, *(arguments.order or ())))))
     prices = {name: part.value for name, part in load_parts(configuration.root).items()}
     table = topologies(found, slowdowns, prices)
-    print(*lines(table), sep="\n")
     if out is not None:
         write_table(table, out / "topologies.parquet", "topologies")
         write_table(found.kinds(slowdowns), out / "network_kinds.parquet", "network_kinds")
@@ -70,8 +101,8 @@ def network(arguments: argparse.Namespace) -> int:
         write_table(nic_need(workloads, configuration.cluster()), out / "nic_need.parquet", "nic_need")
         if arguments.links:
             _write_links(found, configuration.results(), out)
-        print(f"written: {out}")
-    return 0
+        say(f"{out}: what these networks do")
+    return table
 
 
 def _write_links(found: "Compared", results: "Results", out: Path) -> None:
@@ -117,6 +148,11 @@ def _check(
         workloads = collect(problems, named, workloads, arguments.workload)
     clusters = collect(problems, _clusters, arguments.topology, configuration)
     problems += _order_problems(arguments.order or ())
+    if arguments.planned is not None:
+        message = "nothing that the workflow makes is asked for"
+        problems.append(
+            Problem("", "--planned", "no_effect", shown(arguments.planned), message, "leave it out")
+        )
     out = None if arguments.out is None else Path(arguments.out)
     if out is not None:
         problems += among_results(out, results.root)
@@ -133,13 +169,14 @@ def _check(
 
 def _clusters(words: Sequence[str] | None, configuration: Configuration) -> "list[Cluster]":
     """Return the configured cluster on the default network and on each that is asked for."""
-    from moesweep.study.catalog_files import catalogued
     from moesweep.study.networks import DEFAULT_NETWORK, NON_BLOCKING, named_network
+    from moesweep.topologies.chosen import catalogue_networks
 
     root, problems, cluster = configuration.root, list[Problem](), configuration.cluster()
-    names = catalogued(root, "network") if words is None else words
-    loaded = [collect(problems, named_network, root, name, ("", "--topology")) for name in names]
-    found = [each for each in loaded if each is not None and (words is not None or each.routing != "hashed")]
+    if words is None:
+        return [cluster.on(each) for each in catalogue_networks(root, cluster)]
+    loaded = [collect(problems, named_network, root, name, ("", "--topology")) for name in words]
+    found = [each for each in loaded if each is not None]
     of_name = {each.name: each for each in [NON_BLOCKING, *found]}
     twice = [each for each in found if of_name[each.name] is not each]
     problems += [

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import polars as pl
 
+from moesweep.edge.problems import BadInput, Problem
 from moesweep.evaluate.costs import constants_frame, seconds_of
 from moesweep.network.order import RANK_ORDER
-from moesweep.network.slowed import built_for, of_layouts, with_slowdowns
+from moesweep.network.slowed import built, built_for, of_layouts, with_slowdowns
 from moesweep.network.topology import Topology
 from moesweep.network.unit import LAYOUT
 from moesweep.shapes.communication import EXPERT_KINDS, GROUP_KINDS
@@ -31,6 +32,12 @@ class Compared:
     def layouts(self) -> pl.DataFrame:
         """The distinct layouts, numbered."""
         return self.workloads.select(LAYOUT).unique(maintain_order=True).with_row_index("layout")
+
+    def of(self, workloads: pl.DataFrame) -> "Compared":
+        """Return the same with some of the workloads."""
+        sizes = set(workloads["world_size"])
+        built = {key: each for key, each in self.topologies.items() if key[1] in sizes}
+        return Compared(workloads, self.clusters, built)
 
     def slowdowns(self, orders: Sequence[str] = (RANK_ORDER,)) -> pl.DataFrame:
         """Return what each network does to each kind of each layout: `slowdowns`, layout, network, order."""
@@ -61,7 +68,7 @@ class Compared:
     def _ends(self, bundles: pl.Series) -> pl.DataFrame:
         """Return class, source and target of the first link of some bundles, by network and world."""
         return pl.concat(
-            built.links.filter(pl.col("bundle").is_in(bundles.unique().implode()))
+            each.links.filter(pl.col("bundle").is_in(bundles.unique().implode()))
             .unique("bundle", keep="first", maintain_order=True)
             .select(
                 "class",
@@ -71,7 +78,7 @@ class Compared:
                 network=pl.lit(name),
                 world_size=pl.lit(size, pl.Int64),
             )
-            for (name, size), built in self.topologies.items()
+            for (name, size), each in self.topologies.items()
         )
 
 
@@ -85,6 +92,21 @@ def compared(workloads: pl.DataFrame, clusters: Sequence[Cluster], root: Path = 
     return Compared(workloads, {each.network.name: each for each in clusters}, topologies)
 
 
+def compared_where_they_fit(
+    workloads: pl.DataFrame, clusters: Sequence[Cluster], root: Path = Path()
+) -> tuple[Compared, list[Problem]]:
+    """Return the same of networks that hold the workloads of a world, and why the others do not."""
+    topologies, problems = {}, dict[Problem, None]()
+    for each in clusters:
+        for size in workloads["world_size"].unique().sort():
+            try:
+                topologies[each.network.name, size] = built(each.network, each.values, size, root)
+            except BadInput as bad:
+                problems |= dict.fromkeys(bad.problems)
+    found = Compared(workloads, {each.network.name: each for each in clusters}, topologies)
+    return found, list(problems)
+
+
 def topologies(found: Compared, slowdowns: pl.DataFrame, prices: Mapping[str, float]) -> pl.DataFrame:
     """Return the table `topologies`: each workload's iteration on each network that holds it, and its parts.
 
@@ -93,49 +115,45 @@ def topologies(found: Compared, slowdowns: pl.DataFrame, prices: Mapping[str, fl
     """
     placed = _placed(found, slowdowns.filter(order=RANK_ORDER))
     rows = [
-        (name, size, built.parts().links, built.parts().switches, _usd(built, prices))
-        for (name, size), built in found.topologies.items()
+        (name, size, each.parts().links, each.parts().switches, _usd(each, prices))
+        for (name, size), each in found.topologies.items()
     ]
     parts = pl.DataFrame(rows, ["network", "world_size", "links", "switches", "usd"], orient="row")
-    is_slower = (pl.col("kind") == "moe") if "ep_slowdown" in placed.columns else pl.lit(value=False)
-    ep = pl.when(is_slower).then("ep_slowdown" if "ep_slowdown" in placed.columns else 1.0).otherwise(1.0)
+    if "ep_slowdown" not in placed.columns:
+        placed = placed.with_columns(ep_slowdown=pl.lit(1.0))
+    ep = pl.when(pl.col("kind") == "moe").then("ep_slowdown").otherwise(1.0)
     return placed.select(
         "workload", "kind", "world_size", "network", _seconds(found, placed), ep_slowdown=ep
     ).join(parts, on=["network", "world_size"], maintain_order="left")
 
 
-def _usd(built: Topology, prices: Mapping[str, float]) -> float:
-    parts = built.parts()
+def _usd(each: Topology, prices: Mapping[str, float]) -> float:
+    parts = each.parts()
     return parts.links * prices["link_usd"] + parts.ports * prices["switch_port_usd"]
 
 
 def _placed(found: Compared, slowdowns: pl.DataFrame) -> pl.DataFrame:
     """Return every workload on every network that is built for its world, with the slowdowns there."""
-    layouts = found.layouts
-    frames = [
-        with_slowdowns(
-            found.workloads.filter(
-                pl.col("world_size").is_in([size for of, size in found.topologies if of == name])
-            ),
-            layouts,
-            slowdowns.filter(network=name),
-        ).with_columns(network=pl.lit(name))
-        for name in found.clusters
-    ]
+    layouts, frames = found.layouts, []
+    for name in found.clusters:
+        worlds = pl.Series("world_size", [size for of, size in found.topologies if of == name], pl.Int64)
+        held = found.workloads.join(worlds.to_frame(), on="world_size", how="semi", maintain_order="left")
+        slower = with_slowdowns(held, layouts, slowdowns.filter(network=name))
+        frames.append(slower.with_columns(network=pl.lit(name)))
     placed = pl.concat(frames, how="diagonal")
     return placed.with_columns(pl.col(f"^({'|'.join(GROUP_KINDS)})_slowdown$").fill_null(1.0))
 
 
 def _seconds(found: Compared, placed: pl.DataFrame) -> pl.Series:
     """Return the seconds of iterations: once where networks are alike to a workload and to its cluster."""
-    constants = constants_frame(found.clusters.values()).drop("cluster")
-    alike = constants.with_columns(cluster=pl.struct(constants.columns).rank("dense").cast(pl.String))
-    of_network = dict(zip(found.clusters, alike["cluster"], strict=True))
-    told = placed.with_columns(cluster=pl.col("network").replace_strict(of_network))
-    key = [
-        name for name in told.columns if name == "workload" or name == "cluster" or name.endswith("_slowdown")
-    ]
+    first: dict[tuple[float, ...], str] = {}
+    alike = {
+        name: first.setdefault(tuple(each.values.values()), name) for name, each in found.clusters.items()
+    }
+    told = placed.with_columns(cluster=pl.col("network").replace_strict(alike, return_dtype=pl.String))
+    key = ["workload", "cluster", *(name for name in told.columns if name.endswith("_slowdown"))]
     once = told.unique(key, keep="first", maintain_order=True)
-    seconds = seconds_of(once, alike.unique("cluster", maintain_order=True))
+    constants = constants_frame(found.clusters[name] for name in first.values())
+    seconds = seconds_of(once, constants.with_columns(cluster=pl.Series(list(first.values()))))
     timed = once.select(key).with_columns(seconds)
     return told.select(key).join(timed, on=key, how="left", maintain_order="left")["iteration_seconds"]

@@ -15,6 +15,7 @@ from moesweep.report.figures import (
     pipeline_turns,
     roofline,
     skew_ratios,
+    topologies,
     traffic_maps,
 )
 from moesweep.report.figures.style import Shown
@@ -38,6 +39,7 @@ class Drawing:
 
 FIGURES = {
     "ep_scaling": Drawing("What a higher ep does, all else equal", ep_scaling.shown, ep_scaling.draw),
+    "topologies": Drawing("What networks do to MoE and to dense", topologies.shown, topologies.draw),
     "moe_against_dense": Drawing("MoE against dense", against_dense.shown, against_dense.draw),
     "skew": Drawing("What uneven routing costs", skew_ratios.shown, skew_ratios.draw),
     "memory": Drawing("What fills the memory", memory_parts.shown, memory_parts.draw),
