@@ -9,7 +9,6 @@ from typing import Any
 from moesweep.edge.problems import BadInput, Problem
 from moesweep.network.dragonfly import Dragonfly
 from moesweep.network.flows import Fabric
-from moesweep.network.graph_import import imported
 from moesweep.network.hashed import HashedTree
 from moesweep.network.lattice import Lattice
 from moesweep.network.topology import Order, Topology
@@ -222,6 +221,9 @@ def even_sides(vertices: int, dimensions: int) -> tuple[int, ...]:
 
 
 def _graph(site: _Site) -> Fabric:
+    # SciPy loads slowly, and few networks are graphs.
+    from moesweep.network.graph_import import imported
+
     return imported(site.network, site.root, site.gpus, site.island, site.rates.nic)
 
 

@@ -118,14 +118,14 @@ def carried(flows: Flows, legs: Iterator[Leg], bundles: int) -> Floats:
     total = np.zeros(flows.keys * bundles)
     for rows, bundle, share in legs:
         cells = flows.key[rows] * bundles + bundle
-        total += np.bincount(cells, flows.bytes[rows] * share, minlength=len(total))
+        np.add.at(total, cells, flows.bytes[rows] * share)
     return total.reshape(flows.keys, bundles)
 
 
 def sample_mean(samples: Floats) -> Floats:
     """Return the mean of samples, added one after the other: other keys do not change how it is rounded."""
     total: Floats = reduce(np.add, samples)
-    return total / len(samples)
+    return total / len(samples) if len(samples) > 1 else total
 
 
 def bundled(*parts: tuple[str, int, float, float]) -> Bundles:

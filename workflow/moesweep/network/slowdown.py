@@ -49,9 +49,10 @@ class Carried:
 def carried(topology: Topology, flows: Flows) -> Carried:
     """Return what flows between GPUs do to a network; where routes are drawn, in the mean over draws."""
     loads, bundles = topology.loads(flows), topology.bundles
-    outside = bundles.class_ != NVLINK
+    # NVLink's bundles come first.
+    outside = slice(int((bundles.class_ == NVLINK).sum()), None)
     seconds = loads[:, :, outside] * (bundles.share / bundles.capacity)[outside]
-    worst = np.flatnonzero(outside)[sample_mean(seconds).argmax(axis=1)]
+    worst = outside.start + sample_mean(seconds).argmax(axis=1)
     busiest = sample_mean(seconds.max(axis=2))
     return Carried(
         nic_seconds(topology, flows),

@@ -21,7 +21,7 @@ from moesweep.study.networks import Network
 CONSTANTS = ("gpus_per_node", "nic_bytes_per_second", "node_link_bytes_per_second")
 """The constants of a cluster that a network's slowdowns follow from."""
 
-CELLS = 1 << 21
+CELLS = 1 << 19
 """Loads, keys times bundles, that are held at a time."""
 
 Sited = tuple[Network, Mapping[str, float]]
