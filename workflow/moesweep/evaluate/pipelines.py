@@ -1,6 +1,7 @@
 """What stage classes take for a micro-batch, and how long all micro-batches take to pass through them."""
 
 from dataclasses import dataclass
+from functools import reduce
 
 import numpy as np
 import polars as pl
@@ -135,7 +136,9 @@ class Stepping:
             here = np.flatnonzero(layouts == layout)
             held = _chunks_of(self._layouts, layout, pp, chunks)
             for way in range(len(PHASES)):
-                lengths[way::2, here] = held @ values[way][:, here]
+                # One scope after the other: how a product of matrices rounds depends on the batch's size.
+                parts = zip(held.T, values[way][:, here], strict=True)
+                lengths[way::2, here] = reduce(np.add, (np.outer(*part) for part in parts))
         return lengths, delays
 
 
