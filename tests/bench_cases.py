@@ -248,6 +248,55 @@ def unrolled(study: Path) -> Iterator[Case]:
         )
 
 
+SIX = ("leaf-spine-4to1", "fat-tree", "rail-optimised", "dragonfly-plus", "hyperx", "torus-3d")
+NETWORK = """description: of a bench
+source: of a bench
+topology: {topology}
+shape: {shape}
+"""
+GRAPH = "fat-tree-4096gpus.topo"
+
+
+def networks(study: Path) -> Iterator[Case]:
+    """Give what networks do to the default sweep, which link carries what, and large worlds."""
+    tables = study / "links"
+    six = [word for name in SIX for word in ("--topology", name)]
+    yield Case("sweep, outputs: []", ["run", "--set", "outputs=[]"])
+    yield Case("216 workloads on 16 networks", ["network"])
+    yield Case(
+        "link tables of 122 MoE workloads",
+        ["network", "--workload", "*-moe", *six, "--links", "--out", str(tables)],
+        "tables",
+        lambda: len(list(tables.glob("links/*/*.parquet"))),
+    )
+    one = study / "one"
+    yield Case(
+        "link tables of one of 4,096 GPUs",
+        ["network", "--workload", LARGEST, "--links", "--out", str(one)],
+        "tables",
+        lambda: len(list(one.glob("links/*/*.parquet"))),
+    )
+    form = ["--format", "simai-topology", "--network", "fat-tree"]
+    yield Case(
+        "export of a graph of 4,096 GPUs", ["export", *form, "--workload", LARGEST, "--out", "config/g"]
+    )
+    for name, topology, shape in (
+        ("graph", "graph", f"{{file: config/g/{GRAPH}}}"),
+        ("wide", "fat_tree", "{radix: 64}"),
+    ):
+        (study / f"{name}.yaml").write_text(NETWORK.format(topology=topology, shape=shape), encoding="utf-8")
+    on_graph = ["network", "--workload", LARGEST, "--topology", "graph.yaml"]
+    yield Case("slowdowns on an imported graph", on_graph)
+    yield Case("link tables of an imported graph", [*on_graph, "--links", "--out", "imported"])
+    (study / "config/sweeps/bench.yaml").write_text(ONE.format(ranks=65536, ep=16), encoding="utf-8")
+    wide = ["--set", "sweep=config/sweeps/bench.yaml", "--results", "of-65536"]
+    for stage in ("enumerate", "trace", "cost"):
+        yield Case(f"{stage} 65,536 GPUs", [stage, *wide])
+    on_it = ["network", *wide, "--topology", "wide.yaml"]
+    yield Case("65,536 GPUs on a fat tree", on_it)
+    yield Case("link tables of 65,536 GPUs", [*on_it, "--links", "--out", "wide"])
+
+
 GROUPS: dict[str, Callable[[Path], Iterator[Case]]] = {
     "stages": stages,
     "sweeps": sweeps,
@@ -256,5 +305,6 @@ GROUPS: dict[str, Callable[[Path], Iterator[Case]]] = {
     "predictions": predictions,
     "screens": screens,
     "unrolled": unrolled,
+    "networks": networks,
     "many": many,
 }

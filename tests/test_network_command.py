@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 import pytest
 import yaml
@@ -16,7 +17,7 @@ from moesweep.report.networks import sentences, slower
 from moesweep.store.layout import Results
 from moesweep.store.tablefile import read_table, write_table
 from moesweep.study.networks import load_network, load_parts
-from moesweep.topologies.needs import SHARES, nic_need
+from moesweep.topologies.needs import SHARES, first_that_suffices, nic_need
 from moesweep.trace.files import write_traces
 from small import DENSE, small
 
@@ -163,6 +164,15 @@ def test_bursts_by_hand(project: Path, out: Path) -> None:
     assert ep["nic"]["peak_bytes_per_second"] == pytest.approx(
         (dispatch["wire_bytes"] / dispatch["seconds"]).max() * 4 / 7
     )
+
+
+def test_dense_workloads_need_nothing_for_experts() -> None:
+    assert nic_need(workloads().filter(kind="dense"), cluster()).is_empty()
+
+
+def test_the_first_rate_that_suffices_lies_above_the_last_that_does_not() -> None:
+    tried = np.array([[0.3, 0.1, 0.2, 0.05], [0.1, 0.1, 0.1, 0.1], [0.3, 0.3, 0.3, 0.3]])
+    assert first_that_suffices(tried, np.array([0.15, 0.15, 0.15])).tolist() == [3, 0, 4]
 
 
 @pytest.mark.slow

@@ -10,7 +10,7 @@ from moesweep.cost.model import with_constants
 from moesweep.cost.uncertainty import UNCERTAIN, farther_ends
 from moesweep.edge.problems import BadInput, Problem, collect
 from moesweep.evaluate.batch import Batch
-from moesweep.evaluate.factored import costs, iteration_seconds
+from moesweep.evaluate.factored import costs, seconds
 from moesweep.evaluate.skewed_batch import SkewedBatch
 from moesweep.network.slowed import slowed
 from moesweep.store.tablefile import dictionary, dtypes
@@ -79,12 +79,18 @@ def costed(workloads: pl.DataFrame, constants: pl.DataFrame, routed: Routed = HE
 
 def seconds_of(workloads: pl.DataFrame, constants: pl.DataFrame, routed: Routed = HERE) -> pl.Series:
     """Return the seconds of workloads' iterations alone, in their order: `iteration_seconds` of `costed`."""
+    return parts_of(workloads, constants, ["iteration_seconds"], routed).to_series()
+
+
+def parts_of(
+    workloads: pl.DataFrame, constants: pl.DataFrame, names: Sequence[str], routed: Routed = HERE
+) -> pl.DataFrame:
+    """Return some of the seconds of workloads' iterations, in their order: columns of `costed`."""
 
     def timed(batch: Batch) -> pl.DataFrame:
-        return pl.DataFrame({"iteration_seconds": iteration_seconds(batch)})
+        return seconds(batch).select(names)
 
-    found = _each(workloads, constants, routed, timed, {"iteration_seconds": pl.Float64()})
-    return found["iteration_seconds"]
+    return _each(workloads, constants, routed, timed, dict.fromkeys(names, pl.Float64()))
 
 
 def moved_seconds(

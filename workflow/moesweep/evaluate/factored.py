@@ -45,9 +45,14 @@ def costs(batch: Batch) -> pl.DataFrame:
     return frame.select("workload", *sorted(shown | set(memory)))
 
 
+def seconds(batch: Batch) -> pl.DataFrame:
+    """Return the seconds of every workload's iteration alone, and their parts."""
+    return _timed(batch, tails(batch))
+
+
 def iteration_seconds(batch: Batch) -> Array:
     """Return the iteration's seconds alone."""
-    found: Array = _timed(batch, tails(batch))["iteration_seconds"].to_numpy()
+    found: Array = seconds(batch)["iteration_seconds"].to_numpy()
     return found
 
 

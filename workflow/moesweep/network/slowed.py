@@ -4,9 +4,9 @@ The costs read a column `<kind>_slowdown` where there is one, and 1 where there 
 (moesweep.cost.collectives): a network that blocks nothing adds no column and changes no number.
 """
 
-from collections.abc import Mapping
+from collections.abc import Hashable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import polars as pl
 
@@ -14,7 +14,7 @@ from moesweep.edge.problems import BadInput, Problem, collect
 from moesweep.network.flows import Flows
 from moesweep.network.slowdown import measured, slowdowns
 from moesweep.network.topology import Topology
-from moesweep.network.unit import LAYOUT, Pattern, pattern_flows, patterns, unit_flows
+from moesweep.network.unit import LAYOUT, pattern_flows, patterns, unit_flows
 from moesweep.shapes.communication import GROUP_KINDS
 from moesweep.study.networks import Network
 
@@ -23,6 +23,9 @@ CONSTANTS = ("gpus_per_node", "nic_bytes_per_second", "node_link_bytes_per_secon
 
 CELLS = 1 << 19
 """Loads, keys times bundles, that are held at a time."""
+
+Name = TypeVar("Name")
+Thing = TypeVar("Thing", bound=Hashable)
 
 Sited = tuple[Network, Mapping[str, float]]
 """A network, and the constants of the cluster that it joins."""
@@ -64,42 +67,55 @@ def of_layouts(
     One row per layout, network and kind: layout, network, group_kind, and as `measured`.
     """
     frames = []
-    for (world,), own in layouts.group_by("world_size", maintain_order=True):
-        told = [(row["layout"], patterns(row, order)) for row in own.iter_rows(named=True)]
-        numbers: dict[Pattern, int] = {}
-        rows = [
-            (layout, kind, numbers.setdefault(pattern, len(numbers)))
-            for layout, kinds in told
-            for kind, pattern in kinds.items()
-        ]
-        of_kinds = pl.DataFrame(
-            rows, {"layout": pl.Int64, "group_kind": pl.String, "key": pl.Int64}, orient="row"
+    for world, own in by_world(layouts):
+        rows, found = told_apart(
+            ((row["layout"], kind), pattern)
+            for row in own.iter_rows(named=True)
+            for kind, pattern in patterns(row, order).items()
         )
-        found = {name: built for (name, size), built in topologies.items() if size == world}
-        flows = {
-            island: pattern_flows(list(numbers), island)
-            for island in {built.island for built in found.values()}
-        }
-        for name, built in found.items():
-            carried = of_kinds.join(_in_parts(built, flows[built.island]), on="key", maintain_order="left")
+        of_kinds = pl.DataFrame(
+            [(*names, key) for names, key in rows],
+            {"layout": pl.Int64, "group_kind": pl.String, "key": pl.Int64},
+            orient="row",
+        )
+        networks = {name: built for (name, size), built in topologies.items() if size == world}
+        islands = {built.island for built in networks.values()}
+        flows = {island: pattern_flows(found, island) for island in islands}
+        for name, built in networks.items():
+            on_it = pl.concat(
+                measured(built, some).with_columns(pl.col("key") + first)
+                for first, some in in_parts(built, flows[built.island])
+            )
+            carried = of_kinds.join(on_it, on="key", maintain_order="left")
             frames.append(
                 carried.select("layout", pl.lit(name).alias("network"), pl.exclude("layout", "key"))
             )
     return pl.concat(frames)
 
 
-def _in_parts(built: Topology, flows: Flows) -> pl.DataFrame:
-    """Return `measured`, of so many keys at a time that their loads find room."""
+def by_world(layouts: pl.DataFrame) -> Iterator[tuple[int, pl.DataFrame]]:
+    """Yield layouts by the size of their world."""
+    for (size,), own in layouts.group_by("world_size", maintain_order=True):
+        yield int(size), own
+
+
+def told_apart(named: Iterable[tuple[Name, Thing]]) -> tuple[list[tuple[Name, int]], list[Thing]]:
+    """Return the names of things with the number of each, and the distinct things."""
+    numbers: dict[Thing, int] = {}
+    rows = [(name, numbers.setdefault(thing, len(numbers))) for name, thing in named]
+    return rows, list(numbers)
+
+
+def in_parts(built: Topology, flows: Flows) -> Iterator[tuple[int, Flows]]:
+    """Yield flows of so many keys at a time that their loads find room, and the first of these keys."""
     at_once = max(CELLS // len(built.bundles), 1)
-    parts = []
+    if at_once >= flows.keys:
+        yield 0, flows
+        return
     for first in range(0, flows.keys, at_once):
         keys = min(at_once, flows.keys - first)
-        some = flows
-        if keys < flows.keys:
-            own = flows.of((flows.key >= first) & (flows.key < first + keys))
-            some = Flows(keys, own.key - first, own.source, own.target, own.bytes)
-        parts.append(measured(built, some).with_columns(pl.col("key") + first))
-    return pl.concat(parts) if parts else measured(built, flows)
+        own = flows.of((flows.key >= first) & (flows.key < first + keys))
+        yield first, Flows(keys, own.key - first, own.source, own.target, own.bytes)
 
 
 def slowed(

@@ -69,8 +69,10 @@ def _against_dense(others: pl.DataFrame) -> str:
 
 
 def percent(share: float | None) -> str:
-    """Return a share of one as a percentage; nothing for none."""
-    return "" if share is None else f"{100 * share:.3g} %"
+    """Return a share of one as a percentage; nothing for none, and 0 for what is rounding."""
+    if share is None:
+        return ""
+    return f"{100 * share if abs(share) > NOTHING else 0.0:.3g} %"
 
 
 def _counted(networks: int) -> str:

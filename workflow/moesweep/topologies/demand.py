@@ -5,26 +5,30 @@ of a class has to carry in these seconds is a demand; where it is above the capa
 on that network than the costs say. Kinds are told apart: what overlaps adds on links that both take.
 """
 
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator
 
 import numpy as np
 import polars as pl
 
-from moesweep.network.flows import CLASSES, Flows, sample_mean
+from moesweep.network.flows import CLASSES, Flows, Ints, sample_mean
+from moesweep.network.slowed import by_world, in_parts, told_apart
 from moesweep.network.topology import Topology
-from moesweep.network.unit import LAYOUT, unit_flows
-from moesweep.shapes.communication import GROUP_KINDS
+from moesweep.network.unit import LAYOUT, pattern_flows, patterns
 from moesweep.topologies.compared import Compared
 
 PHASES = {"forward": 1, "backward": -1, "optimizer": 0}
 """Which way messages between stages go: on, back, or both."""
 
-_CARRIED: dict[str, pl.DataType] = {
-    **{"class": pl.Enum(CLASSES), "group_kind": pl.String(), "phase": pl.String()},
-    **{"share": pl.Float64(), "flows": pl.Float64(), "incast": pl.Int64()},
+_KEY: dict[str, pl.DataType] = {"key": pl.Int64()}
+
+_NAMES: dict[str, pl.DataType] = {"layout": pl.Int64(), "group_kind": pl.String(), "phase": pl.String()}
+
+_LOADED: dict[str, pl.DataType] = {
+    **{"class": pl.Enum(CLASSES), "share": pl.Float64(), "flows": pl.Float64(), "incast": pl.Int64()},
     "capacity_bytes_per_second": pl.Float64(),
 }
+
+_CARRIED = {"network": pl.String()} | _NAMES | _LOADED
 
 
 def demand(found: Compared, ops: pl.DataFrame, seconds: pl.DataFrame) -> pl.DataFrame:
@@ -33,15 +37,13 @@ def demand(found: Compared, ops: pl.DataFrame, seconds: pl.DataFrame) -> pl.Data
     ops       the costed ops of the workloads (schemas/tables/distinct_ops.json)
     seconds   workload, iteration_seconds
     """
-    bursts = _bursts(ops, seconds)
-    frames = [
-        _on_links(found.topologies[name, layout["world_size"]], layout).with_columns(
-            network=pl.lit(name), workload=pl.lit(layout["workload"])
-        )
-        for layout in found.workloads.select("workload", *LAYOUT).iter_rows(named=True)
-        for name in found.clusters
-    ]
-    carried = pl.concat(frames).join(bursts, on=["workload", "group_kind", "phase"], maintain_order="left")
+    layouts = found.layouts.with_columns(pl.col("layout").cast(pl.Int64))
+    carried = (
+        found.workloads.select("workload", *LAYOUT)
+        .join(layouts, on=LAYOUT, how="left", maintain_order="left")
+        .join(_on_links(found, layouts), on="layout", maintain_order="left_right")
+        .join(_bursts(ops, seconds), on=["workload", "group_kind", "phase"], maintain_order="left")
+    )
     return carried.with_columns(
         burst_bytes=pl.col("burst_bytes") * pl.col("share"),
         peak_bytes_per_second=pl.col("peak_bytes_per_second") * pl.col("share"),
@@ -78,43 +80,62 @@ def _bursts(ops: pl.DataFrame, seconds: pl.DataFrame) -> pl.DataFrame:
     )
 
 
-def _on_links(built: Topology, layout: Mapping[str, Any]) -> pl.DataFrame:
-    """Return what unit traffic puts on the busiest link of each class outside the islands.
+def _on_links(found: Compared, layouts: pl.DataFrame) -> pl.DataFrame:
+    """Return what unit traffic puts on the busiest link of each class outside the islands, by layout.
 
-    class, group_kind, phase, share (of what each rank sends), flows (of pairs of GPUs, at most on a link),
-    incast (senders to one GPU), capacity_bytes_per_second
+    layout, network, class, group_kind, phase, share (of what each rank sends), flows (of pairs of GPUs, at
+    most on a link), incast (senders to one GPU), capacity_bytes_per_second
     """
-    every = unit_flows(layout, built.island)
-    frames = [frame for phase, way in PHASES.items() for frame in _of_phase(built, _going(every, way), phase)]
-    return pl.concat([pl.DataFrame(schema=_CARRIED), *frames])
+    frames = [pl.DataFrame(schema=_CARRIED)]
+    for size, own in by_world(layouts):
+        rows, ways = told_apart(
+            ((row["layout"], kind, phase), (pattern, way if kind == "pp" else 0))
+            for row in own.iter_rows(named=True)
+            for kind, pattern in patterns(row).items()
+            for phase, way in PHASES.items()
+        )
+        of_kinds = pl.DataFrame([(*names, key) for names, key in rows], _NAMES | _KEY, orient="row")
+        one_way, flows = np.array([way for _, way in ways]), dict[int, Flows]()
+        for name in found.clusters:
+            built = found.topologies[name, size]
+            if built.island not in flows:
+                every = pattern_flows([pattern for pattern, _ in ways], built.island)
+                flows[built.island] = _going(every, one_way[every.key])
+            carried = pl.concat(
+                frame.with_columns(pl.col("key") + first)
+                for first, some in in_parts(built, flows[built.island])
+                for frame in _of_classes(built, some)
+            )
+            told = of_kinds.join(carried, on="key", maintain_order="left_right")
+            frames.append(told.select(pl.lit(name).alias("network"), *_NAMES, *_LOADED))
+    return pl.concat(frames)
 
 
-def _going(flows: Flows, way: int) -> Flows:
-    """Return flows without the messages between stages that go the other way."""
-    ahead = np.sign(flows.target - flows.source)
-    other = (flows.key == GROUP_KINDS.index("pp")) & (ahead == -way)
-    return flows.of(~other)
+def _going(flows: Flows, way: Ints) -> Flows:
+    """Return flows without those that go the other way: to higher ranks (1), to lower ones (-1), or any."""
+    return flows.of(np.sign(flows.target - flows.source) != -way)
 
 
-def _of_phase(built: Topology, flows: Flows, phase: str) -> Iterator[pl.DataFrame]:
+def _of_classes(built: Topology, flows: Flows) -> Iterator[pl.DataFrame]:
+    """Yield `_CARRIED` of each class by `key`, of those that put anything on it."""
     bundles = built.bundles
     pairs = Flows(flows.keys, flows.key, flows.source, flows.target, np.ones(len(flows.key)))
     bytes_, number = (sample_mean(built.loads(each)) * bundles.share for each in (flows, pairs))
     far = pairs.of(flows.source // built.island != flows.target // built.island)
     incast = far.sums(far.target, built.gpus).max(axis=1).astype(np.int64)
+    yield pl.DataFrame(schema=_KEY | _LOADED)
     for class_ in np.unique(bundles.class_):
         own = bundles.class_ == class_
         share = bytes_[:, own].max(axis=1)
-        kinds = np.flatnonzero(share > 0)
-        if CLASSES[class_] == "nvlink" or not len(kinds):
+        key = np.flatnonzero(share > 0)
+        if CLASSES[class_] == "nvlink" or not len(key):
             continue
-        columns = (
-            [CLASSES[class_]] * len(kinds),
-            [GROUP_KINDS[kind] for kind in kinds],
-            [phase] * len(kinds),
-            share[kinds],
-            number[:, own].max(axis=1)[kinds],
-            incast[kinds],
-            [float(bundles.capacity[own].min())] * len(kinds),
-        )
-        yield pl.DataFrame(dict(zip(_CARRIED, columns, strict=True)), schema=_CARRIED)
+        columns = {
+            "key": key,
+            "class": [CLASSES[class_]] * len(key),
+            "share": share[key],
+            "flows": number[:, own].max(axis=1)[key],
+            "incast": incast[key],
+            "capacity_bytes_per_second": [float(bundles.capacity[own].min())] * len(key),
+        }
+        yield pl.DataFrame(columns, schema=_KEY | _LOADED)
