@@ -11,13 +11,16 @@ from costing import ROOT, cluster
 from moesweep.cli import main
 from moesweep.evaluate.costs import costed_on
 from moesweep.evaluate.files import write_costs
+from moesweep.report.figures import link_loads
 from moesweep.report.figures.style import as_svg
 from moesweep.report.figures.topologies import draw
 from moesweep.report.networks import sentences, slower
 from moesweep.store.layout import Results
 from moesweep.store.tablefile import read_table, write_table
-from moesweep.study.networks import load_network, load_parts
+from moesweep.study.networks import load_network, load_parts, named_network
+from moesweep.topologies.compared import compared
 from moesweep.topologies.needs import SHARES, first_that_suffices, nic_need
+from moesweep.topologies.thinned import thinned
 from moesweep.trace.files import write_traces
 from small import DENSE, small
 
@@ -173,6 +176,54 @@ def test_dense_workloads_need_nothing_for_experts() -> None:
 def test_the_first_rate_that_suffices_lies_above_the_last_that_does_not() -> None:
     tried = np.array([[0.3, 0.1, 0.2, 0.05], [0.1, 0.1, 0.1, 0.1], [0.3, 0.3, 0.3, 0.3]])
     assert first_that_suffices(tried, np.array([0.15, 0.15, 0.15])).tolist() == [3, 0, 4]
+
+
+LINKS = pl.DataFrame(
+    [
+        ("thin", "nvlink", 0, "gpu 0", "nvswitch 0", 9.0),
+        ("thin", "leaf", 1, "leaf 10", "spine 0", 1.0),
+        ("thin", "leaf", 1, "leaf 10", "spine 0", 4.0),
+        ("thin", "leaf", 2, "leaf 9", "spine 0", 1.0),
+        ("thin", "leaf", 3, "leaf 9", "spine 1", 2.0),
+        ("wide", "leaf", 1, "leaf 9", "spine 0", 3.0),
+    ],
+    ["network", "class", "link", "source", "target", "seconds"],
+    orient="row",
+)
+
+
+def test_links_by_class_and_one_by_one_where_they_carry_most() -> None:
+    """Kinds on a link add; NVLink is busier, but it is no layer of the network."""
+    rows = link_loads.by_class(LINKS)
+    assert rows.rows() == [
+        ("thin", "nvlink", 9, 9, 9),
+        ("thin", "leaf", 1, 2, 5),
+        ("wide", "leaf", 3, 3, 3),
+    ]
+    layer = link_loads.worst_layer(LINKS)
+    assert layer["seconds"].to_list() == [5, 1, 2]
+    # Leaf 9 stands before leaf 10; nothing joins leaf 10 and spine 1.
+    image = link_loads.squares(layer, ["leaf 9", "leaf 10"], ["spine 0", "spine 1"])
+    assert np.array_equal(image, [[1, 2], [5, np.nan]], equal_nan=True)
+    drawn = as_svg("x", link_loads.draw_layer, {"workload": "w", "rows": layer})
+    assert drawn.index(">leaf 9<") < drawn.index(">leaf 10<")
+    assert ">thin: leaf</text>" in as_svg("x", link_loads.draw, {"workload": "w", "rows": rows})
+
+
+def test_what_oversubscription_costs(out: Path) -> None:
+    """At 4:1 it is what the network of the catalogue does; at 1:1 nothing blocks."""
+    thin = named_network(Path(), "thin.yaml", ("", "--topology"))
+    found = thinned(compared(workloads(), [cluster().on(thin)]), {"link_usd": 1.0, "switch_port_usd": 1.0})
+    assert found["network"].unique().to_list() == ["thin"]
+    own = {kind: each.sort("oversubscription") for (kind,), each in found.group_by("kind")}
+    table = slower(read_table(out / "topologies.parquet", "topologies")).filter(network="thin")
+    for kind, median in table.select(pl.col("kind").cast(pl.String), "median").rows():
+        assert own[kind]["oversubscription"].to_list() == [1, 2, 4, 8]
+        assert own[kind]["median"][0] == pytest.approx(0, abs=1e-12)
+        assert own[kind]["median"][2] == pytest.approx(median, rel=1e-12)
+        assert own[kind]["median"].is_sorted()
+    names = {file.name for file in out.glob("*.svg")}
+    assert names == {"topologies.svg", "oversubscription.svg", "link_loads.svg", "worst_layer.svg"}
 
 
 @pytest.mark.slow

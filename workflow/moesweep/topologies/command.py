@@ -2,7 +2,7 @@
 
 import argparse
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,6 +14,7 @@ from moesweep.study.planned import add_planned_option, digest, refuse_edited
 
 if TYPE_CHECKING:
     import polars as pl
+    from matplotlib.figure import Figure
 
     from moesweep.store.layout import Results
     from moesweep.study.catalog import Cluster
@@ -79,13 +80,14 @@ def _staged(arguments: argparse.Namespace) -> "pl.DataFrame":
 def _answered(arguments: argparse.Namespace) -> "pl.DataFrame":
     """Return what the networks asked for do to the workloads asked for; write the tables into a folder."""
     from moesweep.network.order import RANK_ORDER
-    from moesweep.report.figures.style import as_svg
-    from moesweep.report.figures.topologies import draw
+    from moesweep.report.figures import oversubscription
+    from moesweep.report.figures import topologies as by_network
     from moesweep.report.networks import slower
-    from moesweep.store.tablefile import whole, write_table
+    from moesweep.store.tablefile import write_table
     from moesweep.study.networks import load_parts
     from moesweep.topologies.compared import compared, topologies
     from moesweep.topologies.needs import nic_need
+    from moesweep.topologies.thinned import thinned
 
     configuration = asked(arguments)
     workloads, clusters, out = _check(arguments, configuration)
@@ -96,8 +98,12 @@ def _answered(arguments: argparse.Namespace) -> "pl.DataFrame":
     if out is not None:
         write_table(table, out / "topologies.parquet", "topologies")
         write_table(found.kinds(slowdowns), out / "network_kinds.parquet", "network_kinds")
-        with whole(out / "topologies.svg") as partial:
-            partial.write_text(as_svg("topologies", draw, {"rows": slower(table)}), encoding="utf-8")
+        _draw(out / "topologies.svg", by_network.draw, rows=slower(table))
+        _draw(
+            out / "oversubscription.svg",
+            oversubscription.draw,
+            rows=thinned(found, prices, configuration.root),
+        )
         write_table(nic_need(workloads, configuration.cluster()), out / "nic_need.parquet", "nic_need")
         if arguments.links:
             _write_links(found, configuration.results(), out)
@@ -105,15 +111,28 @@ def _answered(arguments: argparse.Namespace) -> "pl.DataFrame":
     return table
 
 
+def _draw(file: Path, draw: "Callable[..., Figure]", **showing: object) -> None:
+    from moesweep.report.figures.style import as_svg
+    from moesweep.store.tablefile import whole
+
+    with whole(file) as partial:
+        partial.write_text(as_svg(file.stem, draw, showing), encoding="utf-8")
+
+
 def _write_links(found: "Compared", results: "Results", out: Path) -> None:
-    """Write a table of links for each workload and network, the busiest of all of them, and their bursts."""
+    """Write a table of links for each workload and network, the busiest of all of them, and their bursts.
+
+    Drawn is what they carry of the first of the largest workloads.
+    """
     import polars as pl
 
     from moesweep.network.links import by_kind, link_table, matrix_of
+    from moesweep.report.figures import link_loads
     from moesweep.store.tablefile import read_table, write_table
     from moesweep.topologies.demand import demand
 
-    loads = []
+    loads, largest = [], []
+    shown_id = found.workloads.sort("world_size", descending=True, maintain_order=True)["workload"][0]
     for row in found.workloads.iter_rows(named=True):
         matrices: dict[int, pl.DataFrame] = {}
         for name in found.clusters:
@@ -124,8 +143,18 @@ def _write_links(found: "Compared", results: "Results", out: Path) -> None:
             names = {"workload": row["workload"], "network": name}
             file = out / f"links/network={name}/workload={row['workload']}.parquet"
             write_table(links, file, "network_links", names)
+            if row["workload"] == shown_id:
+                largest.append(links.with_columns(network=pl.lit(name)))
             loads.append(by_kind(links).with_columns(pl.lit(word).alias(key) for key, word in names.items()))
     write_table(pl.concat(loads), out / "network_loads.parquet", "network_loads")
+    of_links = pl.concat(largest)
+    _draw(out / "link_loads.svg", link_loads.draw, workload=shown_id, rows=link_loads.by_class(of_links))
+    _draw(
+        out / "worst_layer.svg",
+        link_loads.draw_layer,
+        workload=shown_id,
+        rows=link_loads.worst_layer(of_links),
+    )
     ids = found.workloads["workload"].implode()
     ops, costs = read_table(results.distinct_ops, "distinct_ops"), read_table(results.costs, "costs")
     rows = demand(
