@@ -15,6 +15,7 @@ from costing import cluster
 from moesweep.evaluate import costs as door
 from moesweep.evaluate.recost import recosted
 from moesweep.store.tablefile import conform
+from moesweep.study.catalog import Cluster
 from moesweep.tables.fitting import LEVELS, feasible_ep, recompute_options
 from moesweep.tables.results import Inputs, read_inputs
 from moesweep.tables.skew_sensitivity import ALPHAS, skew_sensitivity
@@ -66,6 +67,13 @@ def with_fake_costs(
     return replace(inputs, workloads=workloads, costs=costs)
 
 
+def quickly_launched(on: Cluster) -> Cluster:
+    """Return a cluster whose hosts launch so fast that kernels of small layers are seen behind it."""
+    launches = {"host_seconds": 0.6e-3, "host_backward_ratio": 0.31, "host_experts_seconds": 0.0}
+    constants = {name: replace(on.constants[name], value=value) for name, value in launches.items()}
+    return replace(on, constants=on.constants | constants)
+
+
 def test_what_the_sweep_has_costs_the_same_again(inputs: Inputs) -> None:
     again = inputs.recosted(inputs.workloads, "again")
     assert again["workload"].to_list() == inputs.costs["workload"].to_list()
@@ -83,9 +91,10 @@ def test_a_skewed_sweep_costs_the_same_again_in_its_order(
     workloads = pl.concat(
         small(**change).with_columns(workload=pl.lit(id_)) for id_, change in changes.items()
     )
-    found = recosted(workloads, cluster(CLUSTER))
+    quick = quickly_launched(cluster(CLUSTER))
+    found = recosted(workloads, quick)
     assert found["workload"].to_list() == list(changes)
-    alone = [recosted(workloads.slice(at, 1), cluster(CLUSTER)) for at in range(workloads.height)]
+    alone = [recosted(workloads.slice(at, 1), quick) for at in range(workloads.height)]
     seconds = [each["iteration_seconds"][0] for each in alone]
     assert found["iteration_seconds"].to_list() == pytest.approx(seconds, rel=1e-12)
     loads = found.select("workload", "rank_load_ratio", "dropped_share").rows()
@@ -130,11 +139,7 @@ def test_everybody_waits_for_the_fullest_rank(inputs: Inputs, skews: pl.DataFram
 
     Behind the launches of such small layers little skew is not seen; with quicker launches it is.
     """
-    launches = {"host_seconds": 0.6e-3, "host_backward_ratio": 0.31, "host_experts_seconds": 0.0}
-    constants = inputs.cluster.constants | {
-        name: replace(inputs.cluster.constants[name], value=value) for name, value in launches.items()
-    }
-    quick = replace(inputs, cluster=replace(inputs.cluster, constants=constants))
+    quick = replace(inputs, cluster=quickly_launched(inputs.cluster))
     seen = as_made_by("skew_sensitivity", skew_sensitivity(quick))
     for _, rows in seen.filter(pl.col("capacity_factor").is_null()).sort("ep", "alpha").group_by("ep"):
         assert rows["rank_load_ratio"].is_sorted()
