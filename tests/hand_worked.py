@@ -107,10 +107,13 @@ GPT_13B_MOE: dict[str, Any] = {
     "distributed_optimizer": True,
     "dtype": "bf16",
     "moe_router_dtype": "none",
+    "moe_router_fusion": False,
     "moe_permute_fusion": False,
     "cross_entropy_loss_fusion": False,
     "cross_entropy_fusion_impl": "native",
     "framework": "megatron-core",
+    "cuda_graph_impl": "none",
+    "cuda_graph_scope": "layer",
     "blocking_launches": False,
     "routing": "balanced",
 }

@@ -79,7 +79,7 @@ class Program(Dispatchers):
         self.router()
         # Softmax and top-k over fp32: read, write, read.
         reads, writes = (4, 4), (4,)
-        if w["moe_router_num_groups"]:
+        if w["moe_router_num_groups"] and not w["moe_router_fusion"]:
             # The best of each group; a mask of the chosen groups; scores without the others.
             reads, writes = (*reads, 4, 4, 4), (*writes, 4, 4)
         self.light("router_topk", own_tokens(w) * experts, reads=reads, writes=writes)
@@ -99,6 +99,9 @@ class Program(Dispatchers):
             return
         # Softmax, top-k, the map of whole numbers made one of truths, the two sums.
         reads, writes = (4, 4, 4, 1, 4), (4, 4, 1)
+        if w["moe_router_fusion"]:
+            # A kernel of logits gives scores, softmax for later and map; one of both gives the loss.
+            reads, writes = (4, 1, 4), (4, 4, 1)
         self.light("balancing_loss", own_tokens(w) * w["num_experts"], reads=reads, writes=writes)
         lots = w["micro_batch_size"] if w["moe_router_load_balancing_type"] == "seq_aux_loss" else 1
         for kind in ("tp", "cp"):

@@ -233,6 +233,10 @@ MODELS: dict[str, dict[str, Any]] = {
         **{"moe_token_dispatcher_type": "flex", "moe_permute_fusion": True, "moe_router_dtype": "fp32"},
         **{"num_experts": 8, "etp": 2, "ep": 4},
     },
+    "routers fused, in groups": {
+        **{"moe_router_fusion": True, "moe_router_load_balancing_type": "seq_aux_loss", "num_experts": 8},
+        **{"moe_router_num_groups": 4, "moe_router_group_topk": 2},
+    },
     "loss and permutation fused": {
         **{"cross_entropy_loss_fusion": True, "moe_permute_fusion": True, "mtp_num_layers": 1},
         "recompute": "full",

@@ -206,6 +206,27 @@ def test_host_launches_a_layer_with_experts_for_longer() -> None:
     assert pass_seconds(framework="megatron-lm") == pytest.approx([5.5, 1.375])
 
 
+def test_graphs_take_launches_from_the_host() -> None:
+    """3 s of attention and MLP, 4 more of experts: each as far as graphs hold it; a dense layer's at once."""
+    host = {"host_seconds": 3.0, "host_experts_seconds": 4.0, "host_backward_ratio": 0.5}
+    whole = {"moe_expert_capacity_factor": 1.0, "moe_pad_expert_input_to_capacity": True}
+
+    def forward(kind: str, **changes: Any) -> float:
+        base = (MOE | whole if kind == "moe" else WIDE) | {"cuda_graph_impl": "local"}
+        passes = costs(base | changes, **host).passes.filter(layer_kind=kind)
+        first, second = passes["seconds"].unique(maintain_order=True).to_list()
+        assert second == pytest.approx(first / 2, rel=1e-2, abs=0.1)
+        return float(first)
+
+    quick = pytest.approx(0, abs=0.1)
+    assert forward("moe", cuda_graph_impl="none") == pytest.approx(7)
+    assert forward("moe") == quick
+    assert forward("moe", cuda_graph_scope="attn+moe_router") == pytest.approx(4)
+    assert forward("moe", cuda_graph_scope="moe") == pytest.approx(3)
+    assert forward("dense", cuda_graph_scope="attn") == pytest.approx(3)
+    assert forward("dense", cuda_graph_scope="attn+mlp") == forward("dense") == quick
+
+
 def test_blocking_launches_add_up() -> None:
     free = costs(WIDE).workloads["iteration_seconds"].item()
     bound = costs(WIDE | {"blocking_launches": True}, host_seconds=1.0, host_backward_ratio=1.0)

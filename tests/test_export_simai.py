@@ -131,6 +131,7 @@ def workload(root: Path, **changes: Any) -> dict[str, Any]:
         ({"account_for_loss_in_pipeline_split": True}, "account_for_loss_in_pipeline_split true"),
         ({"routing": "zipf(alpha=1.2,seed=7)"}, 'routing "zipf(alpha=1.2,seed=7)": AICB gives every expert'),
         ({"moe_router_dtype": "fp32"}, 'moe_router_dtype "fp32"'),
+        ({"moe_router_fusion": True}, "moe_router_fusion true"),
         ({"moe_permute_fusion": True}, "moe_permute_fusion true"),
         ({"cross_entropy_loss_fusion": True}, "cross_entropy_loss_fusion true"),
     ],

@@ -203,6 +203,21 @@ def test_a_fused_permutation_touches_each_token_once(trace: Implementation) -> N
     assert plain["expert_sort"] == fused["expert_sort"]
 
 
+def test_a_fused_router_passes_once(trace: Implementation) -> None:
+    # 32 of 64 tokens, 4 experts: 12 bytes a logit, 20 more by groups; the loss 26, or 18 of two kernels
+    groups = {"moe_router_num_groups": 2, "moe_router_group_topk": 1}
+    loss = {"moe_router_load_balancing_type": "aux_loss"}
+    both = (SMALL_MOE | groups | loss | {"moe_router_fusion": fused} for fused in (False, True))
+    plain, fused = (trace(workload, 0) for workload in both)
+    names = ("router_topk", "balancing_loss")
+    moved = [
+        [by_op(rows, phase)[name]["hbm_bytes"] // (32 * SMALL_MOE["num_experts"]) for name in names]
+        for rows in (plain, fused)
+        for phase in ("forward", "backward")
+    ]
+    assert moved == [[32, 26], [12, 28], [12, 18], [12, 28]]
+
+
 def test_fused_losses(trace: Implementation) -> None:
     """64 tokens, 4 bytes each, on 2 ranks: 256 and 512, or 3 x 256 from each rank."""
 

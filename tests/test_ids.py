@@ -41,6 +41,12 @@ AXES: dict[str, tuple[list[Any], list[str]]] = {
     "recompute_method": (["uniform", "block"], ["", "-recompute_methodblock"]),
     "recompute_num_layers": ([1, 2], ["", "-recompute_num_layers2"]),
     "moe_router_dtype": (["none", "fp32"], ["", "-moe_router_dtypefp32"]),
+    "cuda_graph_impl": (["none", "local"], ["", "-cuda_graph_impllocal"]),
+    "cuda_graph_scope": (
+        [["attn"], ["moe", "attn"], []],
+        ["-cuda_graph_scopeattn", "-cuda_graph_scopeattn+moe", ""],
+    ),
+    "moe_router_fusion": ([False, True], ["", "-moerouterfusion"]),
     "moe_permute_fusion": ([False, True], ["", "-moepermutefusion"]),
     "cross_entropy_loss_fusion": ([False, True], ["", "-crossentropylossfusion"]),
     "flash_attention": ([False, True], ["", "-flash"]),

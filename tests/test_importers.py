@@ -437,7 +437,7 @@ def test_importing_twice_gives_the_same_bytes(project: Path) -> None:
 @pytest.mark.parametrize(
     ("said", "found"),
     [
-        ("--moe-permute-fusion", (True, None, None)),
+        ("--moe-permute-fusion --moe-router-fusion", (True, None, None)),
         ("--moe-permute-fusion --moe-router-dtype fp32", (True, None, None)),
         ("--cross-entropy-loss-fusion", (None, True, None)),
         ("--cross-entropy-loss-fusion --cross-entropy-fusion-impl te", (None, True, "te")),
@@ -450,7 +450,8 @@ def test_kernels_that_a_script_fuses(tmp_path: Path, said: str, found: tuple[Any
     draft = read_file(tmp_path / "launch.sh")
     keys = ("moe_permute_fusion", "cross_entropy_loss_fusion", "cross_entropy_fusion_impl")
     assert tuple(draft.row.get(key, (None,))[0] for key in keys) == found
-    assert not {*keys, "moe_router_dtype"} & draft.unread.keys()
+    assert not {*keys, "moe_router_dtype", "moe_router_fusion"} & draft.unread.keys()
+    assert ("moe_router_fusion" in draft.row) == ("router-fusion" in said)
     assert draft.row.get("moe_router_dtype", ("none",))[0] == ("fp32" if "fp32" in said else "none")
 
 
@@ -480,6 +481,30 @@ def test_layers_that_a_script_recomputes(
     found = [draft.row.get(f"recompute_{name}", (None,))[0] for name in ("method", "num_layers")]
     assert found == [method, layers]
     assert not {"recompute_method", "recompute_num_layers"} & draft.unread.keys()
+
+
+@pytest.mark.parametrize(
+    ("said", "impl", "scope", "unread"),
+    [
+        ("--enable-cuda-graph", "local", None, {}),
+        ("--external-cuda-graph --cuda-graph-scope full", "transformer_engine", None, {}),
+        ("--cuda-graph-impl local --cuda-graph-scope attn moe_router", "local", ["attn", "moe_router"], {}),
+        ("--cuda-graph-impl none --cuda-graph-scope attn", None, None, {}),
+        (
+            "--cuda-graph-impl local --cuda-graph-scope full_iteration",
+            *(None, None, {"cuda_graph_impl": "local", "cuda_graph_scope": "full_iteration"}),
+        ),
+    ],
+)
+def test_graphs_of_a_script(
+    tmp_path: Path, said: str, impl: str | None, scope: list[str] | None, unread: dict[str, Any]
+) -> None:
+    script = MIXTRAL_SCRIPT.replace("--bf16", f"--bf16 {said}")
+    (tmp_path / "launch.sh").write_text(script, encoding="utf-8")
+    draft = read_file(tmp_path / "launch.sh")
+    found = [draft.row.get(f"cuda_graph_{name}", (None,))[0] for name in ("impl", "scope")]
+    assert found == [impl, scope]
+    assert {name: value for name, value in draft.unread.items() if "graph" in name} == unread
 
 
 @pytest.mark.parametrize(

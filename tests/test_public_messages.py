@@ -9,7 +9,6 @@ import polars as pl
 import pytest
 
 from moesweep.edge.problems import BadInput
-from moesweep.study.names import UNMODELLED
 from moesweep.study.runs import read_runs
 from moesweep.study.sweep import load_sweep
 from moesweep.study.validation import findings
@@ -66,8 +65,7 @@ def test_columns_of_a_list_are_read_or_refused(root: Path, tmp_path: Path) -> No
     assert runs.workloads.select("routing", "head_dim").rows() == [("balanced", 96)]
     assert runs.workloads.width > 0
     path.write_text(f"{HEADER},moe_router_fusion\n{row},1\n", encoding="utf-8")
-    if "moe_router_fusion" in UNMODELLED:
-        with pytest.raises(BadInput, match="moe_router_fusion is not modelled"):
-            read_runs(path, ["c"], root)
-    else:
-        assert "moe_router_fusion" in read_runs(path, ["c"], root).workloads.columns
+    assert read_runs(path, ["c"], root).workloads["moe_router_fusion"].to_list() == [True]
+    path.write_text(f"{HEADER},fp8\n{row},hybrid\n", encoding="utf-8")
+    with pytest.raises(BadInput, match="fp8 is not modelled"):
+        read_runs(path, ["c"], root)

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from moesweep.shapes.sizes import MODULES
-from moesweep.study.forms import joined
+from moesweep.shapes.sizes import MODULES, SCOPES
+from moesweep.study.forms import joined, scoped
 from moesweep.study.keys import SCHEMA
 from moesweep.study.rules import RULES
 from moesweep.study.validation import findings
@@ -48,6 +48,8 @@ DRAWN: dict[str, st.SearchStrategy[Any]] = {
     "window_attn_skip_freq": st.sampled_from(["none", "2", "[0,1]"]),
     "recompute": st.sampled_from(["none", "selective", "full"]),
     "recompute_modules": st.lists(st.sampled_from(MODULES)).map(joined),
+    "cuda_graph_impl": st.sampled_from(["none", "local"]),
+    "cuda_graph_scope": st.lists(st.sampled_from(SCOPES)).map(scoped),
     "recompute_method": st.sampled_from(["uniform", "block"]),
     "recompute_num_layers": st.integers(1, 9),
     **dict.fromkeys(("moe_permute_fusion", "cross_entropy_loss_fusion"), st.booleans()),

@@ -83,7 +83,7 @@ def test_free_columns_pass_through(root: Path, tmp_path: Path) -> None:
         ("tensor-model-parallel-size", "unknown_column", "did you mean tp?"),
         ("Recompute", "unknown_column", "did you mean recompute?"),
         ("fp8", "not_modelled", "remove the column"),
-        ("moe_router_fusion", "not_modelled", "remove the column"),
+        ("deterministic_mode", "not_modelled", "remove the column"),
         ("context_parallel_size", "unknown_column", "did you mean cp?"),
         ("hierarchical_context_parallel_sizes", "not_modelled", "remove the column"),
         ("dp", "no_effect", "remove the column"),

@@ -180,13 +180,16 @@ def test_every_key_of_a_sweep_reaches_its_column(root: Path, tmp_path: Path) -> 
         "recompute_modules": ["moe", "core_attn"],
         "recompute_method": "block",
         "moe_router_dtype": "fp32",
+        "moe_router_fusion": True,
+        "cuda_graph_impl": "local",
+        "cuda_graph_scope": ["moe", "attn"],
         "moe_permute_fusion": True,
         "cross_entropy_loss_fusion": True,
         "cross_entropy_fusion_impl": "te",
         "recompute_num_layers": 2,
     }
     texts = {"moe_layer_freq": "2", "window_size": "[127,0]", "window_attn_skip_freq": "[1,0]"}
-    texts |= {"recompute_modules": "core_attn+moe"}
+    texts |= {"recompute_modules": "core_attn+moe", "cuda_graph_scope": "attn+moe"}
     keys = set(load_schema("sweep")["$defs"]) - {"cluster", "grid", "range", "row"}
     assert set(given) == keys
     row = enumerate_sweep(root, write(tmp_path, json.dumps({"rows": [given]})))

@@ -50,6 +50,7 @@ SOUND: dict[str, Any] = {
     **{"moe_expert_capacity_factor": 0.0, "moe_pad_expert_input_to_capacity": False},
     **{"moe_router_dtype": "none", "moe_permute_fusion": False, "cross_entropy_loss_fusion": False},
     "cross_entropy_fusion_impl": "native",
+    **{"moe_router_fusion": False, "cuda_graph_impl": "none", "cuda_graph_scope": "layer"},
     **{"recompute_modules": "core_attn", "recompute_method": "uniform", "recompute_num_layers": 1},
 }
 GROUPS, OF_GROUPS = "moe_router_num_groups", "moe_router_group_topk"
@@ -62,6 +63,10 @@ ALONE = {"world_size": 1, "tp": 1, "pp": 1, "ep": 1, "etp": 1, "global_batch_siz
 BESIDE = {"overlap_grad_reduce": True, "overlap_param_gather": True}
 AWARE = {"use_precision_aware_optimizer": True}
 FULL: dict[str, Any] = {"recompute": "full"}
+SCOPE = "cuda_graph_scope"
+GRAPHS: dict[str, Any] = {"cuda_graph_impl": "local"}
+PADDED: dict[str, Any] = {FACTOR: 1.25, PADS: True}
+DENSE: dict[str, Any] = {"num_experts": 0, "moe_router_topk": 0, "ep": 1}
 FIRST, LAST = "num_layers_in_first_pipeline_stage", "num_layers_in_last_pipeline_stage"
 LOSS, LAYOUT = "account_for_loss_in_pipeline_split", "pipeline_model_parallel_layout"
 MLA: dict[str, Any] = {
@@ -236,6 +241,31 @@ BROKEN: list[tuple[str, dict[str, Any], str, str]] = [
     # experts in every layer: no dense MLP; no mla, no shared experts
     ("modules_of_model", _repeating("mlp"), "mlp", "nearest: core_attn"),
     ("modules_of_model", _repeating("mla_up_proj+moe"), "mla_up_proj+moe", "nearest: moe"),
+    ("scope_of_graphs", {SCOPE: "attn"}, "attn", "nearest: layer"),
+    ("scope_of_model", GRAPHS | {SCOPE: "attn+mlp"}, "attn+mlp", "nearest: attn"),
+    ("scope_of_model", GRAPHS | DENSE | {SCOPE: "mlp+moe_router"}, "mlp+moe_router", "nearest: mlp"),
+    (
+        "scope_within_moe",
+        GRAPHS | PADDED | {SCOPE: "attn+moe+moe_router"},
+        "attn+moe+moe_router",
+        "nearest: attn+moe",
+    ),
+    (
+        "scope_before_exchange",
+        GRAPHS | {SCOPE: "attn+moe_preprocess"},
+        "attn+moe_preprocess",
+        "nearest: attn+moe_router",
+    ),
+    ("graphs_of_routed_rows", GRAPHS, "layer", "nearest: attn"),
+    ("graphs_of_routed_rows", GRAPHS | {SCOPE: "moe", "first_k_dense": 2}, "moe", "nearest: attn+mlp"),
+    ("graphs_of_full", GRAPHS | FULL | {SCOPE: "attn"}, "local", "nearest: none"),
+    ("graphs_of_modules", GRAPHS | _repeating("moe") | {SCOPE: "moe_router"}, "local", "nearest: none"),
+    (
+        "graphs_of_framework",
+        GRAPHS | {SCOPE: "attn", "framework": "megatron-lm"},
+        "local",
+        "nearest: none",
+    ),
     (
         "modules_of_model",
         _repeating("layernorm+shared_experts"),

@@ -37,6 +37,7 @@ def criteria() -> dict[str, pl.Expr]:
         "modules recomputed that are not core attention": other
         & (pl.col("recompute") == "selective")
         & ~pl.col("recompute_modules").is_in(["core_attn", "none"]),
+        "kernels launched by CUDA graphs": other & s.uses_graphs,
         "layers recomputed not each by itself": other
         & ((pl.col("recompute_method") != "uniform") | (pl.col("recompute_num_layers") != 1)),
     }

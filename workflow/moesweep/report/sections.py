@@ -22,7 +22,8 @@ PARAMETERS: dict[str, tuple[str, ...]] = {
     ),
     "options": (
         *("sequence_parallel", "recompute", "recompute_modules", "recompute_method", "recompute_num_layers"),
-        *("moe_router_dtype", "moe_permute_fusion", "cross_entropy_loss_fusion", "cross_entropy_fusion_impl"),
+        *("moe_router_dtype", "moe_router_fusion", "moe_permute_fusion"),
+        *("cross_entropy_loss_fusion", "cross_entropy_fusion_impl", "cuda_graph_impl", "cuda_graph_scope"),
         *("flash_attention", "distributed_optimizer", "dtype", "framework", "routing"),
     ),
 }

@@ -98,10 +98,27 @@ MODULES = ("core_attn", "moe_act", "layernorm", "mla_up_proj", "mlp", "moe", "sh
 """What selective recomputation may repeat (Megatron `transformer_config.py`, recompute_modules)."""
 
 
+def _names(column: str, word: str) -> pl.Expr:
+    """Return whether a column of words with + between has one of them."""
+    return pl.format("+{}+", column).str.contains(f"+{word}+", literal=True)
+
+
 def repeats(module: str) -> pl.Expr:
     """Return whether a backward pass repeats one of MODULES: recomputation is selective and names it."""
-    named = pl.format("+{}+", "recompute_modules").str.contains(f"+{module}+", literal=True)
-    return (pl.col("recompute") == "selective") & named
+    return (pl.col("recompute") == "selective") & _names("recompute_modules", module)
+
+
+SCOPES = ("attn", "mlp", "moe", "moe_router", "moe_preprocess")
+"""What of a layer CUDA graphs may hold: attention, a dense MLP, experts, or of these what comes before tokens
+are exchanged (Megatron `transformer_config.py`, cuda_graph_scope)."""
+
+uses_graphs = pl.col("cuda_graph_impl") != "none"
+graphs_layers = pl.col("cuda_graph_scope") == "layer"
+
+
+def graphs(part: str) -> pl.Expr:
+    """Return whether CUDA graphs hold one of SCOPES: by name, or as part of a whole layer."""
+    return uses_graphs & (graphs_layers | _names("cuda_graph_scope", part))
 
 
 recomputes_layers = pl.col("recompute") == "full"
@@ -118,6 +135,7 @@ router_bytes = pl.when(widens_router).then(4).otherwise(ELEMENT_BYTES)
 probability_bytes = pl.when(widens_router).then(4).otherwise(0)
 """What travels with each copy of a token to its expert, where the router's format is given."""
 
+fuses_router = pl.col("moe_router_fusion")
 fuses_permutation = pl.col("moe_permute_fusion")
 fuses_loss = pl.col("cross_entropy_loss_fusion")
 loss_of_engine = fuses_loss & (pl.col("cross_entropy_fusion_impl") == "te")

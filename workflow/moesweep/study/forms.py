@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from moesweep.shapes.sizes import MODULES
+from moesweep.shapes.sizes import MODULES, SCOPES
 
 Schema = Mapping[str, Any]
 
@@ -74,27 +74,43 @@ LAYOUT: Schema = {
 LAYOUT_TEXT: Schema = {**LAYOUT, "pattern": "^(none|[EtmL|()*,0-9]{1,2000})$"}
 
 
-_MODULE = f"({'|'.join(MODULES)})"
-MODULES_TEXT: Schema = {
-    "type": "string",
-    "pattern": f"^(none|{_MODULE}(\\+{_MODULE})*)$",
-    "x-form": f"none, or of {', '.join(MODULES)} some with + between them",
-}
-RECOMPUTE_MODULES: Schema = {
-    **MODULES_TEXT,
-    "type": ["array", "string"],
-    "items": {"description": "A module.", **one_of(*MODULES)},
-    "minItems": 0,
-    "maxItems": len(MODULES),
-    "uniqueItems": True,
-    "x-form": f"a list of modules, such as [core_attn, moe_act], or {MODULES_TEXT['x-form']}",
-}
+def _some_of(words: tuple[str, ...], none: str, noun: str, example: str) -> tuple[Schema, Schema]:
+    """What a column and an entry say of some words: with + between, or a list; `none` for no word."""
+    one = f"({'|'.join(words)})"
+    text: Schema = {
+        "type": "string",
+        "pattern": f"^({none}|{one}(\\+{one})*)$",
+        "x-form": f"{none}, or of {', '.join(words)} some with + between them",
+    }
+    form: Schema = {
+        **text,
+        "type": ["array", "string"],
+        "items": {"description": f"A {noun}.", **one_of(*words)},
+        "minItems": 0,
+        "maxItems": len(words),
+        "uniqueItems": True,
+        "x-form": f"a list of {noun}s, such as {example}, or {text['x-form']}",
+    }
+    return text, form
+
+
+MODULES_TEXT, RECOMPUTE_MODULES = _some_of(MODULES, "none", "module", "[core_attn, moe_act]")
+SCOPE_TEXT, GRAPH_SCOPE = _some_of(SCOPES, "layer", "part", "[attn, moe_router]")
+
+
+def _joined(value: list[str] | str, words: tuple[str, ...], none: str) -> str:
+    said = value.split("+") if isinstance(value, str) else value
+    return "+".join(word for word in words if word in said) or none
 
 
 def joined(value: list[str] | str) -> str:
     """Modules as a column has them: each once, in the order of MODULES, with + between; `none` of none."""
-    said = value.split("+") if isinstance(value, str) else value
-    return "+".join(module for module in MODULES if module in said) or "none"
+    return _joined(value, MODULES, "none")
+
+
+def scoped(value: list[str] | str) -> str:
+    """Parts of a layer as a column has them, in the order of SCOPES; `layer`, all of it, of none."""
+    return _joined(value, SCOPES, "layer")
 
 
 def as_text(value: Any) -> Any:

@@ -15,6 +15,7 @@ from moesweep.study.forms import (
     EP,
     ETP,
     GLOBAL_BATCH,
+    GRAPH_SCOPE,
     ID,
     LAYOUT,
     LAYOUT_TEXT,
@@ -24,6 +25,7 @@ from moesweep.study.forms import (
     RECOMPUTE_MODULES,
     ROUTING,
     ROUTING_TEXT,
+    SCOPE_TEXT,
     TRUTH,
     WINDOW,
     WINDOW_TEXT,
@@ -33,6 +35,7 @@ from moesweep.study.forms import (
     joined,
     marks,
     one_of,
+    scoped,
     whole,
 )
 from moesweep.study.routing import spoken as routing_word
@@ -305,6 +308,9 @@ COLUMNS: tuple[Derived, ...] = (
     Key("moe_router_dtype", one_of("none", "fp32", unmodelled=("fp64",)),
         "Format of the router's logits and probabilities, of which those of a token travel with it; none: 16 "
         "bits, and none that travel.", "none", without=pl.lit("none")),
+    Key("moe_router_fusion", TRUTH,
+        "One kernel takes a token's experts, by groups too, and two compute a loss that balances them.",
+        False, without=False),
     Key("moe_permute_fusion", TRUTH, "One kernel moves tokens to their copies, and one sums these up.", False,
         without=False),
     Key("cross_entropy_loss_fusion", TRUTH, "Few kernels compute the loss, and few collectives.", False),
@@ -324,6 +330,13 @@ COLUMNS: tuple[Derived, ...] = (
         False),
     Key("framework", one_of("megatron-core", "megatron-lm", "megatron-deepspeed"),
         "Training framework, for what it does at the host and between stages.", "megatron-core"),
+    Key("cuda_graph_impl", one_of("none", "local", "transformer_engine"),
+        "Whose CUDA graphs hold kernels of layers, so that the host launches a graph and not each kernel.",
+        "none"),
+    Key("cuda_graph_scope", GRAPH_SCOPE,
+        "What of a layer they hold: attn, mlp (of dense layers), moe, or of the experts' module what comes "
+        "before the exchange, moe_router and moe_preprocess. Left out: the whole layer.",
+        "layer", resolved=SCOPE_TEXT, text=scoped),
     Key("blocking_launches", TRUTH, "Kernel launches wait for the kernel (CUDA_LAUNCH_BLOCKING=1).", False),
     Key("routing", ROUTING,
         "How the router spreads tokens over experts: balanced; as a loss (aux_loss) or a bias of its logits "

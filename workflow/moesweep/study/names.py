@@ -35,6 +35,8 @@ MEGATRON = {
     "decoder_last_pipeline_num_layers": "num_layers_in_last_pipeline_stage",
     "accumulate_allreduce_grads_in_fp32": "grad_reduce_in_fp32",
     "moe_layer_recompute": "recompute_modules",
+    "enable_cuda_graph": "cuda_graph_impl",
+    "external_cuda_graph": "cuda_graph_impl",
     "moe_enable_deepep": "moe_flex_dispatcher_backend",
     "moe_deepep_num_sms": "moe_flex_dispatcher_num_sms",
     "moe_hybridep_num_sms": "moe_flex_dispatcher_num_sms",
@@ -92,7 +94,7 @@ _UNMODELLED = (
     *("account_for_embedding_in_pipeline_split", "account_for_loss_in_pipeline_split"),
     *("pipeline_model_parallel_layout", "microbatch_group_size_per_vp_stage"),
     *("moe_token_dispatcher_type", "moe_flex_dispatcher_backend", "moe_flex_dispatcher_num_sms"),
-    *("moe_router_num_groups", "moe_router_group_topk", "moe_router_fusion"),
+    *("moe_router_num_groups", "moe_router_group_topk"),
     "moe_router_load_balancing_type",
     *("moe_expert_capacity_factor", "moe_pad_expert_input_to_capacity"),
     *("overlap_moe_expert_parallel_comm", "delay_wgrad_compute"),
@@ -104,6 +106,7 @@ _UNMODELLED = (
     *("add_bias_linear", "moe_layer_freq", "mtp_num_layers", "window_size", "window_attn_skip_freq"),
     *("hidden_dropout", "attention_dropout", "calculate_per_token_loss", "moe_latent_size"),
     *("moe_shared_expert_gate", "bias_activation_fusion", "softmax_type"),
+    *("moe_router_enable_expert_bias", "deterministic_mode"),
 )
 
 UNMODELLED = frozenset(_UNMODELLED) - KEYS.keys()

@@ -7,6 +7,7 @@ from moesweep.study.balance_rules import BALANCE_RULES
 from moesweep.study.capacity_rules import CAPACITY_RULES
 from moesweep.study.context_rules import CONTEXT_RULES
 from moesweep.study.dispatch_rules import DISPATCH_RULES
+from moesweep.study.graph_rules import GRAPH_RULES
 from moesweep.study.group_rules import GROUP_RULES
 from moesweep.study.kernel_rules import KERNEL_RULES
 from moesweep.study.overlap_rules import OVERLAP_RULES
@@ -281,6 +282,7 @@ RULES = (
     *CAPACITY_RULES,
     *DISPATCH_RULES,
     *GROUP_RULES,
+    *GRAPH_RULES,
     *KERNEL_RULES,
     error("precision_needs_shards", "use_precision_aware_optimizer",
         _aware & ~_c("distributed_optimizer"),

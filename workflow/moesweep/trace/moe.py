@@ -11,12 +11,16 @@ from moesweep.trace.mlp import mlp_backward, mlp_forward
 from moesweep.trace.vocabulary import Op, again, all_reduce, elementwise, gemm, linear_backward
 
 ROUTER_LOGIT = 12  # softmax and top-k: two reads and a write of one fp32 router logit
-# Beside them the groups' best are found (read), and a copy made (read, write) by a mask (write, read).
+# Beside them the groups' best are found (read), and a copy made (read, write) by a mask (write, read); one
+# kernel does so on its way (Transformer Engine `fused_topk_with_score_function`).
 OF_GROUPS = 20
 # A loss that balances: softmax (read, write), top-k (read), its map of 4 bytes made one of 1 (write, read,
 # write), it counted and scores summed (read, read). Backward: gradients of experts spread out (write, read),
 # softmax (read, write), and the sum with the router's own (read two, write one).
 BALANCING, BALANCING_BACKWARD = 26, 28
+# Of two kernels: softmax and its map of 1 (read, write three: it keeps the softmax for later), and the counts
+# (read) by which scores are summed (read); backward they write and read as much.
+FUSED_BALANCING = 18
 GATING, GATING_BACKWARD = 4, 12  # times a number a token, like BY_PROBABILITY
 SUM = 6  # shared and routed experts' outputs: read two, write one
 
@@ -40,15 +44,17 @@ def _router_backward() -> list[Op]:
 
 
 def _router_topk(backward: bool = False) -> Op:
-    more = 0 if backward else pl.when(s.in_groups).then(OF_GROUPS).otherwise(0)
+    apart = s.in_groups & ~s.fuses_router
+    more = 0 if backward else pl.when(apart).then(OF_GROUPS).otherwise(0)
     return elementwise("router_topk", (ROUTER_LOGIT + more) * s.local_tokens * s.experts)
 
 
 def _balancing_loss() -> list[Op]:
     """Return the loss that balances experts; ranks that share sequences count tokens together, in fp32."""
     counts = 4 * s.experts * s.balanced_sequences
+    moved = pl.when(s.fuses_router).then(FUSED_BALANCING).otherwise(BALANCING)
     ops = [
-        elementwise("balancing_loss", BALANCING * s.local_tokens * s.experts),
+        elementwise("balancing_loss", moved * s.local_tokens * s.experts),
         all_reduce("balancing_loss_reduce", "tp", counts),
         all_reduce("balancing_loss_reduce", "cp", counts),
     ]

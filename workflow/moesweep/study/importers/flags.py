@@ -10,6 +10,7 @@ from typing import Any, NoReturn
 
 from moesweep.study.importers.dispatchers import read_balancing, read_capacity, read_dispatcher
 from moesweep.study.importers.draft import MAX_LAYERS, Draft, Told, whole
+from moesweep.study.importers.graphs import read_graphs
 from moesweep.study.keys import KEYS
 from moesweep.study.names import MEGATRON, UNMODELLED
 
@@ -49,6 +50,7 @@ def read_options(draft: Draft, told: Told, switches: bool) -> None:
     _experts(draft, told)
     _layout(draft, told)
     _beside(draft, told)
+    read_graphs(draft, told)
     _training(draft, told)
     for name in list(told.left()):
         key = MEGATRON.get(name, name)
@@ -135,7 +137,7 @@ def _attention(draft: Draft, told: Told) -> None:
 
 def _experts(draft: Draft, told: Told) -> None:
     if not draft.copy(told, "num_experts", "num_experts", "num_moe_experts"):
-        for name in ("moe_permute_fusion", "moe_router_dtype"):
+        for name in ("moe_permute_fusion", "moe_router_fusion", "moe_router_dtype"):
             draft.idle += [] if told.take(name) is None else [name]
         return
     if told.values.get("moe_router_dtype") not in (None, *KEYS["moe_router_dtype"].form["enum"]):
