@@ -206,7 +206,7 @@ def importing(project: Project, tmp_path: Path) -> Project:
 
 
 def test_another_workflow_imports_it(finished: Project, importing: Project) -> None:
-    assert ran(importing, target="answer.txt") == ["answer", "cost", "enumerate", "trace", "trace"]
+    assert ran(importing, target="answer.txt") == ["answer", "cost", "enumerate", "trace"]
     costs = pl.read_parquet(importing.root / "moe/costs.parquet")["workload"].to_list()
     assert costs == pl.read_parquet(finished.root / "results/costs.parquet")["workload"].to_list()
     assert cluster_of(importing.root / "moe") == OTHER
