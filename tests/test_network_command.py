@@ -9,6 +9,7 @@ import yaml
 
 from costing import ROOT, cluster
 from moesweep.cli import main
+from moesweep.edge.said import QUIET
 from moesweep.evaluate.costs import costed_on
 from moesweep.evaluate.files import write_costs
 from moesweep.report.figures import link_loads
@@ -352,3 +353,11 @@ def test_the_summary_says_by_how_much(capsys: pytest.CaptureFixture[str]) -> Non
     assert free[1:3] == ["0", "%"]
     assert float(thin[1]) > 0
     assert printed[-3] == "Of 2 networks, 1 lengthens no iteration: rail-only."
+
+
+def test_a_run_s_progress_is_not_broken_by_the_summary(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(QUIET, "1")
+    assert main(["network", *ASKED]) == 0
+    assert capsys.readouterr().out == ""

@@ -10,7 +10,12 @@ CLEARED = "\r\x1b[K"
 """What ends a line that is half written in a terminal: what stands there was progress."""
 
 
+def spoken_for() -> bool:
+    """Return whether whoever calls a command says himself what it made."""
+    return bool(os.environ.get(QUIET))
+
+
 def say(text: str) -> None:
     """Say what was made and where, unless whoever calls the command says it himself."""
-    if not os.environ.get(QUIET):
+    if not spoken_for():
         print(f"{CLEARED if sys.stderr.isatty() else ''}{text}", file=sys.stderr)

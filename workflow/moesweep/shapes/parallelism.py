@@ -177,7 +177,7 @@ def standing(
     where it crosses nodes, one of them holds g/S members, at least 1. All groups of a kind stand alike
     where n·S and G divide one another, as powers of two do. (In a world of few groups none may stand that
     badly.) Several runs of ranks, evenly spread over the world, are so many groups, of which as many share a
-    node as fit; exact under the same condition.
+    node as fit; exact under the same condition. `unit` is g where a frame has it already.
     """
     unit = unit_of(size, stride, gpus_per_node, runs) if unit is None else unit
     size, apart = size // runs, world_size // runs
@@ -191,7 +191,7 @@ def standing(
 
 
 def unit_of(size: pl.Expr, stride: pl.Expr, gpus_per_node: pl.Expr | int, runs: pl.Expr) -> pl.Expr:
-    """Return g of `standing`, the largest of its parts: a frame may hold it, who needs it more than once."""
+    """Return g of `standing`. It is the largest part of that expression, which reads it several times."""
     node = gpus_per_node if isinstance(gpus_per_node, pl.Expr) else pl.lit(gpus_per_node, pl.Int64)
     return _common_divisor(size // runs * stride, node, gpus_per_node)
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from moesweep.edge.outputs import among_results
 from moesweep.edge.problems import BadInput, Problem, collect, did_you_mean, shown
-from moesweep.edge.said import say
+from moesweep.edge.said import say, spoken_for
 from moesweep.study.configured import Configuration, add_options, asked
 from moesweep.study.planned import add_planned_option, digest, refuse_edited
 
@@ -57,7 +57,9 @@ def network(arguments: argparse.Namespace) -> int:
     asked_for = ("topology", "workload", "order", "links", "out")
     is_question = any(getattr(arguments, name) for name in asked_for)
     table = _answered(arguments) if is_question else _staged(arguments)
-    print(*lines(table), sep="\n")
+    # Amid the progress lines of a run it would be noise; the page has it.
+    if not spoken_for():
+        print(*lines(table), sep="\n")
     return 0
 
 
