@@ -155,8 +155,24 @@ def test_a_changed_parameter_moves_its_own_workload_alone(folders: dict[str, Pat
     parts = ("weights_bytes", "gradients_bytes", "optimizer_bytes", "activations_bytes", "workspace_bytes")
     total = sum(columns[part]["change"] for part in parts if part in columns)
     assert columns["peak_memory_bytes"]["change"] == total < 0
-    assert caused.keys() == {"parameters"}
-    assert caused["parameters"]["peak_memory_bytes"] == columns["peak_memory_bytes"]["change"]
+    assert caused.keys() == {"recompute"}
+    assert caused["recompute"]["peak_memory_bytes"] == columns["peak_memory_bytes"]["change"]
+
+
+def test_options_are_causes_one_at_a_time(tmp_path: Path) -> None:
+    """Another world and batch are not: alone, the world's ranks have no whole batch."""
+    base = SWEEP | {"small": {"world_size": 16, "global_batch_size": 24, "micro_batch_size": 3}}
+    twice = {"recompute": "full", "flash_attention": True}
+    other = {"moe": twice, "small": {"world_size": 64, "global_batch_size": 96, "micro_batch_size": 3}}
+    a = write(tmp_path / "a", base, cluster())
+    found = Comparison(*read_folders(a, write(tmp_path / "b", SWEEP | other, cluster())), 1e-9)
+    caused = effects(found, "moe")
+    assert {*twice} <= caused.keys() <= {*twice, "interaction"}
+    for name, value in twice.items():
+        one = write(tmp_path / name, base | {"moe": {name: value}}, cluster())
+        alone = moved(Comparison(*read_folders(a, one), 1e-9), "moe")
+        assert caused[name]["peak_memory_bytes"] == alone["peak_memory_bytes"]["change"] != 0
+    assert effects(found, "small").keys() == {"parameters"}
 
 
 def test_a_changed_number_of_a_model_is_told_from_a_parameter(folders: dict[str, Path]) -> None:
@@ -373,11 +389,14 @@ def test_model_and_parameters_of_given_routing_are_one_cause(
 
 @pytest.mark.slow
 @pytest.mark.endurance
-def test_given_routing_without_traces_moves_without_a_cause(tmp_path: Path) -> None:
-    """The others keep their causes."""
-    a = write(tmp_path / "a", SKEWED, cluster())
-    b = write(tmp_path / "b", SKEWED, cluster(FASTER))
+def test_a_measured_table_without_traces_moves_without_a_cause(tmp_path: Path) -> None:
+    """The others keep their causes, those of a routing that its text says among them."""
+    file = table_file(tmp_path, [[50, 30, 15, 5]] * 4, "a.parquet")
+    digest = hashlib.sha256((tmp_path / file).read_bytes()).hexdigest()[:16]
+    sweep = SKEWED | {"table": {"routing": Routing("table", file=file, digest=digest).text}}
+    a = write(tmp_path / "a", sweep, cluster(), tmp_path)
+    b = write(tmp_path / "b", sweep, cluster(FASTER), tmp_path)
     shutil.rmtree(b / "traces")
     found = Comparison(*read_folders(a, b), 1e-9)
-    assert "moe" in found.moved_ids
-    assert set(found.effects["workload"]) == {"dense"}
+    assert {"moe", "table"} <= set(found.moved_ids)
+    assert set(found.effects["workload"]) == {"dense", "moe"}

@@ -69,6 +69,14 @@ def test_routing_and_recomputation(folder: Folder) -> None:
     )
     assert seconds(found.b)["narrow"] == pytest.approx(expected["iteration_seconds"][0], rel=1e-12)
     assert found.only_b == []
+    # Each of them alone, and what they do together.
+    caused = {row["input"]: row for row in found.effects.filter(workload="narrow").to_dicts()}
+    assert {"routing", "recompute"} <= caused.keys() <= {"routing", "recompute", "interaction"}
+    for name, value in (("routing", "zipf:1.2"), ("recompute", "full")):
+        one = what_if(folder, cluster(), {name: value}, 1e-9)
+        assert one.effects.is_empty()
+        change = seconds(one.b)["narrow"] - seconds(one.a)["narrow"]
+        assert caused[name]["iteration_seconds"] == pytest.approx(change, rel=1e-9, abs=1e-15)
 
 
 def test_what_becomes_illegal_is_named(folder: Folder) -> None:

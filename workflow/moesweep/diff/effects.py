@@ -1,5 +1,8 @@
 """How much each changed input moved each workload: the model run again with that input alone changed.
 
+A workload's own options are inputs one by one, with what follows from each; those that are not legal alone
+(another world without its batch) are one cause together.
+
 All runs use the code at hand, so what they leave over is interaction of the inputs, or other code.
 """
 
@@ -10,6 +13,8 @@ from moesweep.diff.folder import Folder
 from moesweep.diff.models import MEASURES, Model, chosen, has_traces, resolved, traced
 from moesweep.edge.schema import definition
 from moesweep.study.routing import given
+from moesweep.study.validation import findings
+from moesweep.study.workload import GIVEN, unnamed
 
 NEEDED = set(definition("cluster", "constants")["required"])
 MODEL, PARAMETERS, BOTH, REST = "model", "parameters", "model and parameters", "interaction"
@@ -19,15 +24,19 @@ SCHEMA = {"workload": pl.String, "input": pl.String} | dict.fromkeys(MEASURES, p
 def effects(a: Folder, b: Folder, changes: list[InputChange], ids: list[str]) -> pl.DataFrame:
     """Return workload, input and the change of each measure by that input alone, from A's side.
 
-    `model` and `parameters` stand for all changed numbers of a workload's model or of its own; the
-    input `interaction` is what remains of the whole change. Empty if a constant is not known. Workloads
-    whose routing is given on either side go by their traces (`_routed`), and are left out without them.
+    `model` stands for all changed numbers of a workload's model, an option's name for that option, and
+    `parameters` for options that cannot be told apart; the input `interaction` is what remains of the whole
+    change. Empty if a constant is not known. Workloads whose routing is given on either side go by their
+    traces (`_routed`); without them, those of a measured table are left out.
     """
     names = [change.name for change in changes if change.kind == "constant"]
     old, new = _values(a, b), _values(b, a)
-    skewed = {id_ for folder in (a, b) for id_ in folder.workloads.filter(given)["workload"]}
-    even = [id_ for id_ in ids if id_ not in skewed]
+    skewed, measured = (
+        {id_ for folder in (a, b) for id_ in folder.workloads.filter(which)["workload"]}
+        for which in (given, given & pl.col("routing").str.starts_with("table"))
+    )
     routed = [id_ for id_ in ids if id_ in skewed and all(has_traces(folder, id_) for folder in (a, b))]
+    even = [id_ for id_ in ids if id_ not in measured and id_ not in routed]
     if not (even or routed) or not (old.keys() >= NEEDED and new.keys() >= NEEDED):
         return pl.DataFrame(schema=SCHEMA)
     parts = []
@@ -45,16 +54,41 @@ def effects(a: Folder, b: Folder, changes: list[InputChange], ids: list[str]) ->
 
 
 def _even(a: Folder, b: Folder, changes: list[InputChange], ids: list[str]) -> tuple[Model, dict[str, Model]]:
-    """Return the model of A's workloads, and those with the changed columns of one kind as B has them."""
+    """Return the model of A's workloads, and those with some of their columns as B has them."""
     workloads, others = (chosen(folder, ids) for folder in (a, b))
+    columns = {
+        kind: {change.name for change in changes if change.kind == kind} for kind in ("model", "parameter")
+    }
     changed = {}
-    for word, kind in ((MODEL, "model"), (PARAMETERS, "parameter")):
-        columns = {change.name for change in changes if change.kind == kind}
-        if columns:
-            changed[word] = resolved(workloads.with_columns(others[name] for name in columns), a.network)
+    if columns["model"]:
+        as_in_b = workloads.with_columns(others[name] for name in columns["model"])
+        changed[MODEL] = resolved(as_in_b, a.network)
+    for word, frame in _options(workloads, others, columns["parameter"]).items():
+        changed[word] = resolved(frame, a.network)
     if a.network != b.network:
         changed[NETWORK] = resolved(workloads, b.network)
     return resolved(workloads, a.network), changed
+
+
+def _options(workloads: pl.DataFrame, others: pl.DataFrame, names: set[str]) -> dict[str, pl.DataFrame]:
+    """Return the workloads that an option changes, with it alone as the others have it, by its name.
+
+    Workloads one of whose options breaks a rule alone, or of which none is an option that a sweep gives,
+    stand below PARAMETERS, with all that changed.
+    """
+    alone: dict[str, pl.DataFrame] = {}
+    for name in (name for name in GIVEN if name in names):
+        differs = workloads[name].ne_missing(others[name])
+        frame = unnamed(workloads.select(GIVEN).with_columns(others[name]))
+        alone[name] = frame.with_columns(workloads["workload"], workloads["twin"]).filter(differs)
+    apart = {id_ for frame in alone.values() for id_ in frame["workload"]}
+    for frame in alone.values():
+        apart -= set(findings(frame).filter(severity="error")["workload"])
+    said = pl.col("workload").is_in(sorted(apart))
+    found = {name: frame.filter(said).select(workloads.columns) for name, frame in alone.items()}
+    differ = pl.any_horizontal(False, *(workloads[name].ne_missing(others[name]) for name in sorted(names)))
+    found[PARAMETERS] = workloads.with_columns(others[name] for name in names).filter(differ & ~said)
+    return {word: frame for word, frame in found.items() if not frame.is_empty()}
 
 
 def _routed(

@@ -35,14 +35,16 @@ class WhatIf(Comparison):
     """Results as they are (A) and as they would be (B).
 
     notes   what else there is to say: constants out of their bounds, workloads left out or made illegal
+    asked   what is another: constants, options, the network
     """
 
     notes: tuple[str, ...] = ()
+    asked: tuple[str, ...] = ()
 
     @cached_property
     def effects(self) -> pl.DataFrame:
-        """Nothing: what is asked is the one cause."""
-        return pl.DataFrame(schema=EFFECTS)
+        """What each of several asked for does alone; nothing where one is, the only cause."""
+        return super().effects if len(self.asked) > 1 else pl.DataFrame(schema=EFFECTS)
 
 
 def what_if(
@@ -77,7 +79,7 @@ def what_if(
     a = _costed(folder, before, cluster.network, cluster.values, "as they are")
     b = _costed(folder, legal, other.network, cluster.values | moved, "what if")
     b = replace(b, inputs=_moved(a.inputs, moved, other.network))
-    return WhatIf(a, b, tolerance, (*_out_of_bounds(cluster, moved), *notes, *illegal))
+    return WhatIf(a, b, tolerance, (*_out_of_bounds(cluster, moved), *notes, *illegal), tuple(given))
 
 
 def _other_network(root: Path, cluster: Cluster, given: Mapping[str, str]) -> Cluster:
