@@ -202,17 +202,22 @@ def test_a_degree_fits_as_it_does_in_the_sweep(inputs: Inputs) -> None:
 def test_the_fastest_recomputation_that_fits(inputs: Inputs, own: str) -> None:
     """What the framework reserves counts: a peak of 40 GiB does not fit 40 GiB."""
     assert inputs.cluster.value("reserved_hbm_bytes") > 0
-    for peaks, at_80, at_40 in (
-        ((30.0, 20.0, 10.0), ("none", 1.0), ("none", 1.0)),
-        ((70.0, 40.0, 10.0), ("none", 1.0), ("full", 3.0)),
-        ((90.0, 60.0, 39.99), ("selective", 2.0), (None, None)),
-        ((90.0, 85.0, 81.0), (None, None), (None, None)),
+    constants = dict(inputs.cluster.constants)
+    constants["hbm_bytes"] = replace(constants["hbm_bytes"], value=64.0 * 2**30)
+    inputs = replace(inputs, cluster=replace(inputs.cluster, constants=constants))
+    for peaks, at_80, at_40, at_64 in (
+        ((30.0, 20.0, 10.0), ("none", 1.0), ("none", 1.0), ("none", 1.0)),
+        ((70.0, 40.0, 10.0), ("none", 1.0), ("full", 3.0), ("selective", 2.0)),
+        ((90.0, 60.0, 39.99), ("selective", 2.0), (None, None), ("selective", 2.0)),
+        ((90.0, 64.0, 40.0), ("selective", 2.0), (None, None), ("full", 3.0)),
+        ((90.0, 85.0, 81.0), (None, None), (None, None), (None, None)),
     ):
         with pytest.MonkeyPatch.context() as patch:
             fake = with_fake_costs(patch, inputs, dict(zip(LEVELS, peaks, strict=True)), own)
             row = as_made_by("recompute_options", recompute_options(fake)).row(0, named=True)
         assert (row["fastest_at_80_gib"], row["ratio_at_80_gib"]) == at_80
         assert (row["fastest_at_40_gib"], row["ratio_at_40_gib"]) == at_40
+        assert (row["fastest_on_gpu"], row["ratio_on_gpu"]) == at_64
 
 
 def test_recomputing_trades_time_for_memory(inputs: Inputs) -> None:

@@ -72,7 +72,7 @@ def _listing(numbers: pl.Expr) -> pl.Expr:
 
 
 def recompute_options(inputs: Inputs) -> pl.DataFrame:
-    """Return what each workload takes with each recomputation, and the fastest that fits 80 and 40 GiB.
+    """Return what each workload takes with each recomputation, and the fastest that fits 80, 40 GiB, the GPU.
 
     Seconds are those of the sweep's GPU; a workload fits if its peak and the cluster's
     `reserved_hbm_bytes` do. Workloads with a given routing are left out.
@@ -100,11 +100,13 @@ def recompute_options(inputs: Inputs) -> pl.DataFrame:
         )
         workloads = workloads.join(one, on="workload", maintain_order="left")
     reserved = inputs.cluster.value("reserved_hbm_bytes")
+    sizes = {f"at_{size}_gib": size * 2**30 for size in SIZES_GIB}
+    sizes["on_gpu"] = inputs.cluster.value("hbm_bytes")
     return workloads.with_columns(
-        _fastest(size * 2**30 - reserved).alias(f"fastest_at_{size}_gib") for size in SIZES_GIB
+        _fastest(size - reserved).alias(f"fastest_{where}") for where, size in sizes.items()
     ).with_columns(
-        (_of_level(f"fastest_at_{size}_gib") / pl.col("none_iteration_seconds")).alias(f"ratio_at_{size}_gib")
-        for size in SIZES_GIB
+        (_of_level(f"fastest_{where}") / pl.col("none_iteration_seconds")).alias(f"ratio_{where}")
+        for where in sizes
     )
 
 
