@@ -75,7 +75,6 @@ def test_make_says_the_same(finished: Project, project: Project) -> None:
     assert re.search(r"^trace +█+  (\d)/\1  \d+:\d\d$", done.stderr, re.MULTILINE)
     assert "rule trace" not in done.stderr
     assert [line.split()[0] for line in done.stdout.splitlines() if line.strip() and line[0] != " "] == [
-        *("tiny", "tiny"),
         *("made", "fits", "answer", "page", "read"),
     ]
     assert "made    5 workloads" in done.stdout

@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from moesweep.edge.said import say
+from moesweep.edge.said import say, spoken_for
 from moesweep.export.command import add_unroll_options, unroll
 from moesweep.study.configured import add_options, asked
 from moesweep.study.naming import named
@@ -60,7 +60,9 @@ def enumerate_(arguments: argparse.Namespace) -> int:
     write_table(plan.workloads, results.workloads, "workloads")
     for entry, reason, points in plan.skipped.iter_rows():
         print(f"{plan.config['sweep']}: {entry}: {reason}: {points} points left out", file=sys.stderr)
-    for (model, kind), rows in plan.workloads.group_by("model", "kind", maintain_order=True):
+    # Between the lines of a run's progress they would be noise; its page and summary have them.
+    models = plan.workloads.clear() if spoken_for() else plan.workloads
+    for (model, kind), rows in models.group_by("model", "kind", maintain_order=True):
         held, passed = (whole_spread(rows[name]) for name in ("parameters", "active_parameters"))
         print(f"{model} {kind}: {held} parameters, of which a token passes {passed}")
     forget_others(plan)
