@@ -100,7 +100,7 @@ def recompute_options(inputs: Inputs) -> pl.DataFrame:
         )
         workloads = workloads.join(one, on="workload", maintain_order="left")
     reserved = inputs.cluster.value("reserved_hbm_bytes")
-    sizes = {f"at_{size}_gib": size * 2**30 for size in SIZES_GIB}
+    sizes = {f"at_{size}_gib": size * 2.0**30 for size in SIZES_GIB}
     sizes["on_gpu"] = inputs.cluster.value("hbm_bytes")
     return workloads.with_columns(
         _fastest(size - reserved).alias(f"fastest_{where}") for where, size in sizes.items()
