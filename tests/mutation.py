@@ -1,6 +1,6 @@
 """Change one thing at a time in the formulas, and see whether a test notices.
 
-    python tests/mutation.py [COUNT] [--seed N] [--jobs N]
+    python tests/mutation.py [COUNT] [--of FILE] [--seed N] [--jobs N]
 
 A mutant is the code with one number, sign, factor or comparison changed in shapes, trace, cost or routing. It
 is killed if a test of the hand-worked layer fails. What survives is printed with its line, to be looked at: a
@@ -14,35 +14,66 @@ import copy
 import os
 import random
 import shutil
-import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from importlib.util import cache_from_source
+from multiprocessing import get_context
 from pathlib import Path
 from queue import SimpleQueue
+from typing import Any
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 PACKAGE = CHECKOUT / "workflow/moesweep"
 ROOMS = ("shapes", "trace", "cost")
 NOT_FORMULAS = ("__init__.py", "command.py", "files.py", "words.py")
-SHAPES = ("steps", "parallelism", "placement", "rings")
+TRACE = ("device_bytes", "hand_worked", "programs")
+SKEWED = ("routing", "routing_costs")
 TESTS = {
-    "shapes": (*SHAPES, "device_bytes", "hand_worked", "memory", "dispatchers", "capacity"),
-    "trace": (
-        *("device_bytes", "hand_worked", "context_parallelism", "trace_files", "programs"),
-        *("dispatchers", "capacity", "balancing_losses"),
-    ),
-    "cost": ("dispatchers", "costs", "collectives", "memory", "cost_properties"),
-    "study": ("routing", "routing_costs"),
+    "shapes": ("device_bytes", "hand_worked", "capacity", "memory", "dispatchers", "context_parallelism"),
+    "trace": (*TRACE, "balancing_losses", "capacity", "dispatchers", "context_parallelism"),
+    "cost": ("costs", "capacity", "overlap", "dispatchers"),
+    "study": SKEWED,
+    "shapes/layer_kinds": ("states", "placement", "programs", "hand_worked"),
+    "shapes/parallelism": ("rings", "placement", "parallelism", "collectives"),
+    "shapes/placement": ("placement", "parallelism", "programs", "hand_worked"),
+    "shapes/rings": ("rings", "collectives", "parallelism"),
+    "shapes/schedule": ("steps", "memory"),
+    "shapes/spread": ("dispatchers",),
+    "shapes/states": ("states", "memory"),
+    "shapes/steps": ("steps", "overlap"),
+    "trace/ends": TRACE,
+    "trace/optimizer": TRACE,
+    "trace/vocabulary": TRACE,
+    "trace/context": ("context_parallelism",),
+    "trace/dispatch": ("capacity", "balancing_losses", "dispatchers", *TRACE),
+    "trace/skewed_copies": SKEWED,
+    "trace/skewed_programs": SKEWED,
+    "cost/buckets": ("overlap",),
+    "cost/collectives": ("collectives", "costs", "overlap"),
+    "cost/fused_exchange": ("dispatchers",),
+    "cost/memory": ("capacity", "memory", "context_parallelism", "dispatchers"),
+    "cost/predicted_collectives": ("collectives",),
+    "cost/skew": ("capacity", "costs", *SKEWED),
+    "cost/skewed_ranks": SKEWED,
+    "cost/uncertainty": ("uncertainty",),
+    "cost/validity": ("validity",),
+    "cost/workspace": ("memory", "dispatchers", "context_parallelism"),
 }
-"""The hand-worked layer, by the room whose formulas a file is about."""
+"""The hand-worked layer: the tests of a room, or of a file unlike its room's others; quick ones first."""
+
+PRELOADED = ["polars", "numpy", "yaml", "hypothesis", "hypothesis.strategies", "pytest", "_pytest.python"]
+"""What every run of tests imports and no mutant changes: imported once, before each run forks."""
+
+FORKS = get_context("forkserver")
+FORKS.set_forkserver_preload(PRELOADED)
 
 SECONDS = 600
 """Beyond them a mutant counts as killed: it does not end."""
 
-SWAPPED = {
+SWAPPED: dict[type[ast.AST], Any] = {
     ast.Add: ast.Sub,
     ast.Sub: ast.Add,
     ast.Mult: ast.Add,
@@ -160,26 +191,49 @@ def killed(mutant: Mutant, copy_of: Path) -> bool:
     """Run the tests on a copy of the project that holds the mutant, until one fails; put the code back."""
     file = copy_of / "workflow/moesweep" / mutant.file
     sound = file.read_text(encoding="utf-8")
-    file.write_text(mutant.source, encoding="utf-8")
+    _write(file, mutant.source)
     try:
-        return not _passes(copy_of, mutant.file.split("/")[0])
+        return not passes(copy_of, tests_of(mutant.file))
     finally:
-        file.write_text(sound, encoding="utf-8")
+        _write(file, sound)
 
 
-def _passes(copy_of: Path, room: str) -> bool:
-    first, rest = TESTS[room], [name for names in TESTS.values() for name in names]
-    names = dict.fromkeys([*first, *rest])
-    command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "-p", "no:xdist"]
-    command += ["-m", "not slow and not long", *(f"tests/test_{name}.py" for name in names)]
-    environment = os.environ | {"PYTHONPATH": str(copy_of / "workflow"), "POLARS_MAX_THREADS": "1"}
-    try:
-        done = subprocess.run(
-            command, cwd=copy_of, env=environment, capture_output=True, timeout=SECONDS, check=False
-        )
-    except subprocess.TimeoutExpired:
-        return False
-    return done.returncode == 0
+def _write(file: Path, source: str) -> None:
+    """Write code and forget what was compiled of it: two mutants may be as long, and of the same second."""
+    file.write_text(source, encoding="utf-8")
+    Path(cache_from_source(str(file))).unlink(missing_ok=True)
+
+
+def tests_of(file: str) -> tuple[str, ...]:
+    """Return the tests that know a file's formulas."""
+    return TESTS.get(file.removesuffix(".py")) or TESTS[file.split("/", maxsplit=1)[0]]
+
+
+def passes(copy_of: Path, names: Iterable[str]) -> bool:
+    """Return whether these tests pass on a copy of the project, in a process forked for them."""
+    process = FORKS.Process(target=_run, args=(copy_of, list(names)))
+    process.start()
+    process.join(SECONDS)
+    if process.is_alive():
+        process.kill()
+        process.join()
+    return process.exitcode == 0
+
+
+def _run(copy_of: Path, names: list[str]) -> None:
+    os.chdir(copy_of)
+    os.environ |= {"PYTHONPATH": str(copy_of / "workflow"), "POLARS_MAX_THREADS": "1"}
+    sys.path[:0] = [str(copy_of / "workflow"), str(copy_of / "tests")]
+    with Path(os.devnull).open("w", encoding="utf-8") as nothing:
+        os.dup2(nothing.fileno(), 1)
+        os.dup2(nothing.fileno(), 2)
+    import pytest
+
+    chosen = ["-x", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", "-m", "not slow and not long"]
+    chosen += ["-W", "ignore:Module already imported"]
+    outcome = pytest.main([*chosen, *(f"tests/test_{name}.py" for name in names)])
+    here = str(sys.modules["moesweep"].__file__).startswith(str(copy_of))
+    sys.exit(int(outcome) if here else "other code was tested")
 
 
 def project(folder: Path) -> Path:
@@ -196,17 +250,27 @@ def score(drawn: list[Mutant], jobs: int, folder: Path) -> list[Mutant]:
     free: SimpleQueue[Path] = SimpleQueue()
     for job in range(jobs):
         free.put(project(folder / str(job)))
-    if not _passes(folder / "0", "study"):
-        sys.exit("the tests fail on the code as it is")
+
+    def somewhere(does: Callable[[Path], bool]) -> bool:
+        place = free.get()
+        try:
+            return does(place)
+        finally:
+            free.put(place)
+
+    def sound(name: str) -> bool:
+        return somewhere(lambda place: passes(place, [name]))
 
     def survives(mutant: Mutant) -> bool:
-        place = free.get()
-        survived = not killed(mutant, place)
-        free.put(place)
-        print(f"{'SURVIVED' if survived else 'killed'} {mutant}", flush=True)
-        return survived
+        dead = somewhere(lambda place: killed(mutant, place))
+        print(f"{'killed' if dead else 'SURVIVED'} {mutant}", flush=True)
+        return not dead
 
+    needed = sorted({name for mutant in drawn for name in tests_of(mutant.file)})
     with ThreadPoolExecutor(jobs) as pool:
+        failed = [name for name, good in zip(needed, pool.map(sound, needed), strict=True) if not good]
+        if failed:
+            sys.exit(f"tests fail on the code as it is: {', '.join(failed)}")
         return [mutant for mutant, alive in zip(drawn, pool.map(survives, drawn), strict=True) if alive]
 
 
@@ -214,10 +278,11 @@ def main() -> None:
     """Draw mutants, try each, print the share that is killed."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("count", nargs="?", type=int, default=200, help="how many mutants (200)")
+    parser.add_argument("--of", default="", metavar="FILE", help="of files that begin so: cost/memory")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
     asked = parser.parse_args()
-    every = [mutant for file in files() for mutant in mutants(file)]
+    every = [mutant for file in files() for mutant in mutants(file) if mutant.file.startswith(asked.of)]
     drawn = random.Random(asked.seed).sample(every, min(asked.count, len(every)))
     with tempfile.TemporaryDirectory() as folder:
         survivors = score(drawn, asked.jobs, Path(folder))

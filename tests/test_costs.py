@@ -302,6 +302,7 @@ def test_programs_fold_to_what_predictions_use(name: str) -> None:
     assert ours.select(columns).sort(KEY).equals(theirs.select(columns).sort(KEY))
 
 
+@pytest.mark.slow
 def test_the_number_of_threads_moves_no_digit() -> None:
     """Sums of many columns and of long groups are what threads would share out."""
     study = """
@@ -328,6 +329,7 @@ print(*frame.iter_rows(), sep=chr(10))
     assert len(printed) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("place", [0, 5, 11])
 def test_a_workload_costs_to_the_last_bit_the_same_alone_and_among_others(place: int) -> None:
     varied = [small(**changes).with_columns(workload=pl.lit(name)) for name, changes in VARIED.items()]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -37,8 +38,12 @@ Implementation = Callable[[dict[str, Any], int], list[Row]]
 
 def columnar(workload: dict[str, Any], stage: int) -> list[Row]:
     """One stage's program from the library."""
-    frame = programs(pl.DataFrame([workload]).with_columns(pl.col("twin").cast(pl.String)))
-    return frame.filter(pl.col("stage") == stage).sort("op_index").to_dicts()
+    return _program(tuple(workload.items())).filter(pl.col("stage") == stage).sort("op_index").to_dicts()
+
+
+@cache
+def _program(workload: tuple[tuple[str, Any], ...]) -> pl.DataFrame:
+    return programs(pl.DataFrame([dict(workload)]).with_columns(pl.col("twin").cast(pl.String)))
 
 
 @pytest.fixture(params=[columnar, naive_program], ids=["columnar", "naive"])

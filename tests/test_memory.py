@@ -1,11 +1,15 @@
 """Memory per rank against Korthikanti et al. 2022 (arXiv:2205.05198), Megatron's logs, and by hand."""
 
+from functools import cache
 from typing import Any
 
 import pytest
 
-from costing import costs
-from small import DENSE
+from costing import constants, costs
+from moesweep.cost.memory import kept_bytes, stage_memory, worst_rank
+from moesweep.cost.model import with_constants
+from moesweep.trace.programs import folded
+from small import DENSE, small
 
 # Korthikanti's 22B model: s 2048, b 4, h 6144, a 64, t 8
 S, B, H, A, T = 2048, 4, 6144, 64, 8
@@ -30,7 +34,13 @@ MOE: dict[str, Any] = {"num_experts": 8, "moe_router_topk": 2, "etp": T, "ep": 1
 
 
 def memory(changes: dict[str, Any]) -> dict[str, float]:
-    return costs(changes).workloads.row(0, named=True)
+    return _memory(tuple(changes.items()))
+
+
+@cache
+def _memory(changes: tuple[tuple[str, Any], ...]) -> dict[str, float]:
+    workloads = with_constants(small(**dict(changes)), constants())
+    return worst_rank(stage_memory(folded(workloads), workloads)).row(0, named=True)
 
 
 def per_layer(**changes: Any) -> float:
@@ -274,6 +284,27 @@ def test_multi_token_prediction_keeps_a_layer_and_a_softmax() -> None:
     layer = 34 / T + 5 * A * S / (H * T)
     expected = (layer + 11 / T) * S * B * H + 4 * S * B * 51_200 / T
     assert two - one == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("changes", "layer", "predicting", "shared"),
+    [
+        # 34 of a layer; of multi-token prediction 11 more, and 4 of each of 51,200 logits for 6,144 hidden
+        ({}, 34, 45 + 4 * 51_200 / H, 0),
+        ({"recompute": "full"}, 2, 13 + 4 * 51_200 / H, 2),
+        # blocks leave multi-token prediction alone
+        ({"recompute": "full", "recompute_method": "block"}, 2, 45 + 4 * 51_200 / H, 2),
+    ],
+)
+def test_what_a_micro_batch_keeps_of_each_kind_of_layer(
+    changes: dict[str, Any], layer: float, predicting: float, shared: float
+) -> None:
+    workload = small(**KORTHIKANTI | {"flash_attention": True, "mtp_num_layers": 1} | changes)
+    found = workload.select(**kept_bytes()).row(0, named=True)
+    names = ("dense", "dense_kept", "mtp_dense", "embedding")
+    kept = [found[f"{name}_kept_bytes"] * T / (S * B * H) for name in names]
+    assert kept == pytest.approx([layer, 34, predicting, 1])
+    assert found["shared_input_bytes"] == pytest.approx(shared * S * B * H / T)
 
 
 def test_workspace_by_hand() -> None:

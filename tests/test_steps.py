@@ -7,11 +7,42 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from moesweep.cost.iteration import filled_and_drained
-from moesweep.shapes.schedule import schedules
+from moesweep.shapes.schedule import most_warmup_steps, schedules
 from moesweep.shapes.steps import interleaved, makespans, order_of, step_ends
 from naive_pipeline import makespan
 
 SHAPES = [(1, 1, 3), (2, 1, 2), (4, 1, 8), (8, 1, 5), (2, 2, 4), (4, 2, 8), (4, 3, 12), (8, 2, 16)]
+
+
+ORDERS = {
+    # 1F1B: 2 forwards ahead of the first stage's backward, 1, none
+    (3, 1, 4, 0): "F0 F1 F2 B0 F3 B1 B2 B3",
+    (3, 1, 4, 1): "F0 F1 B0 F2 B1 F3 B2 B3",
+    (3, 1, 4, 2): "F0 B0 F1 B1 F2 B2 F3 B3",
+    # fewer micro-batches than stages: all forwards first
+    (3, 1, 1, 0): "F0 B0",
+    (3, 1, 2, 0): "F0 F1 B0 B1",
+    # 2 chunks, told by a dash: 2·1 + 2 = 4 steps ahead on the first stage, 2 on the last
+    (2, 2, 4, 0): "F0 F1 F0- F1- F2 B0- F3 B1- F2- B0 F3- B1 B2- B3- B2 B3",
+    (2, 2, 4, 1): "F0 F1 F0- B0- F1- B1- F2 B0 F3 B1 F2- B2- F3- B3- B2 B3",
+}
+"""Steps by (stages, chunks, micro-batches, stage): Narayanan et al. 2021, figures 3 and 4."""
+
+
+@pytest.mark.parametrize("shape", ORDERS)
+def test_steps_by_hand(shape: tuple[int, int, int, int]) -> None:
+    pp, chunks, m, stage = shape
+    row = {"workload": "w", "pp": pp, "virtual_pipeline": chunks, "num_microbatches": m}
+    steps = schedules(pl.DataFrame([row])).filter(stage=stage).sort("step")
+    said = steps.select(pl.col("phase").str.head(1).str.to_uppercase(), "microbatch", "chunk").rows()
+    assert " ".join(f"{phase}{batch}{'-' * chunk}" for phase, batch, chunk in said) == ORDERS[shape]
+
+
+@pytest.mark.parametrize(("pp", "chunks", "most"), [(4, 1, 3), (1, 1, 0), (4, 2, 10), (4, 3, 14)])
+def test_most_steps_ahead(pp: int, chunks: int, most: int) -> None:
+    # pp - 1; 2·3 + 1·4 and 2·3 + 2·4 of chunks
+    row = {"pp": pp, "virtual_pipeline": chunks}
+    assert pl.DataFrame([row]).select(most_warmup_steps()).item() == most
 
 
 def passes(rng: np.random.Generator, pp: int, chunks: int, pipelines: int, spread: float) -> np.ndarray:
