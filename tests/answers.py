@@ -11,6 +11,7 @@ from moesweep.store.tablefile import write_table
 from moesweep.study.validation import findings
 from moesweep.study.workload import resolve
 from moesweep.trace.files import write_traces
+from project import shared
 from small import BASE
 
 # Two models, an ep comparison, twins, a workload too big for a GPU, and one whose heads tp does not divide.
@@ -38,20 +39,23 @@ def workloads(only_dense: bool = False) -> pl.DataFrame:
     if only_dense:
         return dense
     both = pl.concat([resolve(moe), dense])
-    shared = [name for name in both.columns if name in ("model", "world_size", "tp", "pp")]
-    ids = both.filter(pl.col("kind") == "dense").select(*shared, pl.col("workload").alias("own"))
-    linked = both.join(ids, on=shared, how="left", maintain_order="left")
+    alike = [name for name in both.columns if name in ("model", "world_size", "tp", "pp")]
+    ids = both.filter(pl.col("kind") == "dense").select(*alike, pl.col("workload").alias("own"))
+    linked = both.join(ids, on=alike, how="left", maintain_order="left")
     is_moe = pl.col("kind") == "moe"
     return linked.with_columns(twin=pl.when(is_moe).then(pl.col("own"))).drop("own")
 
 
 def make_answers(folder: Path, only_dense: bool = False) -> Results:
     """Write every result of the small sweep below a folder, up to the tables, on the default cluster."""
-    results, sweep = Results(folder), workloads(only_dense)
-    write_table(sweep, results.workloads, "workloads")
-    write_table(findings(sweep), results.validation, "validation")
-    # The command would trace the configured sweep.
-    write_traces(sweep, results)
-    for stage in ("cost", "traffic", "tables", "network"):
-        assert main([stage, "--results", str(folder)]) == 0
-    return results
+
+    def make(root: Path) -> None:
+        results, sweep = Results(root), workloads(only_dense)
+        write_table(sweep, results.workloads, "workloads")
+        write_table(findings(sweep), results.validation, "validation")
+        # The command would trace the configured sweep.
+        write_traces(sweep, results)
+        for stage in ("cost", "traffic", "tables", "network"):
+            assert main([stage, "--results", str(root)]) == 0
+
+    return Results(shared("answers-dense" if only_dense else "answers", folder, make))

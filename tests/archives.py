@@ -13,7 +13,7 @@ from typing import Any
 from moesweep.archive.verify import verify
 from moesweep.cli import main
 from moesweep.run.plan import ENTRY
-from project import make_project
+from project import make_project, shared
 
 STAGES = (
     "enumerate",
@@ -42,14 +42,17 @@ def within(folder: Path) -> Iterator[None]:
 
 
 def finished(folder: Path) -> Path:
-    """Run the small sweep in a project of its own; return the project."""
+    """Run the small sweep in a project of its own, stage by stage; return the project."""
+    return shared("finished", folder, _finish)
+
+
+def _finish(folder: Path) -> None:
     project = make_project(folder)
     project.edit("config/config.yaml", "outputs: []", "outputs: [network, figures, report, manifest]")
     with within(folder):
         assert set(ENTRY) <= set(STAGES), "say in STAGES when the new stage runs"
         for stage in (stage for stage in STAGES if stage in ENTRY):
             assert main([stage]) == 0
-    return folder
 
 
 def archived(project: Path, out: Path) -> Path:

@@ -1,5 +1,6 @@
 """A real project in a temporary directory: this checkout's workflow with a small sweep."""
 
+import fcntl
 import hashlib
 import os
 import re
@@ -7,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from collections import Counter
+from collections.abc import Callable
 from contextlib import chdir
 from dataclasses import dataclass
 from pathlib import Path
@@ -167,6 +169,26 @@ class Project:
 def jobs(log: str) -> list[str]:
     """Return the rules that a Snakemake log says were run."""
     return re.findall(r"^ *(?:local)?rule (\w+):$", log, flags=re.MULTILINE)
+
+
+def shared(name: str, folder: Path, make: Callable[[Path], object]) -> Path:
+    """Make a folder once for all files of a test run; each works in a copy, which keeps the files' times.
+
+    `name` says what is made. Outside of pytest's workers, whose temporary folders lie side by side, it is
+    made in place.
+    """
+    worker = next((parent for parent in folder.parents if parent.name.startswith("popen-")), None)
+    if worker is None:
+        make(folder)
+        return folder
+    kept, done = worker.with_name(name), worker.with_name(f"{name} is made")
+    with worker.with_name(f"{name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not done.exists():
+            kept.mkdir()
+            make(kept)
+            done.touch()
+    return Path(shutil.copytree(kept, folder, symlinks=True, dirs_exist_ok=True))
 
 
 def make_project(root: Path) -> Project:

@@ -5,6 +5,7 @@
 tests/test_reruns.py makes the same edits and compares each with its line of docs/reruns.md.
 """
 
+import re
 import shutil
 import sys
 import tempfile
@@ -14,7 +15,7 @@ from pathlib import Path
 
 import polars as pl
 
-from project import Project, make_project
+from project import Project, make_project, shared
 
 CLUSTER = "config/clusters/dgx-a100-80gb-8xhdr200.yaml"
 SWEEP = "config/sweeps/small.yaml"
@@ -179,10 +180,13 @@ EDITS = [
 
 def finished_project(root: Path, outputs: str = "[]") -> Project:
     """Return a project whose sweep has run; `outputs` is what to make besides traces, costs and tables."""
-    project = make_project(root)
-    project.edit("config/config.yaml", "outputs: []", f"outputs: {outputs}")
-    project.sweep()
-    return project
+
+    def make(folder: Path) -> None:
+        project = make_project(folder)
+        project.edit("config/config.yaml", "outputs: []", f"outputs: {outputs}")
+        project.sweep()
+
+    return Project(shared("-".join(["project", *re.findall(r"\w+", outputs)]), root, make))
 
 
 def copied(project: Project, root: Path) -> Project:

@@ -330,7 +330,7 @@ print(*frame.iter_rows(), sep=chr(10))
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("place", [0, 5, 11])
+@pytest.mark.parametrize("place", [0, pytest.param(5, marks=pytest.mark.endurance), 11])
 def test_a_workload_costs_to_the_last_bit_the_same_alone_and_among_others(place: int) -> None:
     varied = [small(**changes).with_columns(workload=pl.lit(name)) for name, changes in VARIED.items()]
     together, alone = (

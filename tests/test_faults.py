@@ -148,7 +148,7 @@ def test_an_interrupt(program: str, new: Project, finished: Project) -> None:
 
 
 # Not the first instants, in which Python itself starts.
-MOMENTS = [0.3, 0.45, 0.6, 0.75, 0.9]
+MOMENTS = [0.45, 0.8, *(pytest.param(seconds, marks=pytest.mark.endurance) for seconds in (0.3, 0.6, 0.9))]
 
 
 @pytest.mark.parametrize("seconds", MOMENTS)

@@ -72,7 +72,7 @@ def test_nothing_moved(project: Project, stage: str) -> None:
     assert moved(project, PARTS[stage], stage) == set()
 
 
-def test_a_price_moves_money_alone(project: Project) -> None:
+def test_a_price_moves_money_alone_and_an_efficiency_all_costs(project: Project) -> None:
     before = pl.read_parquet("results/costs.parquet")
     project.edit(CLUSTER, "value: 2.0\n", "value: 3.0\n")
     assert moved(project, "costs/ops", "cost") == set()
@@ -81,14 +81,12 @@ def test_a_price_moves_money_alone(project: Project) -> None:
         (before["usd_per_billion_tokens"] * 1.5).to_list(), rel=1e-15
     )
     assert after.drop("usd_per_billion_tokens").equals(before.drop("usd_per_billion_tokens"))
+    # What follows is as if made anew, with other edits on top.
     run("tables", "network", "figures", "report")
-    as_new(project)
-
-
-def test_an_efficiency_moves_all_costs(project: Project) -> None:
     project.edit("config/calibration.yaml", "value: 0.781", "value: 0.77")
     assert moved(project, "costs/ops", "cost") == set(parts(project, "costs/ops"))
-    run("tables", "network", "figures", "report")
+    project.edit(SWEEP, *OTHER_EP)
+    run(*STAGES)
     as_new(project)
 
 
@@ -109,8 +107,6 @@ def test_one_workload_moves_its_own_parts(project: Project) -> None:
         (new,) = moved(project, folder, stage)
         assert new.startswith(CHANGED)
         assert new.endswith("-moe")
-    run("tables", "network", "figures", "report")
-    as_new(project)
 
 
 def test_a_hidden_size_moves_everything(project: Project) -> None:

@@ -105,7 +105,7 @@ def test_tp_ranks_hold_parts_or_copies(model: dict[str, Any], tp: int) -> None:
     assert held(model, layout | {"tp": tp, "etp": 1})[1] == alone[1]
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=6, deadline=None)
 @given(models(), layouts())
 def test_flops_do_not_depend_on_the_layout(model: dict[str, Any], layout: dict[str, Any]) -> None:
     found = []
