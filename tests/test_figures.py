@@ -13,13 +13,14 @@ import matplotlib as mpl
 import polars as pl
 import pytest
 from matplotlib.axes import Axes
+from matplotlib.collections import LineCollection
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 
 from answers import make_answers
 from moesweep.cli import main
 from moesweep.report.evidence import Evidence, parts_of_iteration
-from moesweep.report.figures import style
+from moesweep.report.figures import ep_scaling, style
 from moesweep.report.figures.gallery import FIGURES
 from moesweep.report.figures.ink import MEMORY, PARTS
 from moesweep.report.pass_seconds import pass_seconds, tail_seconds
@@ -86,6 +87,32 @@ def test_stacks_are_as_high_as_the_iteration(evidence: Evidence) -> None:
         max(bar.get_y() + bar.get_height() for bar in bars) for bars in zip(*axes.containers, strict=True)
     ]
     assert tops == pytest.approx(evidence.ep_scaling["iteration_seconds"].to_list())
+
+
+def test_the_band_of_every_prediction_is_drawn(evidence: Evidence) -> None:
+    (axes,) = FIGURES["ep_scaling"](evidence).axes
+    (lines,) = (each for each in axes.collections if isinstance(each, LineCollection))
+    ends = [float(y) for line in lines.get_segments() for _, y in line]  # type: ignore[union-attr]
+    costs = evidence.ep_scaling.select("workload").join(
+        evidence.workloads, on="workload", maintain_order="left"
+    )
+    bands = costs.select("iteration_seconds_low", "iteration_seconds_high").rows()
+    assert ends == pytest.approx([end for band in bands for end in band])
+
+
+def test_comparisons_that_do_not_fit_a_panel_go_on_in_the_next(evidence: Evidence) -> None:
+    """Of 13 and 3 comparisons of two bars: 12 beside one another, 1 below them; then the other model's."""
+    one = ep_scaling.shown(evidence)["rows"].head(2)
+    many = pl.concat(
+        one.with_columns(comparison=pl.lit(n, one.schema["comparison"]), model=pl.lit("ab"[n > 12]))
+        for n in range(16)
+    )
+    drawn = ep_scaling.draw(many)
+    assert [len(axes.get_xticks()) for axes in drawn.axes] == [24, 2, 6]
+    assert drawn.get_supxlabel() == ""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ep_scaling, "MOST_PANELS", 2)
+        assert ep_scaling.draw(many).get_supxlabel() == "3 more comparisons: table ep_scaling"
 
 
 def test_layouts_that_megatron_would_refuse_have_a_star(results: Results) -> None:

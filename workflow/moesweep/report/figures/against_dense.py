@@ -38,7 +38,7 @@ def draw(pairs: pl.DataFrame) -> "Figure":
     panels[0].set_yticks(range(len(models)), models)
     panels[0].invert_yaxis()
     handles, labels = panels[0].get_legend_handles_labels()
-    drawn.legend(handles, labels, loc="outside upper center", ncols=4)
+    style.legend(drawn, handles, labels)
     return drawn
 
 

@@ -6,15 +6,19 @@ import polars as pl
 
 from moesweep.report.evidence import Evidence, parts_of_iteration
 from moesweep.report.figures import style
-from moesweep.report.figures.ink import PARTS
+from moesweep.report.figures.ink import INK, PARTS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-MOST_MODELS = 6
+BAND_LINE = 1.1
+
 MOST_BARS = 24
-"""Per model: more comparisons than fit beside one another are left out, the last first."""
+"""In a panel: comparisons that do not fit beside one another go on in the next."""
+
+MOST_PANELS = 16
+"""What does not fit them stands in the table."""
 
 
 def shown(evidence: Evidence) -> style.Shown:
@@ -24,35 +28,52 @@ def shown(evidence: Evidence) -> style.Shown:
         *parts_of_iteration(), refused=pl.col("workload").is_in(evidence.refused)
     )
     layout = ("comparison", "model", "world_size", "tp", "pp", "ep")
-    return {"rows": rows.select(*layout, "fits", "refused", *PARTS)}
+    band = ("iteration_seconds_low", "iteration_seconds_high")
+    return {"rows": rows.select(*layout, "fits", "refused", *band, *PARTS)}
 
 
 def draw(rows: pl.DataFrame) -> "Figure":
-    """Draw stacked seconds of every workload of every comparison, a panel a model."""
-    models = rows["model"].unique(maintain_order=True).to_list()[:MOST_MODELS]
-    if not models:
+    """Draw stacked seconds of every workload of every comparison with its band, panels a model."""
+    if rows.is_empty():
         return style.nothing("This sweep has no two workloads that differ in ep alone.")
-    drawn = style.figure(9, 0.7 + 2.5 * len(models))
-    panels = drawn.subplots(len(models), 1, squeeze=False)[:, 0]
-    for axes, model in zip(panels, models, strict=True):
-        _panel(axes, rows.filter(pl.col("model") == model).head(MOST_BARS), model)
-    drawn.legend(handles=style.swatches(PARTS, misfit=True), loc="outside upper center", ncols=5)
-    if rows["refused"].any():
-        drawn.supxlabel("* Megatron would refuse this layout", fontsize=7.5)
+    paged = rows.with_columns(page=_page())
+    pages = paged.partition_by("model", "page", maintain_order=True)[:MOST_PANELS]
+    drawn = style.figure(9, 0.9 + 2.5 * len(pages))
+    panels = drawn.subplots(len(pages), 1, squeeze=False)[:, 0]
+    for axes, page in zip(panels, pages, strict=True):
+        _panel(axes, page)
+    (band,) = panels[0].plot([], [], color=INK, linewidth=BAND_LINE, label="band of the prediction")
+    style.legend(drawn, [*style.swatches(PARTS, misfit=True), band])
+    drawn.supxlabel(_notes(rows, pages), fontsize=7.5)
     return drawn
 
 
-def _panel(axes: "Axes", rows: pl.DataFrame, model: str) -> None:
+def _page() -> pl.Expr:
+    """Return the panel of a row among those of its model: whole comparisons, about MOST_BARS bars each."""
+    bars = pl.len().over("comparison")
+    before = (pl.int_range(pl.len()).over("model") - pl.int_range(pl.len()).over("comparison")).cast(pl.Int64)
+    return (before + bars - 1) // MOST_BARS
+
+
+def _notes(rows: pl.DataFrame, pages: list[pl.DataFrame]) -> str:
+    left = rows["comparison"].n_unique() - sum(page["comparison"].n_unique() for page in pages)
+    said = ["* Megatron would refuse this layout"] if rows["refused"].any() else []
+    return "; ".join([*said, *([f"{left} more comparisons: table ep_scaling"] if left else [])])
+
+
+def _panel(axes: "Axes", rows: pl.DataFrame) -> None:
     # A gap of one bar between comparisons.
     at = (pl.int_range(pl.len()) + pl.col("comparison").rle_id()).cast(pl.Float64)
     rows = rows.with_columns(at=at)
     places = rows["at"].to_list()
     tops = style.stack(axes, places, {name: rows[name].to_list() for name in PARTS}, PARTS, 0.86)
     style.cross_out(axes, places, tops, (~rows["fits"]).to_list(), 0.86)
+    low, high = (rows[f"iteration_seconds_{end}"].to_list() for end in ("low", "high"))
+    axes.vlines(places, low, high, color=INK, linewidth=BAND_LINE)
     axes.set_xticks(places, [f"{row['ep']}" for row in rows.iter_rows(named=True)])
     axes.set_ylabel("seconds per iteration")
     axes.set_xlim(places[0] - 0.8, places[-1] + 0.8)
-    axes.set_title(model)
+    axes.set_title(rows["model"][0])
     axes.yaxis.grid(True)
     axes.tick_params(axis="x", length=0)
     for _, group in rows.group_by("comparison", maintain_order=True):

@@ -41,7 +41,7 @@ def draw(rows: pl.DataFrame, hbm_bytes: float) -> "Figure":
     (limit,) = panels[0][0].plot(
         [], [], color=INK, linewidth=1, linestyle="--", label=f"GPU memory, {hbm:g} GiB"
     )
-    drawn.legend(handles=[*handles, limit], loc="outside upper center", ncols=min(6, 1 + len(models)))
+    style.legend(drawn, [*handles, limit])
     return drawn
 
 

@@ -53,7 +53,7 @@ def draw(row: Mapping[str, Any], ops: pl.DataFrame, schedule: pl.DataFrame) -> "
     left.set_title(f"{row['workload']}\nfirst micro-batches")
     right.set_title("last micro-batches")
     handles, labels = right.get_legend_handles_labels()
-    drawn.legend(handles, labels, loc="outside upper center", ncols=3)
+    style.legend(drawn, handles, labels)
     return drawn
 
 

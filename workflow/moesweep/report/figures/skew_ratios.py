@@ -36,7 +36,7 @@ def draw(rows: pl.DataFrame) -> "Figure":
     _panel(capped, rows.filter(balanced | limited), "dropped_share", "{:.0%}")
     capped.set_title(f"the same with capacity factor {factor[0]:g}")
     capped.set_xlabel("zipf exponent; below it,\ntokens dropped (ratio to all)")
-    drawn.legend(*free.get_legend_handles_labels(), loc="outside upper center", ncols=6)
+    style.legend(drawn, *free.get_legend_handles_labels())
     return drawn
 
 

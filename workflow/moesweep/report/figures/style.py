@@ -17,6 +17,7 @@ Shown = dict[str, Any]
 """What a figure shows of the results, and nothing else: frames, numbers, text, by name of what draws them."""
 
 MISFIT_HATCH = "////"
+LEGEND_COLUMNS = 3
 MARKERS = ("o", "s", "^", "D", "v", "P")
 SERIES = ("#26456e", "#f0a202", "#0072b2", "#c8500a", "#7fc4ee", "#5b5b63")
 
@@ -91,6 +92,12 @@ def swatches(parts: dict[str, str], misfit: bool) -> "list[Patch]":
             Patch(facecolor="none", edgecolor=INK, hatch=MISFIT_HATCH, label="does not fit the GPU")
         )
     return handles
+
+
+def legend(drawn: "Figure", handles: "Sequence[Any]", labels: Sequence[str] | None = None) -> None:
+    """Put a legend above a figure, as far left and as narrow as a phone shows before one scrolls."""
+    names = {} if labels is None else {"labels": labels}
+    drawn.legend(handles=handles, loc="outside upper left", ncols=LEGEND_COLUMNS, **names)
 
 
 def stack(

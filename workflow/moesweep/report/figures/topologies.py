@@ -47,5 +47,5 @@ def draw(rows: pl.DataFrame) -> "Figure":
     axes.invert_yaxis()
     axes.set_xlabel(f"iteration over that on a {DEFAULT_NETWORK} network (ratio, log scale)")
     axes.xaxis.grid(True)
-    drawn.legend(loc="outside upper center", ncols=len(KINDS))
+    style.legend(drawn, *axes.get_legend_handles_labels())
     return drawn
