@@ -121,7 +121,7 @@ def test_missing_columns_are_all_named(root: Path, tmp_path: Path) -> None:
         ({"dtype": "bf8"}, '"bf8" where bf16 or fp16 is needed'),
         (
             {"routing": "zipf"},
-            '"zipf" where uncontrolled, bias, aux_loss, balanced, zipf:1.2 or lognormal:0.5 is needed',
+            '"zipf" where uncontrolled, bias, aux_loss, balanced, padded, zipf:1.2 or lognormal:0.5 is needed',
         ),
         ({"routing": "zipf:-1"}, "below the least"),
         ({"routing": "{table: config/x.parquet}"}, "measured tables are not modelled in a list"),
@@ -147,6 +147,24 @@ def test_routings_of_a_list(root: Path, tmp_path: Path) -> None:
     wanted = ["uncontrolled", "balanced", "aux_loss", "bias"]
     wanted += ["zipf(alpha=1.2,seed=0)", "lognormal(sigma=0.5,seed=3)"]
     assert frame["routing"].to_list() == wanted
+
+
+def test_padded_experts_of_a_list(root: Path, tmp_path: Path) -> None:
+    """A capacity factor of 1 to which experts are padded; a dense run has none to pad."""
+    moe = RUN | {"num_experts": "8", "moe_router_topk": "2"}
+    said = {"moe_expert_capacity_factor": "1.0", "moe_pad_expert_input_to_capacity": "1"}
+    names = ("routing", *said)
+    rows = [moe, moe | said, RUN, moe | {"routing": "bias"}]
+    frame = runs_of(root, tmp_path, *({"routing": "padded"} | dict.fromkeys(said, "") | row for row in rows))
+    assert frame.workloads.select(names).rows() == [
+        *[("balanced", 1.0, True)] * 2,
+        ("balanced", 0.0, False),
+        ("bias", 0.0, False),
+    ]
+    for key, cell, text in (("moe_expert_capacity_factor", "1.25", "1.25"), (names[2], "0", "False")):
+        found = faults(root, tmp_path, **moe, routing="padded", **{key: cell})
+        other = "1.0" if "factor" in key else "True"
+        assert found == [(f"line 2, column {key}", f"{text} where routing says {other}")]
 
 
 def test_a_window_of_so_many_keys(root: Path, tmp_path: Path) -> None:

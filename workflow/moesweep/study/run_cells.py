@@ -19,6 +19,9 @@ TRUTH = {"0": False, "1": True, "false": False, "true": True, "False": False, "T
 ROUTINGS = (*reversed(WORDS),)
 """Routings of a list beside those drawn from a seed; the first where it says none."""
 
+PADDED = {"routing": "balanced", "moe_expert_capacity_factor": 1.0, "moe_pad_expert_input_to_capacity": True}
+"""What `padded` says, a list's word for experts that each get as many rows as the mean one has tokens."""
+
 LATENT = {
     "q_lora": "q_lora_rank",
     "kv_lora": "kv_lora_rank",
@@ -27,6 +30,12 @@ LATENT = {
     "v": "v_head_dim",
 }
 """Words of mla(...), and the keys that they stand for."""
+
+KINDS = {"attention": tuple(LATENT.values()), "routing": tuple(PADDED)[1:]}
+"""Keys whose cells may say others, and which."""
+
+SAID_BY = {other: key for key, others in KINDS.items() for other in others}
+"""Which key's cell may say a key."""
 
 _ATTENTION = "mha, gqa, or mla(q_lora=1536,kv_lora=512,qk_nope=128,qk_rope=64,v=128), q_lora where it has one"
 _NEEDED_OF_MLA = {"kv_lora_rank", "qk_nope_head_dim", "v_head_dim"}
@@ -51,7 +60,7 @@ def parsed(key: Key, text: pl.Series) -> tuple[pl.DataFrame, dict[str, str]]:
         except Meaningless as fault:
             faults[cell] = str(fault)
     sound = [cell for cell in distinct if cell not in faults]
-    columns = _kinds(values) if key.name == "attention" else encoded(key.name, values)
+    columns = _kinds(key, values) if key.name in KINDS else encoded(key.name, values)
     if columns.height != len(sound):
         # A rule of ep that names several degrees lists several workloads: a run is one.
         faults |= dict.fromkeys(sound, f"one {key.name} is needed")
@@ -65,7 +74,7 @@ def _value(key: Key, cell: str) -> Any:
     if key.name == "attention":
         return _attention(cell)
     if key.name == "routing":
-        return cell if cell in ROUTINGS else _drawn(key, cell)
+        return PADDED if cell == "padded" else {"routing": cell if cell in ROUTINGS else _drawn(key, cell)}
     if key.name == "window_size" and _WHOLE.fullmatch(cell) and int(cell) > 0:
         return [int(cell) - 1, 0]  # as config.json says it: so many keys, the token's own among them
     if form["type"] == "boolean":
@@ -81,7 +90,8 @@ def _drawn(key: Key, cell: str) -> str:
     """The text of a routing drawn from a seed, such as zipf:1.2 or a mapping; tables are a sweep's alone."""
     form, _, rest = cell.partition(":")
     if "{" not in cell and (form not in PARAMETERS or not rest):
-        raise Meaningless(f"{shown(cell)} where {', '.join(ROUTINGS)}, zipf:1.2 or lognormal:0.5 is needed")
+        words = ", ".join((*ROUTINGS, "padded"))
+        raise Meaningless(f"{shown(cell)} where {words}, zipf:1.2 or lognormal:0.5 is needed")
     value = _as_written(key, cell if "{" in cell else f"{{{form}: {rest}}}")
     if "table" in value:
         raise Meaningless(f"{shown(cell)}: measured tables are not modelled in a list; a sweep takes them")
@@ -137,7 +147,7 @@ def _attention(cell: str) -> dict[str, Any]:
     return {"attention": "mla", **widths}
 
 
-def _kinds(said: list[dict[str, Any]]) -> pl.DataFrame:
-    """A row for each kind of attention, with its widths; null where it says none."""
-    schema = {name: SCHEMA[name] for name in ("attention", *LATENT.values())}
+def _kinds(key: Key, said: list[dict[str, Any]]) -> pl.DataFrame:
+    """A row for each cell of a key that may say others too: attention its widths; null where it says none."""
+    schema = {name: SCHEMA[name] for name in (key.name, *KINDS[key.name])}
     return pl.DataFrame([{name: kind.get(name) for name in schema} for kind in said], schema=schema)

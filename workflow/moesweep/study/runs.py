@@ -14,7 +14,7 @@ from moesweep.study.axes import encoded, with_rules_applied
 from moesweep.study.csv_table import read_table
 from moesweep.study.keys import KEYS, NEEDED, SCHEMA, Key
 from moesweep.study.models import given_by_model
-from moesweep.study.run_cells import ROUTINGS, parsed
+from moesweep.study.run_cells import ROUTINGS, SAID_BY, parsed
 from moesweep.study.run_columns import MEASURED, unread
 from moesweep.study.validation import findings
 from moesweep.study.workload import with_derived
@@ -90,7 +90,7 @@ def _typed(runs: _List, root: Path) -> pl.DataFrame:
             columns, faults = parsed(key, text := runs.given[key.name])
             for row in text.is_in(list(faults)).fill_null(False).arg_true():
                 runs.add(row, key.name, "cell", shown(text[row]), faults[text[row]])
-            frame = _merged(runs, frame, columns)
+            frame = _merged(runs, frame, key.name, columns)
     absent = [name for name in (*KEYS, "per_gpu", "largest_at") if name not in frame.columns]
     frame = frame.with_columns(pl.lit(None, SCHEMA.get(name, pl.Int64())).alias(name) for name in absent)
     frame = _with_models(runs, frame, root)
@@ -122,14 +122,15 @@ def _judge_measured(runs: _List) -> None:
         runs.add(row, MEASURED, "cell", shown(text[row]), message)
 
 
-def _merged(runs: _List, frame: pl.DataFrame, columns: pl.DataFrame) -> pl.DataFrame:
-    """The frame with more columns; a width that a cell and mla(...) say differently is a fault."""
+def _merged(runs: _List, frame: pl.DataFrame, key: str, columns: pl.DataFrame) -> pl.DataFrame:
+    """The frame with what the cells of a key say; what mla(...) or `padded` say otherwise is a fault."""
     for column in columns:
         if column.name in frame.columns:
             before = frame[column.name]
             for row in (before != column).fill_null(False).arg_true():
-                message = f"{column[row]} where attention says {before[row]}"
-                runs.add(row, column.name, "cell", shown(column[row]), message, "say it once")
+                own, other = (column, before) if column.name == key else (before, column)
+                message = f"{own[row]} where {SAID_BY[column.name]} says {other[row]}"
+                runs.add(row, column.name, "cell", shown(own[row]), message, "say it once")
             frame = frame.with_columns(before.zip_with(before.is_not_null(), column))
         else:
             frame = frame.with_columns(column)
