@@ -12,6 +12,7 @@ from costing import ROOT, constants, costs, seconds
 from moesweep.cost.compute import wave_efficiency
 from moesweep.cost.fold import KEY, fold
 from moesweep.cost.model import cost, with_constants
+from moesweep.cost.timing import Timing
 from moesweep.trace.programs import folded, programs
 from sampled import sampled
 from small import DENSE, VARIED, small
@@ -88,6 +89,45 @@ def test_a_launch_is_the_least() -> None:
     # 4 tokens of 1024 elements, 2 of them here: 4 bytes each in memory
     assert seconds(found, "attention_norm") == pytest.approx(4e-6 + 4 * 1 * 1024 / 1e12)
     assert found.ops.filter(pl.col("op") == "attention_norm")["bound"].to_list() == ["latency", "latency"]
+
+
+@pytest.mark.parametrize(
+    ("arithmetic", "memory", "launch", "extra", "seconds", "bound"),
+    [
+        (3, 2, 1, 0, 4, "compute"),
+        (2, 3, 1, 0, 4, "memory"),
+        (3, 2, 1, 2, 6, "memory"),
+        # of equals arithmetic, then memory
+        (3, 2, 1, 1, 5, "compute"),
+        (2, 3, 3, 0, 6, "memory"),
+        (2, 3, 4, 0, 7, "latency"),
+        (1, 1, 3, 1, 5, "latency"),
+    ],
+)
+def test_the_largest_part_bounds_an_op(
+    arithmetic: int, memory: int, launch: int, extra: int, seconds: int, bound: str
+) -> None:
+    found = Timing.roofline(pl.lit(arithmetic), pl.lit(memory), pl.lit(launch), pl.lit(extra))
+    assert pl.select(found.seconds, bound=found.bound).row(0) == (seconds, bound)
+
+
+@pytest.mark.parametrize(
+    ("ways", "seconds", "bound"),
+    [
+        ([(1, 2)], 3, "bandwidth"),
+        ([(2, 1)], 3, "latency"),
+        ([(2, 2)], 4, "latency"),
+        ([(2, 2), (2, 1)], 3, "latency"),
+        # of equals the first
+        ([(1, 3), (3, 1)], 4, "bandwidth"),
+        ([(3, 1), (1, 3)], 4, "latency"),
+    ],
+)
+def test_the_fastest_way_counts(ways: list[tuple[int, int]], seconds: int, bound: str) -> None:
+    found = Timing.fastest(
+        {str(place): (pl.lit(latency), pl.lit(transfer)) for place, (latency, transfer) in enumerate(ways)}
+    )
+    assert pl.select(found.seconds, bound=found.bound).row(0) == (seconds, bound)
 
 
 def test_grouped_gemm_is_a_batch_of_its_experts() -> None:

@@ -3,6 +3,7 @@
 from functools import cache
 from typing import Any
 
+import polars as pl
 import pytest
 
 from costing import constants, costs
@@ -34,19 +35,26 @@ MOE: dict[str, Any] = {"num_experts": 8, "moe_router_topk": 2, "etp": T, "ep": 1
 
 
 def memory(changes: dict[str, Any]) -> dict[str, float]:
-    return _memory(tuple(changes.items()))
+    return memories(changes)[0]
+
+
+def memories(*changes: dict[str, Any]) -> list[dict[str, float]]:
+    """Several at once, which takes hardly longer than one."""
+    return _memories(tuple(tuple(each.items()) for each in changes))
 
 
 @cache
-def _memory(changes: tuple[tuple[str, Any], ...]) -> dict[str, float]:
-    workloads = with_constants(small(**dict(changes)), constants())
-    return worst_rank(stage_memory(folded(workloads), workloads)).row(0, named=True)
+def _memories(changes: tuple[tuple[tuple[str, Any], ...], ...]) -> list[dict[str, float]]:
+    each = [small(**dict(change)).with_columns(workload=pl.lit(str(n))) for n, change in enumerate(changes)]
+    workloads = with_constants(pl.concat(each), constants())
+    found = worst_rank(stage_memory(folded(workloads), workloads))
+    return workloads.select("workload").join(found, on="workload", maintain_order="left").to_dicts()
 
 
 def per_layer(**changes: Any) -> float:
     """Activation bytes that one more layer adds, over s·b·h."""
-    two, one = (memory(KORTHIKANTI | changes | {"num_layers": n})["activations_bytes"] for n in (2, 1))
-    return (two - one) / (S * B * H)
+    two, one = memories(*(KORTHIKANTI | changes | {"num_layers": n} for n in (2, 1)))
+    return (two["activations_bytes"] - one["activations_bytes"]) / (S * B * H)
 
 
 @pytest.mark.parametrize(
@@ -166,11 +174,11 @@ def test_a_module_at_work_is_held_once_and_halves_of_a_layer_in_turn(
         **{"attention": "mla", "kv_lora_rank": 512, "flash_attention": True, "num_layers": 4},
         **{"qk_nope_head_dim": 128, "qk_rope_head_dim": 64, "v_head_dim": 128},
     }
-    plain, again = (
-        memory(KORTHIKANTI | mla | changes)["activations_bytes"] for changes in ({}, _repeating(*modules))
-    )
+    plain, again = memories(*(KORTHIKANTI | mla | changes for changes in ({}, _repeating(*modules))))
     dropped = 18 * ("mlp" in modules) + 2 * ("layernorm" in modules)
-    assert again - plain == pytest.approx((held - 4 * dropped) / T * S * B * H)
+    assert again["activations_bytes"] - plain["activations_bytes"] == pytest.approx(
+        (held - 4 * dropped) / T * S * B * H
+    )
 
 
 def test_dropout_of_scores_keeps_a_mask_and_its_output() -> None:
@@ -228,11 +236,9 @@ def test_logits_take_six_bytes_where_their_loss_is_computed() -> None:
 def _full(layers: int = 12, method: str = "uniform", n: int = 1, **changes: Any) -> float:
     """Activation bytes of fully recomputed layers beyond none's ends, over s·b·h/t."""
     again = {"recompute": "full", "recompute_method": method, "recompute_num_layers": n}
-    each, one = (
-        memory(KORTHIKANTI | {"num_layers": layers} | changes | how)["activations_bytes"]
-        for how in (again, {"recompute": "none", "flash_attention": True})
-    )
-    return (each - one) * T / (S * B * H) + 34 * layers
+    kept = {"recompute": "none", "flash_attention": True}
+    each, one = memories(*(KORTHIKANTI | {"num_layers": layers} | changes | how for how in (again, kept)))
+    return (each["activations_bytes"] - one["activations_bytes"]) * T / (S * B * H) + 34 * layers
 
 
 SCORES = 5 * A * S / H
@@ -305,52 +311,6 @@ def test_what_a_micro_batch_keeps_of_each_kind_of_layer(
     kept = [found[f"{name}_kept_bytes"] * T / (S * B * H) for name in names]
     assert kept == pytest.approx([layer, 34, predicting, 1])
     assert found["shared_input_bytes"] == pytest.approx(shared * S * B * H / T)
-
-
-def test_workspace_by_hand() -> None:
-    """Llama 3 70B of 2 layers on tp 2: b 1, s 4096, h 8192, f 28672, V 128256."""
-    llama = {
-        **{
-            "tp": 2,
-            "pp": 1,
-            "world_size": 2,
-            "num_layers": 2,
-            "hidden_size": 8192,
-            "ffn_hidden_size": 28_672,
-        },
-        **{"num_attention_heads": 64, "num_query_groups": 8, "attention": "gqa", "vocab_size": 128_256},
-        **{"seq_length": 4096, "global_batch_size": 1, "gated_mlp": True, "flash_attention": True},
-        **{"tied_embeddings": False},
-    }
-    s, h, f, v = 4096, 8192, 28_672 // 2, 128_256 // 2
-    # one of each shape, however many layers: qkv (64 + 16) x 128, output, fc1 2f, fc2
-    buffers = 2 * (5120 * h + h * 4096 + 2 * f * h + h * f)
-    found = memory(DENSE | llama)
-    # The head's backward: 2 bytes a logit, its weight gradient, input and that one's gradient; not 6 a logit.
-    assert found["workspace_bytes"] == buffers + 2 * s * v + 2 * v * h + 2 * 2 * s * h - 6 * s * v
-    # With few words it is the layer's: the gradients of the MLP's output and of fc1's.
-    few = memory(DENSE | llama | {"vocab_size": 256})
-    assert few["workspace_bytes"] == buffers + 2 * s * (h + 2 * f) - 6 * s * 128
-    # With many tokens the loss is the fullest moment, and logits are activations.
-    long = memory(DENSE | llama | {"seq_length": 65_536})
-    assert long["workspace_bytes"] == buffers
-    # Older frameworks free each gradient: the largest counts.
-    old = memory(DENSE | llama | {"seq_length": 65_536, "framework": "megatron-lm"})
-    assert old["workspace_bytes"] == 2 * 2 * f * h
-
-
-def test_shapes_that_are_alike_share_a_buffer() -> None:
-    # one shared expert, as wide as a routed one, none cut: fc1 and fc2 of both are alike
-    moe = {
-        **{"tp": 1, "pp": 1, "ep": 4, "world_size": 4, "num_experts": 8, "moe_ffn_hidden_size": 80},
-        **{"flash_attention": True, "global_batch_size": 4, "vocab_size": 128, "seq_length": 8192},
-    }
-    plain, shared, other = (
-        memory(moe | changes)["workspace_bytes"]
-        for changes in ({}, {"num_shared_experts": 1}, {"num_shared_experts": 2})
-    )
-    assert plain == shared
-    assert other - plain == 2 * 2 * 64 * 160
 
 
 def test_static_memory_by_hand() -> None:

@@ -60,6 +60,12 @@ WIDE = DENSE_8 | {"num_attention_heads": 16, "num_query_groups": 16, "global_bat
             "context parallelism",
         ),
         (WIDE | {"tp": 16, "world_size": 128}, {}, f"{SIZE}; tensor parallelism across nodes"),
+        # As many GPUs as were measured, and groups as large as a node, are inside; one more is not.
+        (DENSE_8, {"measured_dense_gpus": 8.0, "gpus_per_node": 2.0}, ""),
+        (DENSE_8, {"measured_dense_gpus": 7.0}, SIZE),
+        (DENSE_8, {"measured_dense_gpus": 1.0}, SIZE),
+        (MOE_8, {"measured_moe_gpus": 8.0, "gpus_per_node": 4.0}, ""),
+        (MOE_8 | {"ep": 4}, {"gpus_per_node": 7.0}, "experts across nodes"),
         # Where nothing was measured, options do not matter.
         (DENSE_8 | {"flash_attention": True}, {"measured_dense_gpus": 0.0}, NONE),
     ],
