@@ -121,7 +121,8 @@ def test_missing_columns_are_all_named(root: Path, tmp_path: Path) -> None:
         ({"dtype": "bf8"}, '"bf8" where bf16 or fp16 is needed'),
         (
             {"routing": "zipf"},
-            '"zipf" where uncontrolled, bias, aux_loss, balanced, padded, zipf:1.2 or lognormal:0.5 is needed',
+            '"zipf" where uncontrolled, bias, aux_loss, balanced, padded, zipf:1.2 '
+            "or lognormal:0.5 is needed",
         ),
         ({"routing": "zipf:-1"}, "below the least"),
         ({"routing": "{table: config/x.parquet}"}, "measured tables are not modelled in a list"),
