@@ -3,6 +3,7 @@
 import base64
 import hashlib
 import re
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -24,6 +25,7 @@ from moesweep.report.page import _render
 from moesweep.report.pipeline_map import pipeline_maps
 from moesweep.report.scatter import _Axis, scatter
 from moesweep.store.layout import Results
+from moesweep.store.tablefile import write_table
 
 PHONE, DESKTOP = (390, 844), (1280, 900)
 
@@ -374,6 +376,20 @@ def test_a_sweep_without_experts(tmp_path: Path) -> None:
     text = results.report.read_text(encoding="utf-8")
     assert "no MoE workload with a dense twin" in text
     assert "Experts across nodes" not in text
+
+
+def test_answers_for_another_cluster_are_refused(
+    results: Results, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Such as a folder of results that was copied before its costs were made for another cluster."""
+    other = Results(Path(shutil.copytree(results.root, tmp_path / "copy")))
+    costs = pl.read_parquet(other.costs)
+    write_table(costs, other.costs, "costs", {"cluster": "dgx-h100-80gb-8xndr400"})
+    for command in ("figures", "report"):
+        assert main([command, "--results", str(other.root)]) == 2
+        said = capsys.readouterr().err
+        assert "is for the cluster dgx-a100-80gb-8xhdr200, and" in said
+        assert "for dgx-h100-80gb-8xndr400; run moesweep" in said
 
 
 def test_missing_figures_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

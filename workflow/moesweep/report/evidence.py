@@ -82,7 +82,9 @@ class Evidence:
     @cached_property
     def topologies(self) -> pl.DataFrame:
         """What each network of the catalogue does to every workload."""
-        return read_of_all(self.results.topologies, "topologies", self.workloads["workload"])
+        found = read_of_all(self.results.topologies, "topologies", self.workloads["workload"])
+        self._for_the_cluster(self.results.topologies, "moesweep network")
+        return found
 
     @cached_property
     def ep_scaling(self) -> pl.DataFrame:
@@ -128,7 +130,16 @@ class Evidence:
 
     def table(self, name: str) -> pl.DataFrame:
         """Return one of the small tables."""
-        return read_table(self.results.table(name, "parquet"), name)
+        found = read_table(self.results.table(name, "parquet"), name)
+        self._for_the_cluster(self.results.table(name, "parquet"), "moesweep tables")
+        return found
+
+    def _for_the_cluster(self, file: Path, command: str) -> None:
+        """Raise BadInput if a file says that it is for another cluster than the costs are."""
+        said, wanted = (facts_of(each).get("moesweep.cluster") for each in (file, self.results.costs))
+        if said and said != wanted:
+            message = f"is for the cluster {said}, and {self.results.costs} for {wanted}"
+            raise BadInput([Problem(str(file), "", "cluster", str(said), message, f"run {command}")])
 
     def schedule(self, workload: str) -> pl.DataFrame:
         """Return the order in which each stage runs its micro-batches."""
