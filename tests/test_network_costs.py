@@ -21,10 +21,13 @@ from moesweep.evaluate.costs import costed_on, on_cluster, on_networks
 from moesweep.evaluate.files import constants_but_prices, write_costs
 from moesweep.explain.ledger import Ledger
 from moesweep.network.slowed import slowed
+from moesweep.network.topology import NVLINK
 from moesweep.store.layout import Results
 from moesweep.store.tablefile import write_table
 from moesweep.study.catalog import load_cluster
 from moesweep.study.networks import Network, load_network
+from moesweep.topologies.chosen import catalogue_networks
+from moesweep.topologies.compared import compared_where_they_fit
 from moesweep.trace.files import write_traces
 from moesweep.trace.programs import folded
 from small import DENSE, small
@@ -152,6 +155,21 @@ def test_both_forms_of_the_model_agree() -> None:
         assert found[column].to_list() == pytest.approx(rows[column].to_list(), rel=1e-12)
     free = costed_on(frame, [cluster()])
     assert (found["iteration_seconds"] > free["iteration_seconds"]).all()
+
+
+def test_nothing_leaves_a_world_of_one_island() -> None:
+    """16 GPUs of an NVLink domain of 72: a torus or a HyperX of one island has no link at all."""
+    rack = load_cluster(ROOT, "gb200-nvl72")
+    networks = catalogue_networks(ROOT, rack)
+    found, left_out = compared_where_they_fit(
+        small(world_size=16), [rack.on(each) for each in networks], ROOT
+    )
+    assert len(found.topologies) == len(networks) - len(left_out) > 8
+    assert any(not (built.bundles.class_ != NVLINK).any() for built in found.topologies.values())
+    slowdowns = found.slowdowns()
+    assert slowdowns["network"].n_unique() == len(found.topologies)
+    assert (slowdowns["slowdown"] == 1).all()
+    assert (slowdowns["worst_bundle"] == -1).all()
 
 
 def test_what_blocks_nothing_changes_no_number() -> None:

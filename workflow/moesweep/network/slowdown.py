@@ -52,6 +52,9 @@ def carried(topology: Topology, flows: Flows) -> Carried:
     # NVLink's bundles come first.
     outside = slice(int((bundles.class_ == NVLINK).sum()), None)
     seconds = loads[:, :, outside] * (bundles.share / bundles.capacity)[outside]
+    if not seconds.shape[2]:
+        # One island is the whole network: nothing leaves it.
+        seconds = np.zeros((*seconds.shape[:2], 1))
     worst = outside.start + sample_mean(seconds).argmax(axis=1)
     busiest = sample_mean(seconds.max(axis=2))
     return Carried(
