@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -9,10 +10,11 @@ from pathlib import Path
 import polars as pl
 import pytest
 
+from moesweep.cli import main
 from moesweep.edge.problems import BadInput
 from moesweep.store.layout import Results
 from moesweep.store.tablefile import TABLES as DECLARED
-from moesweep.store.tablefile import dictionary, dtypes, write_table
+from moesweep.store.tablefile import dictionary, dtypes, read_table, write_table
 from moesweep.tables.files import _harmless, write_tables
 from moesweep.tables.markdown import MOST_ROWS, markdown
 from moesweep.tables.numbers import quantity
@@ -140,3 +142,14 @@ def test_a_huge_table_shows_its_ends_and_says_so(small: Results) -> None:
 )
 def test_quantities_read_well(value: float, unit: str, shown: str) -> None:
     assert quantity(value, unit) == shown
+
+
+def test_traffic_for_other_nodes_is_refused(
+    small: Results, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Such as a folder of results that was copied before its costs were made for another cluster."""
+    other = Results(Path(shutil.copytree(small.root, tmp_path / "copy")))
+    write_table(read_table(other.links, "links"), other.links, "links", {"gpus_per_node": "72"})
+    assert main(["tables", "--results", str(other.root)]) == 2
+    said = capsys.readouterr().err
+    assert "nodes: counts nodes of 72 GPUs, and the costs' cluster has 8 a node; run moesweep traffic" in said

@@ -128,11 +128,12 @@ def _options(evidence: Evidence) -> str:
 
 
 def _memory_and_trust(evidence: Evidence) -> str:
-    across, moe = experts_across_nodes(evidence)
+    unlike = evidence.workloads.filter(kind="moe", validated="outside").height
+    moe = evidence.workloads.filter(kind="moe").height
     trust = (
-        f"; seconds are predictions, and for the {across} of {count(moe, 'MoE workload')} whose experts lie "
-        "across nodes no published measurement exists to hold them against."
-        if across
+        f"; seconds are predictions, and for {unlike} of {count(moe, 'MoE workload')} no run like them was "
+        "measured to hold them against."
+        if unlike
         else "; seconds are predictions, not measurements."
     )
     return f"{fitting(evidence)}{trust}"

@@ -12,6 +12,7 @@ from moesweep.shapes.expressions import total
 from moesweep.store.layout import Results
 from moesweep.store.tablefile import facts_of, read_costed, read_of_all, read_table
 from moesweep.study.catalog import Cluster, load_cluster
+from moesweep.traffic.files import read_links
 
 _TOGETHER = {
     "exposed tp": ("tp",),
@@ -77,7 +78,7 @@ class Evidence:
     @cached_property
     def links(self) -> pl.DataFrame:
         """Bytes within nodes and between them."""
-        return read_table(self.results.links, "links")
+        return read_links(self.results, self.gpus_per_node)
 
     @cached_property
     def topologies(self) -> pl.DataFrame:

@@ -86,6 +86,8 @@ def _context(evidence: Evidence) -> dict[str, Any]:
         "claims": evidence.table("ep_claims").filter(pl.col("verdict") != "untested").to_dicts(),
         "of_experts": not (evidence.ep_scaling.is_empty() and evidence.pairs.is_empty()),
         "across": across,
+        "unlike": evidence.workloads.filter(validated="outside").height,
+        "workloads": evidence.workloads.height,
         "moe": moe,
         "warnings": _warnings(evidence),
         "tags": _tags(evidence),

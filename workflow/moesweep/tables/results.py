@@ -23,6 +23,7 @@ from moesweep.store.tablefile import (
 from moesweep.study.catalog import Cluster, load_cluster
 from moesweep.study.routing import given
 from moesweep.study.workload import description
+from moesweep.traffic.files import read_links
 
 LAYOUT = ("model", "world_size", "tp", "pp", "cp", "ep", "etp", "dp", "edp")
 """Columns that say how a workload is spread over GPUs; dp is Megatron's, edp the copies of each expert."""
@@ -81,14 +82,15 @@ class Inputs:
 def read_inputs(results: Results) -> Inputs:
     """Read what the stages before have written; raise BadInput if a file is missing or of another version."""
     workloads, costs = read_costed(results.workloads, results.costs)
+    cluster = load_cluster(Path.cwd(), _cluster_name(results))
     return Inputs(
         results,
         workloads,
         read_table(results.validation, "validation"),
         costs,
         _distinct_ops(results, workloads["workload"]),
-        read_table(results.links, "links"),
-        load_cluster(Path.cwd(), _cluster_name(results)),
+        read_links(results, int(cluster.value("gpus_per_node"))),
+        cluster,
         _sent(results, workloads.filter(given)["workload"].to_list()),
     )
 

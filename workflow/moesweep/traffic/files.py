@@ -6,6 +6,7 @@ from typing import Any
 
 import polars as pl
 
+from moesweep.edge.problems import BadInput, Problem
 from moesweep.store.layout import Results
 from moesweep.store.memo import MADE_FROM, Memo, remade
 from moesweep.store.parts import content_of, is_current, made_from, write_index
@@ -15,6 +16,7 @@ from moesweep.store.tablefile import (
     conform,
     declaration,
     dictionary,
+    facts_of,
     read_table,
     scan_table,
     write_table,
@@ -69,6 +71,16 @@ def write_matrix(results: Results, workload: str, level: Level, gpus_per_node: i
     _write(aggregated(matrix, level, gpus_per_node), workload, level, out)
 
 
+def read_links(results: Results, gpus_per_node: int) -> pl.DataFrame:
+    """Read what `write_traffic` writes of all workloads; raise BadInput if it is for other nodes."""
+    found = read_table(results.links, "links")
+    counted = facts_of(results.links).get("moesweep.gpus_per_node", str(gpus_per_node))
+    if counted != str(gpus_per_node):
+        message = f"counts nodes of {counted} GPUs, and the costs' cluster has {gpus_per_node} a node"
+        raise BadInput([Problem(str(results.links), "", "nodes", counted, message, "run moesweep traffic")])
+    return found
+
+
 def write_traffic(results: Results, gpus_per_node: int) -> None:
     """Write every workload's node matrix, traffic/links.parquet, then the index of the matrices.
 
@@ -83,7 +95,7 @@ def write_traffic(results: Results, gpus_per_node: int) -> None:
         lambda some: [pl.concat(_node_traffic(results, gpus_per_node, row) for row in some.to_dicts())],
         lambda row: is_current(results.traffic("node", row["workload"]), row[MADE_FROM]),
     )
-    write_table(found, results.links, "links")
+    write_table(found, results.links, "links", {"gpus_per_node": str(gpus_per_node)})
     matrices = (results.traffic("node", id_) for id_ in listed["workload"])
     write_index(results.index("traffic"), results, matrices)
 
