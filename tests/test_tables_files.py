@@ -10,6 +10,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 
+from answers import make_answers
 from moesweep.cli import main
 from moesweep.edge.problems import BadInput
 from moesweep.store.layout import Results
@@ -153,3 +154,15 @@ def test_traffic_for_other_nodes_is_refused(
     assert main(["tables", "--results", str(other.root)]) == 2
     said = capsys.readouterr().err
     assert "nodes: counts nodes of 72 GPUs, and the costs' cluster has 8 a node; run moesweep traffic" in said
+
+
+@pytest.mark.parametrize(
+    ("file", "stage"), [("network/topologies.parquet", "network"), ("tables/ep_scaling.parquet", "tables")]
+)
+def test_who_makes_a_missing_file_is_said(
+    file: str, stage: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    results = make_answers(tmp_path)
+    (results.root / file).unlink()
+    assert main(["figures", "--results", str(tmp_path)]) == 2
+    assert f"; moesweep {stage} makes it, and make sweep all that lack" in capsys.readouterr().err

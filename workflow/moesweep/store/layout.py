@@ -3,7 +3,18 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+MAKERS = {"workloads": "enumerate", "validation": "validate", "traces": "trace", "costs": "cost"}
+MAKERS |= {name: name for name in ("traffic", "tables", "network")}
+"""The stage that writes what has a name, or lies in a folder of it."""
+
 TRACE_TABLES = ("ops", "programs", "schedules", "ranks", "groups", "routing")
+
+
+def maker(path: Path) -> str:
+    """Return the command that makes a file of the results; empty for other files."""
+    names = [path.stem, *(part.name for part in path.parents)]
+    stage = next((MAKERS[name] for name in names if name in MAKERS), "")
+    return f"moesweep {stage} makes it, and make sweep all that lack" if stage else ""
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,7 @@ from moesweep.edge.natives import kept_back
 from moesweep.edge.paths import SHIPPED, inside
 from moesweep.edge.problems import BadInput, Problem, shown
 from moesweep.store.checksums import is_damaged, record
+from moesweep.store.layout import maker
 from moesweep.store.values import check_rows, check_values
 
 TABLES = SHIPPED / "schemas" / "tables"
@@ -294,7 +295,8 @@ def readable(path: Path) -> Iterator[None]:
     except (OSError, pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
         panicked = isinstance(error, pl.exceptions.PanicException)
         reason = "its content contradicts itself" if panicked else str(error).partition("\n")[0]
-        problem = Problem(str(path), "", "readable", "", f"cannot be read as Parquet: {reason}")
+        advice = "" if path.exists() else maker(path)
+        problem = Problem(str(path), "", "readable", "", f"cannot be read as Parquet: {reason}", advice)
         raise BadInput([problem]) from error
 
 
