@@ -14,7 +14,7 @@ from export_workloads import MICROBATCHES, SMALL, traced_workload
 from moesweep.cli import main
 from moesweep.export import chakra
 from moesweep.export.chakra_check import check_folder
-from moesweep.export.chakra_read import Node, nodes
+from moesweep.export.chakra_read import BrokenTrace, Node, metadata, nodes
 from moesweep.export.chakra_schema import message_classes
 from moesweep.export.unroll import executed
 from moesweep.shapes.parallelism import ranks
@@ -374,3 +374,37 @@ def test_the_command_writes_a_set_whole_or_not_at_all(
     assert list((tmp_path / "c").iterdir()) == []
     assert main([*command, str(tmp_path / "a"), "--overwrite"]) == 1
     assert sorted((tmp_path / "a" / id_).iterdir()) == files
+
+
+HEADER = b"\x07\x0a\x050.0.4"
+"""A GlobalMetadata of version 0.0.4 behind its length."""
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"", "the file is empty"),
+        (b"\x80", "byte 1: the file ends in a message's length"),
+        # a length of more than five bytes is none
+        (b"\x80\x80\x80\x80\x80\x01", "byte 6: the file ends in a message's length"),
+        (b"\x05ab", "byte 3: the file ends inside a message of 5 bytes"),
+        (b"\xff\xff\xff\xff\x0f", "inside a message of 4294967295 bytes"),
+        (b"\x00", "the first message is no GlobalMetadata with a version"),
+        # a text of five bytes in a message of two
+        (b"\x02\x0a\x05", "byte 3: no Chakra message ends here"),
+        (HEADER + b"\x02\x12\x05", "byte 11: no Chakra message ends here"),
+        (HEADER + b"\x05ab", "byte 11: the file ends inside a message of 5 bytes"),
+    ],
+)
+def test_a_broken_trace_is_said_to_be_one(tmp_path: Path, content: bytes, reason: str) -> None:
+    file = tmp_path / "chakra.0.et"
+    file.write_bytes(content)
+    with pytest.raises(BrokenTrace, match=reason):
+        list(nodes(file))
+
+
+def test_a_trace_of_no_nodes_is_whole(tmp_path: Path) -> None:
+    file = tmp_path / "chakra.0.et"
+    file.write_bytes(HEADER)
+    assert list(nodes(file)) == []
+    assert metadata(file) == {}

@@ -154,3 +154,9 @@ def test_traces_are_the_same_either_way(tmp_path: Path, monkeypatch: pytest.Monk
     id_ = frame["workload"][0]
     found = read_table(results.trace("ops", id_), "ops")
     assert found.equals(ops(programs(frame), ranks(frame.row(0, named=True))).cast({"op": pl.String}))
+
+
+def test_a_footer_of_values_that_polars_does_not_write_is_refused() -> None:
+    # field 1 of type 7, a floating-point number
+    with pytest.raises(ValueError, match="thrift type 7 does not occur"):
+        decoded(b"\x17")
