@@ -75,6 +75,8 @@ GPT_13B_MOE: dict[str, Any] = {
     "exp_avg_dtype": "fp32",
     "exp_avg_sq_dtype": "fp32",
     "moe_shared_expert_overlap": False,
+    "overlap_moe_expert_parallel_comm": False,
+    "delay_wgrad_compute": False,
     "overlap_p2p_comm": False,
     "tp_comm_overlap": False,
     "overlap_grad_reduce": False,

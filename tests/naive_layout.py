@@ -46,13 +46,16 @@ def naive_groups(w: Workload) -> dict[str, list[list[int]]]:
     return groups
 
 
-def naive_schedule(pp: int, m: int, v: int) -> list[tuple[int, int, str, int, int]]:
-    """(stage, step, phase, microbatch, chunk) in order: 1F1B, or interleaved for v > 1."""
+def naive_schedule(pp: int, m: int, v: int, in_pairs: bool = False) -> list[tuple[int, int, str, int, int]]:
+    """(stage, step, phase, microbatch, chunk) in order: 1F1B, or interleaved for v > 1.
+
+    In pairs a forward pass more comes before them: no backward pass may wait for the one that it runs beside.
+    """
     assert v == 1 or (pp > 1 and m % pp == 0), "interleaving walks through micro-batches in rounds of pp"
     rows: list[tuple[int, int, str, int, int]] = []
     for stage in range(pp):
         turns = chunk_turns(pp, m, v)
-        warm_up = pp - 1 - stage if v == 1 else 2 * (pp - 1 - stage) + (v - 1) * pp
+        warm_up = (pp - 1 - stage if v == 1 else 2 * (pp - 1 - stage) + (v - 1) * pp) + in_pairs
         waiting_forward, waiting_backward = list(turns), [(mb, v - 1 - chunk) for mb, chunk in turns]
         order: list[tuple[str, int, int]] = []
         for _ in range(min(warm_up, m * v)):

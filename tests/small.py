@@ -116,6 +116,8 @@ VARIED: dict[str, dict[str, Any]] = {
     },
     "moe, gradients and parameters beside passes": {
         **{"overlap_grad_reduce": True, "overlap_param_gather": True, "virtual_pipeline": 2},
+        **{"overlap_moe_expert_parallel_comm": True, "delay_wgrad_compute": True, "num_shared_experts": 1},
+        **{"recompute": "selective", "recompute_modules": "moe_act"},
     },
     "moe, messages waited for": {
         **{"pp": 4, "virtual_pipeline": 2, "num_layers": 8, "world_size": 32, "overlap_p2p_comm": False},

@@ -47,6 +47,7 @@ AXES: dict[str, tuple[list[Any], list[str]]] = {
         ["-cuda_graph_scopeattn", "-cuda_graph_scopeattn+moe", ""],
     ),
     "moe_router_fusion": ([False, True], ["", "-moerouterfusion"]),
+    "overlap_moe_expert_parallel_comm": ([False, True], ["", "-overlapmoeexpertparallelcomm"]),
     "moe_permute_fusion": ([False, True], ["", "-moepermutefusion"]),
     "cross_entropy_loss_fusion": ([False, True], ["", "-crossentropylossfusion"]),
     "flash_attention": ([False, True], ["", "-flash"]),

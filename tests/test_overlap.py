@@ -16,6 +16,7 @@ from costing import seconds as op_seconds
 from export_workloads import traced_workload
 from moesweep.cost.buckets import HIDDEN_OF_THE_TAIL, LAYER_SECONDS, OF_BUCKETS, hidden_of_the_tail
 from moesweep.cost.model import cost, with_constants
+from moesweep.cost.validity import HIDING
 from moesweep.edge.problems import BadInput
 from moesweep.evaluate.costs import costed
 from moesweep.export.request import Request, chosen
@@ -254,10 +255,16 @@ def test_a_recipe_s_overlaps_are_read() -> None:
     draft = read_recipe(recipe, "recipe.yaml")
     assert draft.row["overlap_grad_reduce"][0] is True
     assert "overlap_grad_reduce" not in draft.unread
+    recipe["comm_overlap"] = dict.fromkeys(("overlap_moe_expert_parallel_comm", "delay_wgrad_compute"), True)
+    draft = read_recipe(recipe, "recipe.yaml")
+    assert all(draft.row[name][0] is True for name in recipe["comm_overlap"])
+    del recipe["model"]["num_moe_experts"]
+    draft = read_recipe(recipe, "recipe.yaml")
+    assert set(recipe["comm_overlap"]) <= {*draft.idle} - {*draft.row}
 
 
 @pytest.mark.parametrize("format_", ["simai", "chakra", "goal"])
-@pytest.mark.parametrize("option", ["overlap_grad_reduce", "tp_comm_overlap", "moe_shared_expert_overlap"])
+@pytest.mark.parametrize("option", [*HIDING])
 def test_formats_that_run_one_after_the_other_refuse_them(
     option: str, format_: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -58,6 +58,7 @@ DRAWN: dict[str, st.SearchStrategy[Any]] = {
     "softmax_type": st.sampled_from(["vanilla", "learnable"]),
     **dict.fromkeys(("overlap_grad_reduce", "overlap_param_gather", "tp_comm_overlap"), st.booleans()),
     **dict.fromkeys(("overlap_p2p_comm", "moe_shared_expert_overlap"), st.booleans()),
+    **dict.fromkeys(("overlap_moe_expert_parallel_comm", "delay_wgrad_compute"), st.booleans()),
     **dict.fromkeys(("qk_layernorm", "qk_layernorm_across_heads", "add_qkv_bias"), st.booleans()),
     **dict.fromkeys(("add_bias_linear", "moe_shared_expert_gate", "bias_activation_fusion"), st.booleans()),
 }

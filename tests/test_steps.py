@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from moesweep.cost.iteration import filled_and_drained
-from moesweep.shapes.schedule import most_warmup_steps, schedules
+from moesweep.shapes.schedule import SHAPE, most_warmup_steps, schedules
 from moesweep.shapes.steps import interleaved, makespans, order_of, step_ends
 from naive_pipeline import makespan
 
@@ -32,7 +32,7 @@ ORDERS = {
 @pytest.mark.parametrize("shape", ORDERS)
 def test_steps_by_hand(shape: tuple[int, int, int, int]) -> None:
     pp, chunks, m, stage = shape
-    row = {"workload": "w", "pp": pp, "virtual_pipeline": chunks, "num_microbatches": m}
+    row = {"workload": "w"} | dict(zip(SHAPE, (pp, chunks, m, False), strict=True))
     steps = schedules(pl.DataFrame([row])).filter(stage=stage).sort("step")
     said = steps.select(pl.col("phase").str.head(1).str.to_uppercase(), "microbatch", "chunk").rows()
     assert " ".join(f"{phase}{batch}{'-' * chunk}" for phase, batch, chunk in said) == ORDERS[shape]
@@ -41,8 +41,10 @@ def test_steps_by_hand(shape: tuple[int, int, int, int]) -> None:
 @pytest.mark.parametrize(("pp", "chunks", "most"), [(4, 1, 3), (1, 1, 0), (4, 2, 10), (4, 3, 14)])
 def test_most_steps_ahead(pp: int, chunks: int, most: int) -> None:
     # pp - 1; 2·3 + 1·4 and 2·3 + 2·4 of chunks
-    row = {"pp": pp, "virtual_pipeline": chunks}
-    assert pl.DataFrame([row]).select(most_warmup_steps()).item() == most
+    # In pairs one more: no backward pass runs beside the forward pass that it waits for.
+    for in_pairs, steps in ((False, most), (True, most + 1)):
+        row = dict(zip(SHAPE, (pp, chunks, 1, in_pairs), strict=True))
+        assert pl.DataFrame([row]).select(most_warmup_steps()).item() == steps
 
 
 def passes(rng: np.random.Generator, pp: int, chunks: int, pipelines: int, spread: float) -> np.ndarray:
@@ -119,7 +121,10 @@ def test_a_pipeline_that_its_last_stage_paces_fills_and_drains_as_the_formula_sa
     lengths[-2:, 0] += head
     stages = lengths.reshape(pp, 2).sum(axis=1)
     frame = pl.DataFrame(
-        {"all_seconds": [stages.sum()], "stage_seconds": [stages.max()], "num_microbatches": [m]}
+        {
+            **{"all_seconds": [stages.sum()], "stage_seconds": [stages.max()], "num_microbatches": [m]},
+            **{"stage_alone": [0.0], "stage_paired": [0.0]},
+        }
     )
     formula = frame.select(**filled_and_drained()).item()
     stepped = makespans(lengths, np.zeros((2, 1)), (pp, 1), np.array([0]), np.array([m]))[0]
@@ -129,7 +134,8 @@ def test_a_pipeline_that_its_last_stage_paces_fills_and_drains_as_the_formula_sa
 
 
 def test_steps_with_lengths_of_their_own_end_one_after_the_other() -> None:
-    workload = pl.DataFrame({"workload": ["x"], "pp": [2], "virtual_pipeline": [1], "num_microbatches": [2]})
+    values = zip(SHAPE, (2, 1, 2, False), strict=True)
+    workload = pl.DataFrame({"workload": ["x"], **{name: [value] for name, value in values}})
     schedule = schedules(workload).with_columns(length=pl.int_range(1, pl.len() + 1, dtype=pl.Int64))
     # stage 0: F0 F1 B0 B1 of 1 2 3 4; stage 1: F0 B0 F1 B1 of 5 6 7 8
     assert step_ends(schedule) == [1, 3, 15, 31, 6, 12, 19, 27]

@@ -173,6 +173,8 @@ def test_every_key_of_a_sweep_reaches_its_column(root: Path, tmp_path: Path) -> 
         "exp_avg_dtype": "bf16",
         "exp_avg_sq_dtype": "bf16",
         "moe_shared_expert_overlap": True,
+        "overlap_moe_expert_parallel_comm": True,
+        "delay_wgrad_compute": True,
         "overlap_p2p_comm": True,
         "tp_comm_overlap": True,
         "overlap_grad_reduce": True,

@@ -191,6 +191,11 @@ def test_twins_are_joined_with_their_costs(small: Results) -> None:
         # The same of gradients, of dense parameters and of experts.
         ({"dp_comm_seconds": 5.0, "dp_hidden_seconds": 2.0}, {"tp": 7, "dp": 3, "ep": 4, "pp": 2}),
         ({"ep_comm_seconds": 9.0, "ep_hidden_seconds": 2.0}, {"tp": 7, "ep": 7, "pp": 2}),
+        # Of the flex dispatcher's exchanges over tp_ep 1 of 7 is hidden, and 2 of 2 over ep.
+        (
+            {"ep_comm_seconds": 2.0, "other_comm_seconds": 7.0, "ep_hidden_seconds": 3.0},
+            {"tp": 8, "other": 6, "pp": 2},
+        ),
         ({"pp_comm_seconds": 7.0, "pp_hidden_seconds": 2.0}, {"tp": 7, "ep": 4, "pp": 5}),
         ({"edp_comm_seconds": 5.0, "edp_hidden_seconds": 2.0}, {"tp": 7, "edp": 3, "ep": 4, "pp": 2}),
     ],

@@ -7,7 +7,7 @@ from typing import Any
 import polars as pl
 import pytest
 
-from moesweep.shapes.schedule import schedules
+from moesweep.shapes.schedule import SHAPE, schedules
 from moesweep.store.layout import TRACE_TABLES, Results
 from moesweep.store.tablefile import dictionary, dtypes, read_table, words
 from moesweep.trace.files import write_traces
@@ -56,7 +56,8 @@ def test_normal_form_rebuilds_the_ops(results: Results, name: str) -> None:
 @pytest.mark.parametrize("name", VARIED)
 def test_schedules(results: Results, name: str) -> None:
     row, tables = tables_of(results, name)
-    theirs = naive_schedule(row["pp"], row["num_microbatches"], row["virtual_pipeline"])
+    shape = (row["pp"], row["num_microbatches"], row["virtual_pipeline"])
+    theirs = naive_schedule(*shape, row["overlap_moe_expert_parallel_comm"])
     assert tables["schedules"].select("stage", "step", "phase", "microbatch", "chunk").rows() == theirs
 
 
@@ -64,8 +65,10 @@ def test_schedules(results: Results, name: str) -> None:
     ("pp", "m", "v"), [(1, 3, 1), (4, 2, 1), (4, 1, 1), (4, 8, 2), (2, 2, 4), (8, 16, 3), (3, 9, 2)]
 )
 def test_long_and_short_schedules(pp: int, m: int, v: int) -> None:
-    frame = pl.DataFrame({"workload": ["w"], "pp": [pp], "num_microbatches": [m], "virtual_pipeline": [v]})
-    assert schedules(frame).drop("workload").rows() == naive_schedule(pp, m, v)
+    for in_pairs in (False, True) if v > 1 or pp == 1 else (False,):
+        values = zip(SHAPE, (pp, v, m, in_pairs), strict=True)
+        frame = pl.DataFrame({"workload": ["w"], **{name: [value] for name, value in values}})
+        assert schedules(frame).drop("workload").rows() == naive_schedule(pp, m, v, in_pairs)
 
 
 @pytest.mark.parametrize("name", VARIED)

@@ -41,6 +41,7 @@ SOUND: dict[str, Any] = {
     **{"use_precision_aware_optimizer": False, "exp_avg_dtype": "fp32", "exp_avg_sq_dtype": "fp32"},
     **{"overlap_grad_reduce": False, "overlap_param_gather": False},
     **{"tp_comm_overlap": False, "moe_shared_expert_overlap": False},
+    **{"overlap_moe_expert_parallel_comm": False, "delay_wgrad_compute": False},
     # Left out: it follows from virtual_pipeline.
     "overlap_p2p_comm": None,
     **{"cp": 1, "cp_comm_type": "p2p", "moe_token_dispatcher_type": "alltoall"},
@@ -64,6 +65,7 @@ BESIDE = {"overlap_grad_reduce": True, "overlap_param_gather": True}
 AWARE = {"use_precision_aware_optimizer": True}
 FULL: dict[str, Any] = {"recompute": "full"}
 SCOPE = "cuda_graph_scope"
+PAIRS: dict[str, Any] = {"overlap_moe_expert_parallel_comm": True}
 GRAPHS: dict[str, Any] = {"cuda_graph_impl": "local"}
 PADDED: dict[str, Any] = {FACTOR: 1.25, PADS: True}
 DENSE: dict[str, Any] = {"num_experts": 0, "moe_router_topk": 0, "ep": 1}
@@ -81,6 +83,21 @@ def _repeating(modules: str, **changes: Any) -> dict[str, Any]:
 
 # rule, what to change in SOUND, the offending value, the suggestion
 BROKEN: list[tuple[str, dict[str, Any], str, str]] = [
+    ("exchanges_beside", PAIRS | {"ep": 1}, "true", "nearest: false"),
+    ("pairs_of_chunks", PAIRS | {"pp": 2}, "1", "nearest: 2"),
+    ("pairs_of_microbatches", PAIRS | {"pp": 1, "global_batch_size": 16}, "true", "nearest: false"),
+    ("pairs_of_full", PAIRS | {"recompute": "full"}, "full", "nearest: selective, none"),
+    ("pairs_of_modules", PAIRS | _repeating("layernorm+moe"), "layernorm+moe", "nearest: layernorm"),
+    ("pairs_of_modules", PAIRS | _repeating("moe"), "moe", "nearest: core_attn"),
+    (
+        "pairs_of_shared_experts",
+        PAIRS | {"num_shared_experts": 1, "moe_shared_expert_overlap": True},
+        "true",
+        "nearest: false",
+    ),
+    ("pairs_of_prediction", PAIRS | {"mtp_num_layers": 2}, "2", "nearest: 1"),
+    ("framework_of_pairs", PAIRS | {"framework": "megatron-lm"}, "megatron-lm", "nearest: megatron-core"),
+    ("delay_of_pairs", {"delay_wgrad_compute": True}, "true", "nearest: false"),
     ("shared_experts_beside", {"moe_shared_expert_overlap": True}, "true", "nearest: false"),
     (
         "shared_experts_again",

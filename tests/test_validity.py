@@ -44,6 +44,7 @@ WIDE = DENSE_8 | {"num_attention_heads": 16, "num_query_groups": 16, "global_bat
         (DENSE_8 | {"overlap_grad_reduce": True}, {}, HIDDEN),
         (DENSE_8 | {"tp_comm_overlap": True}, {}, HIDDEN),
         (MOE_8 | {"num_shared_experts": 1, "moe_shared_expert_overlap": True}, {}, HIDDEN),
+        (MOE_8 | {"overlap_moe_expert_parallel_comm": True}, {}, HIDDEN),
         (DENSE_8 | {"recompute": "selective"}, {}, ""),
         (DENSE_8 | {"recompute": "selective", "recompute_modules": "core_attn+mlp"}, {}, MODULES),
         (DENSE_8 | {"recompute": "selective", "recompute_modules": "none"}, {}, ""),

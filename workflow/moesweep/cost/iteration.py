@@ -15,9 +15,11 @@ from moesweep.cost.buckets import (
     hidden_of_the_tail,
     layer_seconds,
 )
+from moesweep.cost.pairs import pairs, pairs_of_a_stage
 from moesweep.cost.stages import COMM
 from moesweep.shapes.communication import COMM_KINDS
 from moesweep.shapes.expressions import total
+from moesweep.shapes.schedule import in_pairs, warmup_steps
 
 
 def seconds_of_a_stage() -> dict[str, pl.Expr]:
@@ -41,11 +43,18 @@ def seconds_of_a_stage() -> dict[str, pl.Expr]:
 
 
 def stage_seconds(passes: pl.DataFrame) -> pl.DataFrame:
-    """Return one row per workload and stage, with the columns of `seconds_of_a_stage`."""
+    """Return one row per workload and stage: the columns of `seconds_of_a_stage` and `pairs_of_a_stage`."""
+    stages, paired = _sums(passes, seconds_of_a_stage()), _sums(pairs(passes), pairs_of_a_stage())
+    return stages.join(paired, on=("workload", "stage"), how="left", maintain_order="left").with_columns(
+        pl.col("paired").fill_null(0.0)
+    )
+
+
+def _sums(rows: pl.DataFrame, sums: dict[str, pl.Expr]) -> pl.DataFrame:
     # Not group_by: polars shares out plain sums among its threads; the last digit would depend on how many.
     keys = ("workload", "stage")
-    sums = {name: seconds.over(keys) for name, seconds in seconds_of_a_stage().items()}
-    return passes.select(*keys, **sums).unique(keys, keep="first", maintain_order=True)
+    each = {name: seconds.over(keys) for name, seconds in sums.items()}
+    return rows.select(*keys, **each).unique(keys, keep="first", maintain_order=True)
 
 
 overlaps_messages = pl.col("overlap_p2p_comm")
@@ -55,14 +64,20 @@ overlaps_messages = pl.col("overlap_p2p_comm")
 def own_seconds() -> dict[str, pl.Expr]:
     """Return what a stage is busy with for a micro-batch and what of it is exposed communication.
 
-    A message that is overlapped keeps no stage busy: who needs it waits for it.
+    A message that is overlapped keeps no stage busy: who needs it waits for it. Passes that run in pairs
+    count as such, those of the warm-up too: what these take longer says `alone`.
     """
     beside = pl.when(overlaps_messages).then("pp_comm").otherwise(0.0)
     return {
-        "own_seconds": pl.col("seconds") - beside,
-        "own_exposed": pl.col("exposed") - beside,
+        "own_seconds": pl.col("seconds") - beside - pl.col("paired"),
+        "own_exposed": pl.col("exposed") - beside - pl.col("paired"),
         "pp_hidden": beside,
     }
+
+
+def alone() -> dict[str, pl.Expr]:
+    """Return of how many micro-batches a stage's passes run in no pair, where others do: of its warm-up."""
+    return {"alone": pl.when(in_pairs).then(warmup_steps() / pl.col("virtual_pipeline")).otherwise(0.0)}
 
 
 def seconds_of_the_tail() -> dict[str, pl.Expr]:
@@ -73,7 +88,8 @@ def seconds_of_the_tail() -> dict[str, pl.Expr]:
 
 def with_own(stages: pl.DataFrame) -> pl.DataFrame:
     """Add to stages, with columns of their workload, what they are busy with."""
-    return stages.with_columns(**own_seconds(), **hidden_of_the_tail()).with_columns(**seconds_of_the_tail())
+    own = own_seconds() | alone() | hidden_of_the_tail()
+    return stages.with_columns(**own).with_columns(**seconds_of_the_tail())
 
 
 def seconds_of_the_slowest() -> dict[str, pl.Expr]:
@@ -87,6 +103,8 @@ def seconds_of_the_slowest() -> dict[str, pl.Expr]:
         "cp_hidden",
         "ep_hidden",
         "pp_hidden",
+        "paired",
+        "alone",
         *COMM,
         "own_tail_exposed",
         *HIDDEN_OF_THE_TAIL,
@@ -104,15 +122,20 @@ def seconds_of_the_slowest() -> dict[str, pl.Expr]:
 def filled_and_drained() -> dict[str, pl.Expr]:
     """Return the seconds of a pipeline of stages with as many layers, in one chunk, the last the slowest.
 
-    The first micro-batch fills the pipeline, the last one drains it: Σ of the others.
+    The first micro-batch fills the pipeline, the last one drains it: Σ of the others. On one stage a
+    forward pass before the first pair and a backward pass after the last one run alone.
     """
     fill = (pl.col("all_seconds") - pl.col("stage_seconds")).alias("fill_seconds")
-    return {"pipeline_seconds": pl.col("num_microbatches") * pl.col("stage_seconds") + fill}
+    unpaired = pl.col("stage_alone") * pl.col("stage_paired")
+    return {"pipeline_seconds": pl.col("num_microbatches") * pl.col("stage_seconds") + fill + unpaired}
 
 
 def seconds_of_an_iteration() -> dict[str, pl.Expr]:
     """Return an iteration's seconds and their parts on the rank of its slowest stage."""
     m = pl.col("num_microbatches")
+    unpaired = pl.col("stage_alone") * pl.col("stage_paired")
+    hidden = {f"{kind}_hidden_seconds": m * pl.col(f"stage_{kind}_hidden") for kind in ("cp", "ep", "pp")}
+    hidden["ep_hidden_seconds"] += (m - pl.col("stage_alone")) * pl.col("stage_paired")
     per_kind = {
         f"{kind}_comm_seconds": m * pl.col(f"stage_{kind}_comm") + pl.col(f"stage_tail_{kind}_comm")
         for kind in COMM_KINDS
@@ -121,12 +144,12 @@ def seconds_of_an_iteration() -> dict[str, pl.Expr]:
         "iteration_seconds": pl.col("pipeline_seconds") + pl.col("longest_tail_seconds"),
         "compute_seconds": m * (pl.col("stage_seconds") - pl.col("stage_own_exposed")),
         **per_kind,
-        **{f"{kind}_hidden_seconds": m * pl.col(f"stage_{kind}_hidden") for kind in ("cp", "ep", "pp")},
+        **hidden,
         **{
             f"{kind}_hidden_seconds": total(f"stage_{op}_hidden" for op in ops)
             for kind, ops in BUCKETS_OF.items()
         },
-        "exposed_comm_seconds": m * pl.col("stage_own_exposed") + pl.col("stage_own_tail_exposed"),
+        "exposed_comm_seconds": m * pl.col("stage_own_exposed") + unpaired + pl.col("stage_own_tail_exposed"),
         "optimizer_seconds": pl.col("stage_tail_compute"),
     }
 

@@ -11,6 +11,7 @@ from moesweep.cost.workspace import LOGIT_BYTES, workspace_bytes
 from moesweep.shapes import sizes as s
 from moesweep.shapes.expressions import exact
 from moesweep.shapes.layer_kinds import DECODER, KINDS, PREDICTING, has_experts, is_kept, is_predicting
+from moesweep.shapes.schedule import more_warmup
 from moesweep.shapes.states import state_bytes
 from moesweep.shapes.weights import layers_of
 
@@ -161,10 +162,11 @@ def _in_flight() -> pl.Expr:
     """Return how many of a stage's full sets of layers are alive at once.
 
     1F1B: min(pp - p, m) micro-batches. Interleaved: min(warm-up + 1, m·v) chunks of 1/v of the layers.
+    Where a forward pass runs beside a backward one: one of these more.
     """
     behind = s.pp - pl.col("stage")
     interleaved = 2 * (behind - 1) + (s.chunks - 1) * s.pp + 1
-    alive = pl.when(s.chunks > 1).then(interleaved).otherwise(behind)
+    alive = pl.when(s.chunks > 1).then(interleaved).otherwise(behind) + more_warmup
     in_flight = pl.min_horizontal(alive, s.microbatches * s.chunks) / s.chunks
     return in_flight.alias("microbatches_in_flight")
 

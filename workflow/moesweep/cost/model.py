@@ -14,6 +14,7 @@ from moesweep.cost.iteration import (
 )
 from moesweep.cost.memory import stage_memory, worst_rank
 from moesweep.cost.ops import timed
+from moesweep.cost.pairs import pairs
 from moesweep.cost.pipeline import stepped
 from moesweep.cost.skewed_ranks import at_mean_load
 from moesweep.cost.stages import passes
@@ -30,12 +31,13 @@ COST_COLUMNS = ("workload", "seconds", "bound")
 class Costs:
     """Every table on the way from op rows to costs, one row each of what its name says.
 
-    `ops` have `seconds` and `bound`; `passes`, `stages` and `memory` (of stages) are the sums in
-    between; `workloads` have the cost columns. All also carry columns of their workload.
+    `ops` have `seconds` and `bound`; `passes`, `pairs` of them, `stages` and `memory` (of stages) are the
+    sums in between; `workloads` have the cost columns. All also carry columns of their workload.
     """
 
     ops: pl.DataFrame
     passes: pl.DataFrame
+    pairs: pl.DataFrame
     stages: pl.DataFrame
     memory: pl.DataFrame
     workloads: pl.DataFrame
@@ -79,7 +81,7 @@ def cost(
     )
     rated = frame.with_columns(**throughput()).with_columns(**price(), **regime(), **validity())
     rated = rated.with_columns(**band())
-    return Costs(ops, per_pass, stages, memory, rated)
+    return Costs(ops, per_pass, pairs(per_pass), stages, memory, rated)
 
 
 def _alone(

@@ -9,11 +9,10 @@ import numpy as np
 import polars as pl
 
 from moesweep.cost.iteration import overlaps_messages
+from moesweep.cost.pairs import PHASES, pairs
 from moesweep.shapes.expressions import total
 from moesweep.shapes.placement import ARRIVALS, ENDS, alike, chunk_contents
 from moesweep.shapes.steps import makespans
-
-PHASES = ("forward", "backward")
 
 
 def stepped(
@@ -38,7 +37,8 @@ def stepped(
     lengths = _lengths(chunks.join(differ, on="workload", how="semi", maintain_order="left"), passes)
     delays = _delays(passes, chunks)
     seconds: dict[str, float] = {}
-    for (pp, v), some in differ.group_by("pp", "virtual_pipeline", maintain_order=True):
+    shapes = ("pp", "virtual_pipeline", "overlap_moe_expert_parallel_comm")
+    for (pp, v, in_pairs), some in differ.group_by(shapes, maintain_order=True):
         ids = some.select("workload")
         each = ids.join(lengths, on="workload", maintain_order="left_right")
         waits = ids.join(delays, on="workload", maintain_order="left").select(PHASES).to_numpy().T
@@ -48,6 +48,7 @@ def stepped(
             (int(pp), int(v)),
             np.arange(some.height),
             some["num_microbatches"].to_numpy(),
+            each["paired"].to_numpy().reshape(some.height, -1).T if in_pairs else None,
         )
         seconds |= dict(zip(ids["workload"], ended.tolist(), strict=True))
     return workloads.select(
@@ -58,30 +59,35 @@ def stepped(
 
 
 def _lengths(chunks: pl.DataFrame, passes: pl.DataFrame) -> pl.DataFrame:
-    """Return the seconds of each chunk's passes, chunk by chunk of all stages: workload and PHASES."""
+    """Return the seconds of each chunk's passes, chunk by chunk of all stages: workload, PHASES, `paired`."""
     at = ["workload", "stage"]
     kinds = [name for name in chunks.columns if name not in (*at, "chunk", *ENDS, *ARRIVALS)]
-    frame = chunks
+    frame = chunks.with_columns(_in_layers(chunks, pairs(passes), kinds, "paired"))
     for phase, arrival in zip(PHASES, ARRIVALS, strict=True):
         one = passes.filter(pl.col("phase") == phase)
-        layers = one.filter(pl.col("layer_kind").is_not_null()).pivot(
-            "layer_kind", index=at, values="seconds", maintain_order=True
-        )
-        known = {kind: f"{kind} seconds" for kind in kinds if kind in layers.columns}
-        in_layers = total(
-            [pl.lit(0.0), *(pl.col(kind) * pl.col(name).fill_null(0.0) for kind, name in known.items())]
-        )
+        layers = one.filter(pl.col("layer_kind").is_not_null())
         around = (pl.col("first") + pl.col("last")) * pl.col("ends").fill_null(0.0)
         busy = pl.col(arrival) * (pl.col("busy") / pl.col(arrival).sum().over(at)).fill_nan(0.0).fill_null(
             0.0
         )
         frame = (
-            frame.join(layers.rename(known), on=at, how="left", maintain_order="left")
+            frame.with_columns(_in_layers(chunks, layers, kinds, "seconds"))
             .join(_around(one), on=at, how="left", maintain_order="left")
-            .with_columns((in_layers + around + busy).alias(phase))
+            .with_columns((pl.col("seconds") + around + busy).alias(phase))
             .select(*frame.columns, phase)
         )
-    return frame.sort("workload", "chunk", "stage", maintain_order=True).select("workload", *PHASES)
+    ordered = frame.sort("workload", "chunk", "stage", maintain_order=True)
+    return ordered.select("workload", *PHASES, "paired")
+
+
+def _in_layers(chunks: pl.DataFrame, layers: pl.DataFrame, kinds: list[str], name: str) -> pl.Series:
+    """Return what all layers of each chunk come to, of a value by workload, stage and layer_kind."""
+    at = ["workload", "stage"]
+    wide = layers.pivot("layer_kind", index=at, values=name, maintain_order=True)
+    known = {kind: f"{kind} {name}" for kind in kinds if kind in wide.columns}
+    held = chunks.join(wide.rename(known), on=at, how="left", maintain_order="left")
+    each = (pl.col(kind) * pl.col(value).fill_null(0.0) for kind, value in known.items())
+    return held.select(total([pl.lit(0.0), *each]).alias(name)).to_series()
 
 
 def _around(passes: pl.DataFrame) -> pl.DataFrame:

@@ -13,6 +13,7 @@ import polars as pl
 
 from moesweep.cost.buckets import bucketed_ops
 from moesweep.cost.launches import launches_of_a_pass
+from moesweep.cost.pairs import ops_of_turns, turns_of_a_pass
 from moesweep.cost.timing import constant
 from moesweep.cost.words import ROWS, Truth, Words, among, ends, expression, missing, negated, starts
 from moesweep.shapes import sizes as s
@@ -109,8 +110,8 @@ def parts_of_a_pass() -> dict[str, pl.Expr]:
 
     `compute`, `<kind>_comm`, `arrivals` of messages, `hidden` communication, of it that of rings
     (`ring_hidden`), what `tp_comm_overlap` and `moe_shared_expert_overlap` hide besides (`linears_hidden`,
-    `exchanges_hidden`), `peers` in all collectives, `dispatches` of tokens to experts, `repeats` layers, and
-    OF_BUCKETS. Rows outside the layers are a pass of their own (layer_kind null, repeats 1).
+    `exchanges_hidden`), `peers` in all collectives, `dispatches` of tokens to experts, `repeats` layers,
+    OF_TURNS and OF_BUCKETS. Rows outside the layers are a pass of their own (layer_kind null, repeats 1).
     """
     return {
         "repeats": pl.col("repeats").first(),
@@ -124,12 +125,13 @@ def parts_of_a_pass() -> dict[str, pl.Expr]:
         "peers": ((pl.col("group_size") - 1) * meets_peers(ROWS)).sum(),
         "dispatches": expression(dispatches(ROWS)).sum(),
         "recomputes": expression(repeats_forward(ROWS)).any(),
+        **ops_of_turns(),
         **bucketed_ops(),
     }
 
 
 def seconds_of_a_pass() -> dict[str, pl.Expr]:
-    """Return `comm` in all, `exposed`, `cp_hidden`, `ep_hidden` and `seconds` of a pass, over its parts.
+    """Return `comm`, `exposed`, `cp_hidden`, `ep_hidden`, `seconds` and OF_A_PAIR of a pass, over its parts.
 
     kernels = compute + comm - tp_overlap · hidden + dispatch_wait_seconds · dispatches, and with
     `tp_comm_overlap` less userbuffers_overlap · linears_hidden, with `moe_shared_expert_overlap` less
@@ -154,7 +156,8 @@ def seconds_of_a_pass() -> dict[str, pl.Expr]:
         pl.when(pl.col("blocking_launches")).then(kernels + host).otherwise(pl.max_horizontal(kernels, host))
     )
     ring = constant("tp_overlap") * pl.col("ring_hidden")
-    return {"comm": comm, "exposed": exposed, "cp_hidden": ring, "ep_hidden": exchanges, "seconds": seconds}
+    hidden = {"exposed": exposed, "cp_hidden": ring, "ep_hidden": exchanges}
+    return {"comm": comm, **hidden, "seconds": seconds, **turns_of_a_pass(host)}
 
 
 def passes(costed: pl.DataFrame, workloads: pl.DataFrame) -> pl.DataFrame:

@@ -11,7 +11,10 @@ from moesweep.shapes import sizes as s
 
 MOE = pl.col("kind") == "moe"
 
-HIDING = ("overlap_grad_reduce", "tp_comm_overlap", "moe_shared_expert_overlap")
+HIDING = (
+    *("overlap_grad_reduce", "tp_comm_overlap", "moe_shared_expert_overlap"),
+    "overlap_moe_expert_parallel_comm",
+)
 """Options that hide communication which measured runs on such machines wait for."""
 
 

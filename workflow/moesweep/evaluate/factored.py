@@ -11,6 +11,7 @@ import polars as pl
 
 from moesweep.cost.buckets import HIDDEN_OF_THE_TAIL
 from moesweep.cost.iteration import (
+    alone,
     bubble,
     bubble_share,
     filled_and_drained,
@@ -27,6 +28,7 @@ from moesweep.evaluate.hidden_tails import waited_for
 from moesweep.evaluate.passes import roots
 from moesweep.evaluate.pipelines import pipelines
 from moesweep.evaluate.tails import Tails, fullest, tails
+from moesweep.shapes.schedule import SHAPE
 
 
 def costs(batch: Batch) -> pl.DataFrame:
@@ -62,8 +64,11 @@ def _timed(batch: Batch, tail: Tails) -> pl.DataFrame:
     line, m = lines.of.of, batch.workloads["num_microbatches"].to_numpy()
     at = tail.starts[tail.of.of] + lines.slowest[line]
     hidden = waited_for(batch, tail, lines)
+    stage = pl.Series("stage", lines.values["stage"][line])
+    solo = batch.workloads.select(SHAPE).with_columns(stage).select(**alone())["alone"]
     columns = {
-        **{name: lines.values[name][line] for name in lines.values if name not in MODEL_FLOPS},
+        **{name: lines.values[name][line] for name in lines.values if name not in (*MODEL_FLOPS, "stage")},
+        "stage_alone": solo,
         **{
             f"stage_{name}": tail.values[name][at]
             for name in ("tail_compute", *(f"tail_{part}" for part in COMM))

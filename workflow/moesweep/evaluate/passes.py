@@ -14,6 +14,7 @@ import polars as pl
 from moesweep.cost.collectives import PLACE
 from moesweep.cost.model import MODEL_FLOPS, needed_once
 from moesweep.cost.ops import QUANTITIES, timing
+from moesweep.cost.pairs import OF_A_PAIR, OF_TURNS
 from moesweep.cost.stages import (
     COMM,
     PARTS,
@@ -45,6 +46,7 @@ SUMS = (
     "peers",
     "dispatches",
     "recomputes",
+    *OF_TURNS,
     *MODEL_FLOPS,
 )
 """What the ops of a pass add up to, besides what is asked for by name."""
@@ -52,7 +54,7 @@ SUMS = (
 IN_PARTS = {*RING_ARRIVALS, *(collective for collective, _ in BESIDE_LINEARS)}
 """Communication of which one part of as many as a group has ranks runs beside nothing."""
 
-OF_A_PASS = ("seconds", "exposed", "cp_hidden", "ep_hidden", *COMM, *MODEL_FLOPS)
+OF_A_PASS = ("seconds", "exposed", "cp_hidden", "ep_hidden", *COMM, *MODEL_FLOPS, *OF_A_PAIR)
 """What is kept of a pass through a layer."""
 
 
@@ -134,6 +136,9 @@ def sums(ops: Sequence[Wide], rows: pl.DataFrame, also: Mapping[str, Iterable[st
         seconds[name] = seconds.get(name, 0.0) + own
         for part in PARTS:
             if counts_as(words, part):
+                found[part] += own
+        for part, counts in OF_TURNS.items():
+            if counts(words):
                 found[part] += own
         if name in IN_PARTS:
             shares[name] = share_beside_ring(declared[f"{at} group_size"].to_numpy())

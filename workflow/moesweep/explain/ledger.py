@@ -10,7 +10,7 @@ from pathlib import Path
 
 import polars as pl
 
-from moesweep.cost import buckets, collectives, iteration, memory, model, ops, stages, uncertainty
+from moesweep.cost import buckets, collectives, iteration, memory, model, ops, pairs, stages, uncertainty
 from moesweep.cost.fold import KEY
 from moesweep.cost.model import OF_THE_WORKLOAD, cost, needed_by_the_model
 from moesweep.cost.skewed_ranks import at_mean_load, computed_rows, flops_of
@@ -127,10 +127,18 @@ class Ledger:
         return self._table("pass", self._costs.passes, _pass, stages.seconds_of_a_pass(), parts)
 
     @cached_property
+    def pairs(self) -> Table:
+        """One row per stage and kind of layer: what its passes save that run in pairs."""
+        both = over(self.passes, pairs.PAIR_KEY[1:], pairs.passes_of_a_pair())
+        return self._table("pair", self._costs.pairs, _pair, pairs.hidden_of_a_pair(), both)
+
+    @cached_property
     def stages(self) -> Table:
         """One row per stage: seconds of a micro-batch and of what follows the last one."""
         seconds = over(self.passes, ("stage",), iteration.seconds_of_a_stage())
-        of_a_row = iteration.own_seconds() | buckets.hidden_of_the_tail() | iteration.seconds_of_the_tail()
+        seconds |= over(self.pairs, ("stage",), pairs.pairs_of_a_stage())
+        of_a_row = iteration.own_seconds() | iteration.alone()
+        of_a_row |= buckets.hidden_of_the_tail() | iteration.seconds_of_the_tail()
         return self._table("stage", self._costs.stages, _stage, of_a_row, seconds)
 
     @cached_property
@@ -271,8 +279,16 @@ def _pass(row: pl.DataFrame) -> str:
         return f"{_stage(row)}, optimizer"
     if kind is None:
         return f"{_stage(row)}, {phase} around the layers"
+    return f"{_stage(row)}, {phase} of a {_layer(kind)}"
+
+
+def _layer(kind: str) -> str:
     kind, _, load = kind.partition(" ")
-    return f"{_stage(row)}, {phase} of a {kind} layer{load and f' of load {load}'}"
+    return f"{kind} layer{load and f' of load {load}'}"
+
+
+def _pair(row: pl.DataFrame) -> str:
+    return f"{_stage(row)}, both passes of a {_layer(row['layer_kind'][0])}"
 
 
 def _member(row: pl.DataFrame) -> str:

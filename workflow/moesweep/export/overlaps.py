@@ -10,6 +10,10 @@ _REFUSED = {
         ("simai", "chakra", "goal", "perfetto", "unrolled"),
         "kernels run one after the other in {}",
     ),
+    "overlap_moe_expert_parallel_comm": (
+        ("simai", "chakra", "goal", "perfetto", "unrolled"),
+        "a forward pass and a backward one run one after the other in {}",
+    ),
     "tp_comm_overlap": (
         ("simai", "chakra", "goal"),
         "collectives of tp ranks are whole, before or after their linear, in {}",

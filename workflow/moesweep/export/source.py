@@ -7,9 +7,9 @@ from typing import Any
 
 import polars as pl
 
-from moesweep.cost.buckets import HIDDEN_OF_THE_TAIL
+from moesweep.cost.buckets import HIDDEN_OF_THE_TAIL, hidden_of_the_tail
 from moesweep.cost.fold import fold, layers_of, unfold, with_layer_kind
-from moesweep.cost.iteration import stage_seconds, with_own
+from moesweep.cost.iteration import stage_seconds
 from moesweep.cost.model import OF_THE_WORKLOAD, cost
 from moesweep.cost.stages import PASS_KEY, passes
 from moesweep.evaluate.costs import on_cluster
@@ -135,7 +135,8 @@ def _with_overlaps(id_: str, program: pl.DataFrame, described: pl.DataFrame) -> 
     workload = described.filter(pl.col("workload") == id_)
     passed = passes(costed, workload)
     waits = passed.select(*PASS_KEY, wait_seconds=(pl.col("seconds") - kernels).clip(lower_bound=0))
-    stages = with_own(stage_seconds(passed).join(workload, on="workload", maintain_order="left"))
+    stages = stage_seconds(passed).join(workload, on="workload", maintain_order="left")
+    stages = stages.with_columns(**hidden_of_the_tail())
     hidden = stages.select("stage", *HIDDEN_OF_THE_TAIL).unpivot(
         index="stage", variable_name="op", value_name="hidden_seconds"
     )

@@ -5,22 +5,32 @@ Narayanan et al. 2021 (arXiv:2104.04473), section 2.2; Megatron `schedules.py`.
 
 import polars as pl
 
+in_pairs = pl.col("overlap_moe_expert_parallel_comm")
+"""A forward step runs beside the backward step that follows it, once the warm-up is over."""
+
+more_warmup = pl.when(in_pairs).then(1).otherwise(0)
+"""Steps of warm-up that pairs need more: a backward pass cannot run beside what it waits for."""
+
 
 def warmup_steps() -> pl.Expr:
-    """Return a stage's forward steps before its first backward.
+    """Return a stage's forward steps before its first backward, or before the first pair of both.
 
-    min(pp-1-p, m) for v = 1; min(2(pp-1-p) + (v-1)·pp, m·v) chunk steps for v > 1.
+    min(pp-1-p, m) for v = 1; min(2(pp-1-p) + (v-1)·pp, m·v) chunk steps for v > 1; in pairs one more.
     """
     behind, chunks = pl.col("pp") - 1 - pl.col("stage"), pl.col("virtual_pipeline")
     interleaved = 2 * behind + (chunks - 1) * pl.col("pp")
-    steps = pl.when(chunks > 1).then(interleaved).otherwise(behind)
+    steps = pl.when(chunks > 1).then(interleaved).otherwise(behind) + more_warmup
     return pl.min_horizontal(steps, pl.col("num_microbatches") * chunks)
 
 
 def most_warmup_steps() -> pl.Expr:
     """Return the warm-up steps of the first stage, which has most, where micro-batches abound."""
     chunks, pp = pl.col("virtual_pipeline"), pl.col("pp")
-    return pl.when(chunks > 1).then(2 * (pp - 1) + (chunks - 1) * pp).otherwise(pp - 1)
+    return pl.when(chunks > 1).then(2 * (pp - 1) + (chunks - 1) * pp).otherwise(pp - 1) + more_warmup
+
+
+SHAPE = ("pp", "virtual_pipeline", "num_microbatches", "overlap_moe_expert_parallel_comm")
+"""Columns of a workload that its schedule follows from."""
 
 
 def _unit(order: pl.Expr, chunks: pl.Expr, pp: pl.Expr) -> tuple[pl.Expr, pl.Expr]:
@@ -51,7 +61,7 @@ def schedules(workloads: pl.DataFrame) -> pl.DataFrame:
     )
     microbatch, chunk = _unit(pl.col("order"), chunks, pp)
     return (
-        workloads.select("workload", "pp", "virtual_pipeline", "num_microbatches")
+        workloads.select("workload", *SHAPE)
         .with_columns(stage=pl.int_ranges(0, "pp", dtype=pl.Int64))
         .explode("stage")
         .with_columns(warmup=warmup_steps(), step=pl.int_ranges(0, 2 * total, dtype=pl.Int64))

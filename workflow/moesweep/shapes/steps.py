@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from moesweep.shapes.schedule import schedules, warmup_steps
+from moesweep.shapes.schedule import SHAPE, schedules, warmup_steps
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -28,7 +28,7 @@ KNOWN_ORDERS = 64
 class Order:
     """The steps of one schedule, in the order of its rows.
 
-    pass_       which pass a step runs: 2 · (chunk · pp + stage), 1 more if backward
+    pass_       which pass a step runs: 2 · (chunk · pp + stage), 1 more if backward; or one of `with_pairs`
     before      the step before it on its stage, the number of steps where there is none
     feeder      the step of the neighbour that it waits for, likewise
     crosses     0 where the feeder is on the same stage, else 1 forward and 2 backward
@@ -61,8 +61,12 @@ class Order:
         return ends[:steps]
 
 
-def order_of(schedule: pl.DataFrame) -> Order:
-    """Return the order of a schedule's rows, `stage phase microbatch chunk`, a stage's as it runs them."""
+def order_of(schedule: pl.DataFrame, warmups: Array | None = None) -> Order:
+    """Return the order of a schedule's rows, `stage phase microbatch chunk`, a stage's as it runs them.
+
+    Where passes run in pairs after `warmups` of each stage, a pair's backward step takes what the forward one
+    leaves of the pair (`with_pairs`).
+    """
     stage, chunk, microbatch = (schedule[name].to_numpy() for name in ("stage", "chunk", "microbatch"))
     backward = (schedule["phase"].cast(pl.String) == "backward").to_numpy()
     pp, chunks = int(stage.max()) + 1, int(chunk.max()) + 1
@@ -79,7 +83,33 @@ def order_of(schedule: pl.DataFrame) -> Order:
     before[places[1:][follows]] = places[:-1][follows]
     alone = (source % pp == stage) | (feeder == rows)
     crosses = np.where(alone, 0, np.where(backward, 2, 1))
-    return Order(2 * virtual + backward, before, feeder, crosses, _levels(stage, feeder))
+    pass_ = 2 * virtual + backward
+    if warmups is not None:
+        of_pair = 2 * pp * chunks + (np.roll(chunk, 1) * chunks + chunk) * pp + stage
+        pass_ = np.where(_closes_a_pair(stage, warmups), of_pair, pass_)
+    return Order(pass_, before, feeder, crosses, _levels(stage, feeder))
+
+
+def _closes_a_pair(stage: Array, warmups: Array) -> Array:
+    """Return whether steps are the backward ones of pairs; rows are those of one stage after the other."""
+    steps = len(stage) // len(warmups)
+    step, warmup = np.arange(len(stage)) % steps, warmups[stage]
+    closes: Array = (step > warmup) & (step < steps - warmup) & ((step - warmup) % 2 == 1)
+    return closes
+
+
+def with_pairs(lengths: Array, hidden: Array, pp: int, chunks: int) -> Array:
+    """Return lengths of passes, and behind them of the backward passes of all pairs of a stage's chunks.
+
+    lengths   passes × pipelines, as for `Order.ends`
+    hidden    virtual stages × pipelines: what a chunk's two passes save as a pair. A pair of two chunks saves
+              what the one of them does that saves less.
+
+    Those of forward chunk f and backward chunk b stand at (f · chunks + b) · pp + stage.
+    """
+    backward, saved = (some.reshape(chunks, pp, -1) for some in (lengths[1::2], hidden))
+    pairs = backward - np.minimum(saved[:, None], saved)
+    return np.concatenate([lengths, pairs.reshape(-1, lengths.shape[1])])
 
 
 def _levels(stage: Array, feeder: Array) -> tuple[Array, ...]:
@@ -106,10 +136,11 @@ def _levels(stage: Array, feeder: Array) -> tuple[Array, ...]:
 
 
 @lru_cache(KNOWN_ORDERS)
-def interleaved(pp: int, chunks: int, microbatches: int) -> Order:
-    """Return the order of 1F1B, interleaved where a stage has several chunks."""
-    shape = {"pp": pp, "virtual_pipeline": chunks, "num_microbatches": microbatches}
-    return order_of(schedules(pl.DataFrame({"workload": ["one"], **{k: [v] for k, v in shape.items()}})))
+def interleaved(pp: int, chunks: int, microbatches: int, in_pairs: bool = False) -> Order:
+    """Return the order of 1F1B, interleaved where a stage has several chunks; of passes alone or in pairs."""
+    values = zip(SHAPE, (pp, chunks, microbatches, in_pairs), strict=True)
+    schedule = schedules(pl.DataFrame({"workload": ["one"], **{name: [value] for name, value in values}}))
+    return order_of(schedule, _warmup(pp, chunks, in_pairs, microbatches) if in_pairs else None)
 
 
 def step_ends(schedule: pl.DataFrame, delays: tuple[Any, Any] = (0, 0)) -> list[Any]:
@@ -134,12 +165,18 @@ STEADY = 1e-12
 
 
 def makespans(
-    lengths: Array, delays: Array, shape: tuple[int, int], pipeline: Array, microbatches: Array
+    lengths: Array,
+    delays: Array,
+    shape: tuple[int, int],
+    pipeline: Array,
+    microbatches: Array,
+    hidden: Array | None = None,
 ) -> Array:
     """Return when the last step ends of each iteration: `microbatches` of them through one `pipeline` each.
 
     lengths, delays   as for `Order.ends`, of all pipelines; `shape` is their pp and chunks a stage
     pipeline          which of them each iteration runs
+    hidden            what passes save that run in pairs (`with_pairs`), None where they do not
 
     Steps come in the order of the period before, a micro-batch earlier (interleaved: pp of them). So a
     short iteration is stepped through, and where all stages' steps in a window lie one and the same time
@@ -148,8 +185,11 @@ def makespans(
     Where they do not yet, a longer iteration is tried, in the end the whole.
     """
     pp, chunks = shape
+    in_pairs = hidden is not None
+    if hidden is not None:
+        lengths = with_pairs(lengths, hidden, pp, chunks)
     period = pp if chunks > 1 else 1
-    least = int(-(-(2 * _warmup(pp, chunks).max() + WINDOW + 2 * period * chunks) // (2 * chunks)))
+    least = int(-(-(2 * _warmup(pp, chunks, in_pairs).max() + WINDOW + 2 * period * chunks) // (2 * chunks)))
     ended, rest = np.full(len(pipeline), np.nan), np.arange(len(pipeline))
     for longer in LONGER:
         for residue in np.unique(microbatches[rest] % period).tolist():
@@ -158,14 +198,16 @@ def makespans(
             if not some.size:
                 continue
             which, own = np.unique(pipeline[some], return_inverse=True)
-            last, each, steady = _settled(lengths[:, which], delays[:, which], (pp, chunks, short), period)
+            whole = pp, chunks, short, in_pairs
+            last, each, steady = _settled(lengths[:, which], delays[:, which], whole, period)
             left_out = (microbatches[some] - short) // period
             ended[some] = np.where(steady[own], last[own] + each[own] * left_out, np.nan)
         rest = np.flatnonzero(np.isnan(ended))
     for count in np.unique(microbatches[rest]).tolist():
         some = rest[microbatches[rest] == count]
         which, own = np.unique(pipeline[some], return_inverse=True)
-        ended[some] = _ended(lengths[:, which], delays[:, which], interleaved(pp, chunks, count))[own]
+        order = interleaved(pp, chunks, count, in_pairs)
+        ended[some] = _ended(lengths[:, which], delays[:, which], order)[own]
     return ended
 
 
@@ -181,12 +223,11 @@ def _batches(lengths: Array, delays: Array, order: Order) -> Iterator[tuple[Arra
 
 
 def _settled(
-    lengths: Array, delays: Array, shape: tuple[int, int, int], period: int
+    lengths: Array, delays: Array, shape: tuple[int, int, int, bool], period: int
 ) -> tuple[Array, Array, Array]:
     """Return the end of each pipeline, the time of its last period, and whether it has settled by then."""
-    pp, chunks, microbatches = shape
     order = interleaved(*shape)
-    later, earlier = _windows(pp, chunks, microbatches, period)
+    later, earlier = _windows(*shape, period)
     found = []
     for some in _batches(lengths, delays, order):
         ends = order.ends(*some)
@@ -197,17 +238,17 @@ def _settled(
 
 
 @lru_cache(KNOWN_ORDERS)
-def _windows(pp: int, chunks: int, microbatches: int, period: int) -> tuple[Array, Array]:
+def _windows(pp: int, chunks: int, microbatches: int, in_pairs: bool, period: int) -> tuple[Array, Array]:
     """Return the last steps of every stage before the first one drains, and those a period earlier."""
     steps = 2 * microbatches * chunks
-    until = steps - int(_warmup(pp, chunks).max())
+    until = steps - int(_warmup(pp, chunks, in_pairs).max())
     later = (np.arange(pp) * steps)[:, None] + np.arange(until - WINDOW, until)
     return later.ravel(), later.ravel() - 2 * period * chunks
 
 
 @lru_cache(KNOWN_ORDERS)
-def _warmup(pp: int, chunks: int) -> Array:
-    """Return each stage's forward steps before its first backward, where micro-batches abound."""
-    stages = pl.DataFrame({"pp": pp, "virtual_pipeline": chunks, "num_microbatches": 1 << 40})
+def _warmup(pp: int, chunks: int, in_pairs: bool, microbatches: int = 1 << 40) -> Array:
+    """Return each stage's `warmup_steps`; unless said otherwise, micro-batches abound."""
+    stages = pl.DataFrame(dict(zip(SHAPE, (pp, chunks, microbatches, in_pairs), strict=True)))
     stages = stages.with_columns(stage=pl.int_ranges(0, "pp", dtype=pl.Int64)).explode("stage")
     return stages.select(warmup_steps()).to_series().to_numpy()

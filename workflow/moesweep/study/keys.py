@@ -318,6 +318,12 @@ COLUMNS: tuple[Derived, ...] = (
         "Whose fused loss: Megatron's own, or Transformer Engine's.", "native"),
     Key("moe_shared_expert_overlap", TRUTH,
         "Shared experts run beside the exchanges of tokens, not before them.", False, without=False),
+    Key("overlap_moe_expert_parallel_comm", TRUTH,
+        "A micro-batch's forward pass runs beside another one's backward pass, layer by layer: exchanges of "
+        "tokens of the one beside kernels of the other.", False, without=False),
+    Key("delay_wgrad_compute", TRUTH,
+        "Weight gradients of experts and attention wait for an exchange of tokens to run beside: with "
+        "overlap_moe_expert_parallel_comm.", False, without=False),
     Key("overlap_p2p_comm", TRUTH,
         "Messages of an interleaved pipeline travel while the next chunk runs; left out: where there is one.",
         pl.col("virtual_pipeline") > 1),

@@ -97,7 +97,6 @@ _UNMODELLED = (
     *("moe_router_num_groups", "moe_router_group_topk"),
     "moe_router_load_balancing_type",
     *("moe_expert_capacity_factor", "moe_pad_expert_input_to_capacity"),
-    *("overlap_moe_expert_parallel_comm", "delay_wgrad_compute"),
     *("grad_reduce_in_fp32",),
     *("use_precision_aware_optimizer", "exp_avg_dtype", "exp_avg_sq_dtype", "main_grads_dtype"),
     *("fp8", "fp8_recipe", "fp8_param_gather", "fp4"),

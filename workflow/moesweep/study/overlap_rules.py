@@ -3,11 +3,14 @@
 import polars as pl
 
 from moesweep.shapes.sizes import repeats
-from moesweep.study.rule import CP_FITS, error, nearest_is
+from moesweep.study.recomputation import modules_besides
+from moesweep.study.rule import CP_FITS, error, nearest_is, warning
 
 _c = pl.col
 _is_twin = (_c("kind") == "dense") & (_c("listed") == 0)
 _alone = CP_FITS & (_c("dp") * _c("cp") == 1) & ((_c("kind") == "dense") | (_c("edp") == 1))
+_PAIRS = "overlap_moe_expert_parallel_comm"
+_pairs = _c(_PAIRS)
 _reduces, _gathers = _c("overlap_grad_reduce"), _c("overlap_param_gather")
 
 # fmt: off
@@ -23,6 +26,32 @@ OVERLAP_RULES = (
     error("framework_of_shared_experts", "framework",
         _c("moe_shared_expert_overlap") & (_c("framework") != "megatron-core"),
         "framework {framework} runs shared experts by themselves", nearest_is("megatron-core")),
+    error("exchanges_beside", _PAIRS, _pairs & (_c("ep") == 1),
+        "ep 1: no tokens are exchanged that could run beside anything, and Megatron refuses it",
+        nearest_is("false")),
+    error("pairs_of_chunks", "virtual_pipeline", _pairs & (_c("pp") > 1) & (_c("virtual_pipeline") == 1),
+        "stages of one chunk run no forward pass beside a backward one: Megatron wants virtual_pipeline "
+        "where pp is above 1", nearest_is(2)),
+    warning("pairs_of_microbatches", _PAIRS, _pairs & (_c("pp") == 1) & (_c("num_microbatches") == 1),
+        "of one micro-batch no forward pass runs beside a backward one: it has no effect",
+        nearest_is("false")),
+    error("pairs_of_full", "recompute", _pairs & (_c("recompute") == "full"),
+        "layers that are recomputed as a whole exchange tokens once more: Megatron refuses recompute full "
+        "with overlap_moe_expert_parallel_comm", pl.lit("nearest: selective, none")),
+    error("pairs_of_modules", "recompute_modules", _pairs & repeats("moe"),
+        "experts that are recomputed exchange tokens once more: Megatron refuses moe in recompute_modules "
+        "with overlap_moe_expert_parallel_comm", nearest_is(modules_besides("moe"))),
+    error("pairs_of_shared_experts", "moe_shared_expert_overlap", _pairs & _c("moe_shared_expert_overlap"),
+        "exchanges run beside another micro-batch's kernels or beside shared experts: Megatron refuses both",
+        nearest_is("false")),
+    error("pairs_of_prediction", "mtp_num_layers", _pairs & (_c("mtp_num_layers") > 1),
+        "Megatron runs one layer of multi-token prediction beside another micro-batch, not "
+        "{mtp_num_layers}", nearest_is(1)),
+    error("framework_of_pairs", "framework", _pairs & (_c("framework") != "megatron-core"),
+        "framework {framework} runs no forward pass beside a backward one", nearest_is("megatron-core")),
+    error("delay_of_pairs", "delay_wgrad_compute", _c("delay_wgrad_compute") & ~_pairs,
+        "weight gradients that wait are those of overlap_moe_expert_parallel_comm: Megatron refuses "
+        "delay_wgrad_compute without it", nearest_is("false")),
     error("messages_of_chunks", "overlap_p2p_comm", _c("overlap_p2p_comm") & (_c("virtual_pipeline") == 1),
         "stages of one chunk have nothing to run while a message travels: it needs virtual_pipeline",
         nearest_is("false")),

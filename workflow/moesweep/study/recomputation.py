@@ -46,7 +46,12 @@ def repeats_within_moe() -> pl.Expr:
 
 def modules_apart() -> pl.Expr:
     """Return as text the modules that are to be repeated, without parts of moe."""
-    return _text({module: repeats(module) for module in MODULES if module not in WITHIN_MOE})
+    return modules_besides(*WITHIN_MOE)
+
+
+def modules_besides(*others: str) -> pl.Expr:
+    """Return as text the modules that are to be repeated, without some; core_attn where none is left."""
+    return _text({module: repeats(module) for module in MODULES if module not in others})
 
 
 def goes_by_layers() -> pl.Expr:

@@ -23,6 +23,9 @@ def exposed_communication(inputs: Inputs) -> pl.DataFrame:
     for kind in HIDDEN_KINDS:
         beside = pl.col(f"{kind}_comm_seconds") - pl.col(f"{kind}_hidden_seconds")
         exposed[f"{kind}_exposed_seconds"] = beside.clip(0)
+    # Exchanges of the flex dispatcher over etp · ep ranks are of another kind, but hide as those over ep.
+    of_other = (pl.col("ep_hidden_seconds") - pl.col("ep_comm_seconds")).clip(0)
+    exposed["other_exposed_seconds"] = pl.col("other_comm_seconds") - of_other
     parts = costed(inputs).with_columns(**exposed, hidden_seconds=hidden.clip(0))
     names = pl.lit(pl.Series(COMM_KINDS).implode())
     largest = names.list.get(pl.concat_list(list(exposed)).list.arg_max())

@@ -135,9 +135,16 @@ def _attention(draft: Draft, told: Told) -> None:
     told.taken.add("use_flash_attn")
 
 
+_OF_EXPERTS = (
+    *("moe_permute_fusion", "moe_router_fusion", "moe_router_dtype"),
+    *("overlap_moe_expert_parallel_comm", "delay_wgrad_compute"),
+)
+"""Options that have no effect without experts."""
+
+
 def _experts(draft: Draft, told: Told) -> None:
     if not draft.copy(told, "num_experts", "num_experts", "num_moe_experts"):
-        for name in ("moe_permute_fusion", "moe_router_fusion", "moe_router_dtype"):
+        for name in _OF_EXPERTS:
             draft.idle += [] if told.take(name) is None else [name]
         return
     if told.values.get("moe_router_dtype") not in (None, *KEYS["moe_router_dtype"].form["enum"]):
