@@ -343,5 +343,41 @@ OTHERS: dict[str, dict[str, Any]] = {
         "use_sliding_window": False,
         "vocab_size": 151936,
     },
+    "mistral_7B": {
+        "architectures": ["MistralForCausalLM"],
+        "hidden_act": "silu",
+        "hidden_size": 4096,
+        "intermediate_size": 14336,
+        "num_attention_heads": 32,
+        "num_hidden_layers": 32,
+        "num_key_value_heads": 8,
+        "sliding_window": 4096,
+        "tie_word_embeddings": False,
+        "vocab_size": 32000,
+    },
+    # Kimi-K2's own class, cut to five layers: its checkpoint names DeepSeek's.
+    "kimi_k2_l5": DEEPSEEK_V3
+    | {
+        "architectures": ["KimiK2ForCausalLM"],
+        "first_k_dense_replace": 1,
+        "model_type": "kimi_k2",
+        "n_group": 1,
+        "n_routed_experts": 384,
+        "num_attention_heads": 64,
+        "num_hidden_layers": 5,
+        "num_key_value_heads": 64,
+        "num_nextn_predict_layers": 0,
+        "topk_group": 1,
+        "vocab_size": 163840,
+    },
+    # Llama 4 without its image encoder: the text's keys stand by themselves.
+    "llama4_scout_text": LLAMA4_TEXT
+    | {
+        "architectures": ["Llama4ForCausalLM"],
+        "interleave_moe_layer_step": 1,
+        "model_type": "llama4_text",
+        "num_local_experts": 16,
+        "use_qk_norm": True,
+    },
 }
 """More architectures than the catalogue has models of."""

@@ -85,7 +85,14 @@ def _padding() -> pl.Expr:
 
 def test_every_architecture_is_tested() -> None:
     known = {config["architectures"][0] for config in ALL.values() if "architectures" in config}
-    assert ARCHITECTURES.keys() - known == {"MistralForCausalLM", "KimiK2ForCausalLM", "Llama4ForCausalLM"}
+    assert ARCHITECTURES.keys() == known
+
+
+def test_published_sizes_of_other_models(imported: pl.DataFrame) -> None:
+    """Mistral 7B has 7.24 billion parameters (its checkpoint 7,241,732,096); Scout's text is Scout's."""
+    found = dict(imported.select("model", "parameters").iter_rows())
+    assert found["mistral_7B"] == 7_241_732_096
+    assert found["llama4_scout_text"] == found["llama4_scout"] == 107_769_861_120
 
 
 def test_a_number_names_the_key_it_came_from(project: Path) -> None:
@@ -123,8 +130,7 @@ def test_windows_and_layers_with_experts(project: Path) -> None:
             {"moe_layer_freq": [0, 0, 1, 0, 1]}),
         "step": (ALL["qwen2_57B_A14B"] | {"decoder_sparse_step": 2, "num_hidden_layers": 4} | dense,
             {"moe_layer_freq": [0, 1, 0, 0], "num_shared_experts": 8, "moe_shared_expert_gate": True}),
-        "mistral": (OTHERS["llama2_7B"] | {"architectures": ["MistralForCausalLM"], "sliding_window": 4096},
-            {"window_size": [4095, 0]}),
+        "mistral": (OTHERS["mistral_7B"], {"window_size": [4095, 0]}),
         "biased": (OTHERS["llama2_7B"] | {"attention_bias": True, "mlp_bias": True},
             {"add_bias_linear": True}),
     }  # fmt: skip
@@ -481,6 +487,38 @@ def test_layers_that_a_script_recomputes(
     found = [draft.row.get(f"recompute_{name}", (None,))[0] for name in ("method", "num_layers")]
     assert found == [method, layers]
     assert not {"recompute_method", "recompute_num_layers"} & draft.unread.keys()
+
+
+@pytest.mark.parametrize(
+    ("said", "chunks"),
+    [
+        # 8 parts on 4 stages are 2 chunks each, whatever else would say it; 4 are one, and 6 none that fits
+        ("--pipeline-model-parallel-layout Et*4|(tttt|)*6t*4L", 2),
+        ("--pipeline-model-parallel-layout Et*4|(tttt|)*6t*4L --num-layers-per-virtual-pipeline-stage 8", 2),
+        ("--pipeline-model-parallel-layout Et*8|(tttttttt|)*2t*8L", None),
+        ("--pipeline-model-parallel-layout Et*4|(ttttt|)*4t*8L", None),
+        ("--pipeline-model-parallel-layout E(", None),
+        ("--num-layers-per-virtual-pipeline-stage 4", 2),
+        ("--num-virtual-stages-per-pipeline-rank 8", 8),
+    ],
+)
+def test_chunks_of_a_script(tmp_path: Path, said: str, chunks: int | None) -> None:
+    """Megatron takes them from a layout's parts."""
+    script = MIXTRAL_SCRIPT.replace("--bf16", f"--bf16 {said}".replace("Et", "'Et").replace("L", "L'"))
+    (tmp_path / "launch.sh").write_text(script, encoding="utf-8")
+    row = read_file(tmp_path / "launch.sh").row
+    assert row.get("virtual_pipeline", (None,))[0] == chunks
+
+
+def test_the_text_of_a_model_that_takes_more(tmp_path: Path) -> None:
+    text = CONFIGS["moonlight_16B_A3B"]
+    both = {"architectures": ["SeesForConditionalGeneration"], "model_type": "sees", "text_config": text}
+    plain = read_file(Path(config_file(tmp_path, text)))
+    found = read_file(Path(config_file(tmp_path, both | {"vision_config": {"hidden_size": 1152}})))
+    assert found.model == plain.model
+    assert found.unread.keys() - plain.unread.keys() == {"vision_config"}
+    with pytest.raises(BadInput, match=r"SeesForConditionalGeneration.* not known"):
+        read_file(Path(config_file(tmp_path, both | {"text_config": {"model_type": "seen"}})))
 
 
 @pytest.mark.parametrize(

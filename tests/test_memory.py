@@ -247,17 +247,18 @@ SCORES = 5 * A * S / H
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [
-        # 12 inputs of 2, and one layer of 34 at work, of which 2 is the input that was kept
-        ({}, 12 * 2 + 34 - 2),
+        # 12 inputs of 2, and one layer of 34 and scores at work, of which 2 is the input that was kept
+        ({}, 12 * 2 + 34 + SCORES - 2),
+        ({"flash_attention": True}, 12 * 2 + 34 - 2),
         ({"n": 5, "flash_attention": True}, 3 * 2 + 5 * 34 - 2),
         # all at once hold what they would without recomputation
         ({"n": 12, "flash_attention": True}, 12 * 34),
-        # two by two, a layer's scores beside the other
-        ({"n": 2}, 6 * 2 + 34 + 34 + SCORES - 2),
+        # two by two
+        ({"n": 2}, 6 * 2 + 2 * (34 + SCORES) - 2),
         # nine layers keep all that they make; when the last of the others runs again, they are done with
         ({"method": "block", "n": 3, "flash_attention": True}, 3 * 2 + 9 * 34),
         ({"method": "block", "n": 3}, 3 * 2 + 9 * (34 + SCORES)),
-        ({"method": "block", "n": 12}, 12 * 2 + 34 - 2),
+        ({"method": "block", "n": 12}, 12 * 2 + 34 + SCORES - 2),
     ],
 )
 def test_layers_recomputed_together_or_in_blocks(changes: dict[str, Any], expected: float) -> None:
@@ -280,9 +281,8 @@ def test_full_recomputation_holds_one_layer_at_work() -> None:
         memory(KORTHIKANTI | {"num_layers": 4, "recompute": r})["activations_bytes"] for r in ("full", "none")
     )
     layer = 34 / T + 5 * A * S / (H * T)
-    # selective and no recomputation keep scores or not; a layer at work has none to keep
-    # 4 inputs, and of one layer what it makes besides
-    assert full - (kept - 4 * layer * S * B * H) == pytest.approx((4 * 2 / T + 32 / T) * S * B * H)
+    # 4 inputs, and of one layer what it makes besides, its scores among that until its backward has run
+    assert full - (kept - 4 * layer * S * B * H) == pytest.approx((4 * 2 / T + layer - 2 / T) * S * B * H)
 
 
 def test_multi_token_prediction_keeps_a_layer_and_a_softmax() -> None:

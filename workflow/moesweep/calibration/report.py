@@ -84,6 +84,10 @@ LIMITS = """\
   better.
 - **MoE on A100s**: two runs, inside one node, without tensor parallelism, every expert padded to one
   capacity.
+- **Memory of experts across nodes**: about 60 GiB a GPU were read off Qwen3-30B on 16 A800s, where 40.6 GiB
+  are predicted with etp 2, as Megatron does untold, and 50.6 with etp 1. A reading also has what the
+  allocator holds and no tensor needs, and uneven routing, and the page does not say which counter it read:
+  it bounds the prediction and does not confirm it. Both fit.
 - **GPUs but A100, H100, B200**: none was measured; docs/new-cluster.md says how their constants are
   scaled.
 - The priors of the fit come from the same literature as some of the runs; leaving a source out does not

@@ -24,40 +24,46 @@ _input = 2 * _local * s.hidden
 _mask = pl.when(s.hidden_dropout).then(1).otherwise(0)
 
 
-def _attention_bytes(again: pl.Expr) -> pl.Expr:
+def _attention_bytes() -> pl.Expr:
     """Return what a layer's attention makes, with both norms' inputs and both residuals' masks.
 
     Outside the linears, per token and hidden element: norm inputs 4, qkv input 2, masks 2. Inside,
     over tp: q, k, v and the output projection's input, 2 each at their widths. Unfused scores: softmax
-    output 2, with dropout its mask 1 and its output 2, unless recomputed, alone or with the layer (`again`).
-    Latents and their norms' outputs, and q and k before norms of their own, take 2 more each. Where cp ranks
-    exchange heads or gather keys, the kernels' own output is another tensor than the projection's input.
+    output 2, with dropout its mask 1 and its output 2. Latents and their norms' outputs, and q and k before
+    norms of their own, take 2 more each. Where cp ranks exchange heads or gather keys, the kernels' own
+    output is another tensor than the projection's input.
     """
     latents = pl.when(s.mla).then(s.q_latent + s.kv_latent).otherwise(0)
     normed = latents * pl.when(s.norms_latents).then(2).otherwise(1)
     outside = (4 + 2 + 2 * _mask) * s.hidden + 2 * normed
     query_key = s.rank_query_width + s.rank_key_width
     heads = query_key * pl.when(s.norms_heads).then(2).otherwise(1) + s.rank_value_width
-    whole = ~again & ~s.repeats("core_attn")
-    apart = (s.exchanges_heads | s.gathers_keys) & whole
-    output = s.value_width / s.tp * pl.when(apart).then(2).otherwise(1)
-    kept = ~s.flash & whole
+    output = s.value_width / s.tp
+    inside = 2 * heads + 2 * output + _of_core_attention()
+    return (_local * outside + s.tokens * inside).alias("attention_bytes")
+
+
+def _of_core_attention() -> pl.Expr:
+    """Return what core attention itself keeps of a token: its scores, and an output that stands apart."""
     of_score = pl.when(s.attention_dropout).then(5).otherwise(2)
-    scores = pl.when(kept).then(of_score * s.heads * s.sequence / s.tp).otherwise(0)
-    return (_local * outside + s.tokens * (2 * heads + 2 * output + scores)).alias("attention_bytes")
+    scores = pl.when(s.flash).then(0.0).otherwise(of_score * s.heads * s.sequence / s.tp)
+    apart = pl.when(s.exchanges_heads | s.gathers_keys).then(2 * s.value_width / s.tp).otherwise(0.0)
+    return scores + apart
 
 
 def _recomputed_attention_bytes() -> pl.Expr:
-    """Return what of it selective recomputation does not keep, core attention's scores apart.
+    """Return what of it selective recomputation makes again.
 
-    mla_up_proj: q, k and v, 2 each at their widths, and the latents' norms' outputs. layernorm: with mla,
-    where attention's norm is a module of its own, its output.
+    core_attn: scores, and the kernels' output where it stands apart. mla_up_proj: q, k and v, 2 each at their
+    widths, and the latents' norms' outputs. layernorm: with mla, where attention's norm is a module of its
+    own, its output.
     """
     latents = pl.when(s.norms_latents).then(s.q_latent + s.kv_latent).otherwise(0)
     heads = s.rank_query_width + s.rank_key_width + s.rank_value_width
     up = pl.when(s.repeats("mla_up_proj")).then(2 * (_local * latents + s.tokens * heads)).otherwise(0)
     norm = pl.when(s.repeats("layernorm") & s.mla).then(2 * _local * s.hidden).otherwise(0)
-    return (up + norm).alias("recomputed_attention_bytes")
+    core = pl.when(s.repeats("core_attn")).then(s.tokens * _of_core_attention()).otherwise(0.0)
+    return (core + up + norm).alias("recomputed_attention_bytes")
 
 
 def _of_activation(gelu: int, swiglu: int, unfused_swiglu: int) -> pl.Expr:
@@ -123,7 +129,7 @@ def _layer_bytes(moe: bool, rows: pl.Expr, again: pl.Expr) -> tuple[pl.Expr, pl.
     and MLP are repeated one after the other.
     """
     dense = (2 * _local * s.hidden + _mlp_bytes(s.ffn)).alias("mlp_bytes")
-    working = _attention_bytes(again) + (_expert_bytes(rows) if moe else dense)
+    working = _attention_bytes() + (_expert_bytes(rows) if moe else dense)
     of_attention = _recomputed_attention_bytes()
     of_mlp = _recomputed_expert_bytes(rows) if moe else _recomputed_mlp_bytes()
     kind = "moe" if moe else "dense"
@@ -174,21 +180,23 @@ def _in_flight() -> pl.Expr:
 _dense, _moe = (layers_of(kind for kind in KINDS if has_experts(kind) == moe) for moe in (False, True))
 
 
-def _apart(moe: bool) -> tuple[pl.Expr, pl.Expr]:
-    """Return a stage's layers with or without experts that full recomputation, if any, repeats; and others.
+def _apart(moe: bool) -> tuple[pl.Expr, pl.Expr, pl.Expr]:
+    """Return a stage's layers with or without experts that are repeated, of them the decoder's, and others.
 
-    Where it goes by blocks, the others are the last ones of each chunk and those of multi-token prediction.
+    Repeated are those that full recomputation, if any, repeats; the decoder's may go together. Where it goes
+    by blocks, the others are the last ones of each chunk and those of multi-token prediction.
     """
     own = [kind for kind in KINDS if has_experts(kind) == moe]
     repeated = layers_of(kind for kind in own if kind in DECODER and not is_kept(kind))
     predicting = layers_of(kind for kind in own if is_predicting(kind))
     spared = layers_of(kind for kind in own if is_kept(kind))
     with_prediction = repeated + pl.when(s.in_blocks).then(0).otherwise(predicting)
-    return with_prediction, spared + pl.when(s.in_blocks).then(predicting).otherwise(0)
+    return with_prediction, repeated, spared + pl.when(s.in_blocks).then(predicting).otherwise(0)
 
 
-_repeated_dense, _spared_dense = _apart(moe=False)
-_repeated_moe, _spared_moe = _apart(moe=True)
+_repeated_dense, _joined_dense, _spared_dense = _apart(moe=False)
+_repeated_moe, _joined_moe, _spared_moe = _apart(moe=True)
+_joined_of_a_chunk = (_joined_dense + _joined_moe + s.chunks - 1) // s.chunks
 
 
 def _activation_bytes(mean_rows: pl.Expr, most_rows: pl.Expr) -> pl.Expr:
@@ -226,24 +234,22 @@ def recomputed_together(layers: pl.Expr) -> pl.Expr:
 
 def _shared_inputs() -> pl.Expr:
     """Return the inputs of a stage's layers that are not kept, where each chunk holds as many layers."""
-    each = (_repeated_dense + _repeated_moe + s.chunks - 1) // s.chunks
-    several = pl.when(s.together > 1).then(s.chunks * recomputed_together(each)).otherwise(0)
+    several = pl.when(s.together > 1).then(s.chunks * recomputed_together(_joined_of_a_chunk)).otherwise(0)
     return (several * _input).alias("shared_inputs_bytes")
 
 
 def _others_at_work(dense: pl.Expr, moe: pl.Expr) -> pl.Expr:
     """Return what the other layers hold that are recomputed with one: all that they make, scores among it.
 
-    min(N, layers of a chunk) - 1 of the largest, but no more than the stage has.
+    min(N, layers of a chunk) - 1 like the largest, but no more than the stage has.
     """
-    count = _repeated_dense + _repeated_moe
-    others = pl.min_horizontal(s.together, (count + s.chunks - 1) // s.chunks) - 1
+    others = pl.min_horizontal(s.together, _joined_of_a_chunk) - 1
     largest = pl.max_horizontal(
-        pl.when(_repeated_dense > 0).then(dense).otherwise(0),
-        pl.when(_repeated_moe > 0).then(moe).otherwise(0),
+        pl.when(_joined_dense > 0).then(dense).otherwise(0),
+        pl.when(_joined_moe > 0).then(moe).otherwise(0),
     )
-    rest = _repeated_dense * dense + _repeated_moe * moe - largest
-    several = s.recomputes_layers & (s.together > 1) & (count > 0)
+    rest = _joined_dense * dense + _joined_moe * moe - largest
+    several = s.recomputes_layers & (s.together > 1) & (_joined_of_a_chunk > 0)
     return pl.when(several).then(pl.min_horizontal(others * largest, rest)).otherwise(0.0)
 
 

@@ -12,7 +12,7 @@ import polars as pl
 from moesweep.cost.memory import kept_bytes, recomputed_together
 from moesweep.export.source import Traced
 from moesweep.network.cards import card_shares
-from moesweep.shapes.layer_kinds import KINDS
+from moesweep.shapes.layer_kinds import DECODER, KINDS
 from moesweep.shapes.placement import AGAIN, layer_layout
 from moesweep.shapes.states import state_bytes
 from moesweep.study.keys import SCHEMA
@@ -85,11 +85,13 @@ class Tracks:
         )
         first = (pl.col("stage") == 0) & (pl.col("chunk") == 0)
         embedding = pl.when(first).then(float(kept["embedding_kept_bytes"])).otherwise(0.0)
-        shared = recomputed_together(pl.col("len")) * pl.lit(float(kept["shared_input_bytes"]))
+        shared = recomputed_together(pl.col("joined")) * pl.lit(float(kept["shared_input_bytes"]))
         chunks = (
             of_layers.join(self._frame.select("recompute", *AGAIN), how="cross")
             .group_by("stage", "chunk", "recompute", *AGAIN)
-            .agg(pl.col("bytes").sum(), pl.col("len").sum())
+            .agg(
+                pl.col("bytes").sum(), joined=pl.col("len").filter(pl.col("layer_kind").is_in(DECODER)).sum()
+            )
             .with_columns(kept=pl.col("bytes") + embedding - shared)
         )
         return {stage: float(size) for stage, size in states.iter_rows()}, chunks.select(

@@ -8,6 +8,7 @@ import ast
 import re
 from typing import Any, NoReturn
 
+from moesweep.shapes.placement import LAYOUT, layout_parts
 from moesweep.study.importers.dispatchers import read_balancing, read_capacity, read_dispatcher
 from moesweep.study.importers.draft import MAX_LAYERS, Draft, Told, whole
 from moesweep.study.importers.graphs import read_graphs
@@ -225,15 +226,33 @@ def _layout(draft: Draft, told: Told) -> None:
             draft.say(key, 1, f"{DEFAULT}: {name}_model_parallel_size")
     draft.copy(told, "etp", "expert_tensor_parallel_size")
     _sequences(draft, told)
+    _chunks(draft, told)
+    parallel = told.take("sequence_parallel", False)
+    draft.say("sequence_parallel", bool(parallel), _source(draft, told, "sequence_parallel"))
+
+
+def _chunks(draft: Draft, told: Told) -> None:
+    """How many chunks a stage has: as said, as a layout's parts make (`arguments.py`), or by their size."""
     names = ("virtual_pipeline_model_parallel_size", "num_virtual_stages_per_pipeline_rank")
     each = whole(draft, told, "num_layers_per_virtual_pipeline_stage")
     stages = draft.row["pp"][0]
-    if not draft.copy(told, "virtual_pipeline", *names) and each > 0 and isinstance(stages, int):
-        per_stage = whole(draft, told, "num_layers") // max(stages, 1)
+    if draft.copy(told, "virtual_pipeline", *names) or not isinstance(stages, int) or stages < 1:
+        return
+    parts = _parts(told.values.get(LAYOUT))
+    if parts > stages and parts % stages == 0:
+        draft.say("virtual_pipeline", parts // stages, draft.at(LAYOUT))
+    elif each > 0:
+        per_stage = whole(draft, told, "num_layers") // stages
         source = draft.at("num_layers_per_virtual_pipeline_stage")
         draft.say("virtual_pipeline", max(per_stage // each, 1), source)
-    parallel = told.take("sequence_parallel", False)
-    draft.say("sequence_parallel", bool(parallel), _source(draft, told, "sequence_parallel"))
+
+
+def _parts(layout: Any) -> int:
+    """How many parts a layout has, 0 if it is none."""
+    try:
+        return len(layout_parts(layout)) if isinstance(layout, str) else 0
+    except ValueError:
+        return 0
 
 
 def _sequences(draft: Draft, told: Told) -> None:

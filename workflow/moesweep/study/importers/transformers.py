@@ -40,24 +40,34 @@ def is_config(data: Any) -> bool:
 
 
 def read_config(data: dict[str, Any], file: str) -> Draft:
-    """Return the model that a checkpoint's configuration describes; raise BadInput if it is not known."""
-    named = data.get("architectures")
-    name = (
-        str(named[0]) if isinstance(named, list) and named else _CLASSES.get(str(data.get("model_type")), "")
-    )
+    """Return the model that a checkpoint's configuration describes; raise BadInput if it is not known.
+
+    Of a model that takes more than text it is that of the text, whose configuration is one of its keys.
+    """
+    text = data.get("text_config")
+    name = of_all = _class(data)
+    if of_all not in ARCHITECTURES and isinstance(text, dict):
+        name = _class(text)
     if name not in ARCHITECTURES:
-        said = shown(name or data.get("model_type"))
+        said = shown(of_all or data.get("model_type"))
         advice = f"known: {', '.join(ARCHITECTURES)}"
         message = f"the architecture {said} is not known"
         raise BadInput([Problem(file, "architectures", "unknown_architecture", said, message, advice)])
     draft = Draft(file, name)
-    text = data.get("text_config")
     told, beside = (Told(text), Told(data)) if isinstance(text, dict) else (Told(data), Told({}))
     beside.take("text_config")
     ARCHITECTURES[name](draft, told)
     draft.leave(told, _IDLE)
     draft.leave(beside, _IDLE)
     return draft
+
+
+def _class(data: dict[str, Any]) -> str:
+    """The class that a configuration names, or that of its model_type; "" if it has neither."""
+    named = data.get("architectures")
+    if isinstance(named, list) and named:
+        return str(named[0])
+    return _CLASSES.get(str(data.get("model_type")), "")
 
 
 def _llama(draft: Draft, told: Told, width: str = "intermediate_size") -> None:
