@@ -35,7 +35,7 @@ SIZES = ("CACHED_ELEMENTS", "KNOWN_ORDERS", "LONGER", "WINDOW", "STEADY", "_SHIF
 TRACE = ("device_bytes", "hand_worked", "programs")
 SKEWED = ("routing", "routing_costs")
 TESTS = {
-    "shapes": ("device_bytes", "hand_worked", "capacity", "memory", "dispatchers", "context_parallelism"),
+    "shapes": (*TRACE, "capacity", "memory", "dispatchers", "context_parallelism"),
     "trace": (*TRACE, "balancing_losses", "capacity", "dispatchers", "context_parallelism"),
     "cost": ("costs", "capacity", "overlap", "dispatchers"),
     "study": SKEWED,
