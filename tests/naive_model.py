@@ -97,7 +97,7 @@ def written_out(text: str) -> str:
         letter = text[place]
         if letter == "(":
             end = text.index(")", place)
-            unit, place = text[place + 1 : end], end + 1
+            unit, place = written_out(text[place + 1 : end]), end + 1
         elif letter == ",":
             place += 1
             continue

@@ -50,7 +50,9 @@ def test_a_layout_in_letters() -> None:
     assert held(**changes) == [[3, 4], [0, 1]]
 
 
-@pytest.mark.parametrize("text", ["Et*3|(tt|)*29,m|L", "E|t*10||tL", "Ett|(t|,t|)*3L", "(E)*1(tm|)*2,L*1"])
+@pytest.mark.parametrize(
+    "text", ["Et*3|(tt|)*29,m|L", "E|t*10||tL", "Ett|(t|,t|)*3L", "(E)*1(tm|)*2,L*1", "Et*3|(t*4|)*2L"]
+)
 def test_what_is_written_out_is_what_reading_from_left_to_right_gives(text: str) -> None:
     from naive_model import written_out
 

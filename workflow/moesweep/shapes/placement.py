@@ -26,7 +26,7 @@ UNSAID = "none"
 MOST_LETTERS = 1 << 18
 """Letters and bars of a layout that is written out."""
 
-_REPEATED = (re.compile(r"\(([^()*]+)\)\*([0-9]{1,6})"), re.compile(r"([EtmL|])\*([0-9]{1,6})"))
+_REPEATED = (re.compile(r"\(([^()]+)\)\*([0-9]{1,6})"), re.compile(r"([EtmL|])\*([0-9]{1,6})"))
 
 ENDS = ("first", "last")
 """What a chunk runs besides layers: embedding and head."""
