@@ -261,7 +261,7 @@ def networks(study: Path) -> Iterator[Case]:
     """Give what networks do to the default sweep, which link carries what, and large worlds."""
     tables = study / "links"
     six = [word for name in SIX for word in ("--topology", name)]
-    yield Case("sweep, outputs: []", ["run", "--set", "outputs=[]"])
+    yield Case("sweep, cold, outputs: []", ["run", "--set", "outputs=[]"])
     yield Case("216 workloads on 16 networks", ["network"])
     yield Case(
         "link tables of 122 MoE workloads",
