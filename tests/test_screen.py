@@ -11,10 +11,13 @@ import yaml
 
 from costing import cluster
 from moesweep.cli import main
+from moesweep.edge.problems import BadInput, Problem
 from moesweep.evaluate.costs import constants_frame, costed
+from moesweep.screen import run
 from moesweep.screen.choice import PARETO, Choice
 from moesweep.screen.points import COLUMNS, POSITION, TOKEN_SECONDS
 from moesweep.store.tablefile import dtypes
+from moesweep.study.space import Part, Space
 from moesweep.study.sweep import load_sweep
 from moesweep.study.validation import findings
 
@@ -210,7 +213,30 @@ def test_mistakes(
     path, out = space(tmp_path, **changes), tmp_path / "new" / "out.parquet"
     assert main(["screen", path, "--out", str(out), *options]) == 2
     assert expected in capsys.readouterr().err
-    assert not out.exists()
+    # Neither the file nor its parts, nor the folder that they would lie in.
+    assert not out.parent.exists()
+
+
+def test_a_refusal_after_some_parts_leaves_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a shard the parts of the others stay, which may go on."""
+    path, costed = space(tmp_path), run.costed_points
+
+    def refusing(space: Space, part: Part, *rest: Any) -> pl.DataFrame:
+        if part.number == 2:
+            raise BadInput([Problem("", "x", "count", "", "beyond what is counted")])
+        return costed(space, part, *rest)
+
+    monkeypatch.setattr(run, "costed_points", refusing)
+    monkeypatch.setattr(run, "AT_ONCE", 50)
+    monkeypatch.setattr(run, "LEAST_AT_ONCE", 50)
+    alone, shared = (tmp_path / name / "o.parquet" for name in ("alone", "shared"))
+    assert main(["screen", path, "--out", str(alone)]) == 2
+    assert not alone.parent.exists()
+    assert main(["screen", path, "--out", str(shared), "--shard", "2/3"]) == 0
+    assert main(["screen", path, "--out", str(shared), "--shard", "3/3"]) == 2
+    kept = sorted(file.name for file in (shared.parent / "o.parquet.parts").glob("part-*"))
+    assert "part-000001.parquet" in kept
+    assert "part-000002.parquet" not in kept
 
 
 def test_an_output_of_another_space_is_not_taken_for_a_part(tmp_path: Path) -> None:

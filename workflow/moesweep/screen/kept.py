@@ -88,8 +88,12 @@ class Kept:
             with whole(self.refused) as partial:
                 lost = [pl.scan_parquet(self._refused(number), glob=False) for number in numbers]
                 pl.concat(lost).sink_parquet(partial)
-        shutil.rmtree(self.folder)
+        self.discard()
         return points
+
+    def discard(self) -> None:
+        """Remove the parts: they are joined, or will never be."""
+        shutil.rmtree(self.folder, ignore_errors=True)
 
     @contextmanager
     def alone(self) -> Iterator[None]:

@@ -97,7 +97,8 @@ def screen(
     """Cost the parts of a space that are a shard's, and join all parts once the last one is there.
 
     `shard` (1, 4) is the first of four. Parts that a run before has made are taken as they are. Raises
-    BadInput where no point is legal, or where a condition cannot be asked of the points.
+    BadInput where no point is legal, or where a condition cannot be asked of the points; what other shards
+    are making is all that stays then.
     """
     mine = [part for part in parts if part.number % shard[1] == shard[0] - 1]
     progress = Progress(len(mine))
@@ -105,13 +106,19 @@ def screen(
         if kept.has(part.number):
             continue
         batch = space.batch(part, with_refused=kept.refused is not None)
-        points = costed_points(space, part, batch, clusters)
+        try:
+            points = costed_points(space, part, batch, clusters)
+        except BadInput:
+            if shard[1] == 1:
+                kept.discard()
+            raise
         kept.keep(part.number, choice.of(points), batch.refused, batch.left_out, points.height)
     with kept.alone():
         missing = [part.number for part in parts if not kept.has(part.number)]
         numbers = [part.number for part in parts if part.number not in set(missing)]
         legal, left_out = kept.counts(numbers)
         if not legal and not missing:
+            kept.discard()
             raise BadInput([nothing_left(space, left_out)])
         joined = None if missing else kept.join(numbers, choice)
     return Screened(space.size, legal, left_out, len(missing), joined)
