@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -207,12 +206,10 @@ def test_a_sweep_file_that_is_not_one(
     assert message in problem.message
 
 
-def test_a_billion_laughs_are_refused_quickly(project: Path) -> None:
+def test_a_billion_laughs_are_refused_at_the_first(project: Path) -> None:
     lines = ["a0: &a0 [lol]"] + [f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 10)}]" for i in range(1, 40)]
-    start = time.process_time()
     (problem,) = sweep_problems(project, "\n".join(lines))
-    assert problem.rule == "alias"
-    assert time.process_time() - start < 1
+    assert (problem.rule, problem.path) == ("alias", "line 1, column 5")
 
 
 def test_a_missing_file_and_a_directory(project: Path) -> None:

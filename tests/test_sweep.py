@@ -3,7 +3,6 @@
 import json
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -321,14 +320,12 @@ def test_a_huge_grid_is_refused_before_it_is_built(root: Path, tmp_path: Path) -
 def test_enumeration_needs_no_units_library(root: Path) -> None:
     """It runs at every start of Snakemake; pint alone would take longer than all of it."""
     code = f"""
-import sys, time
+import sys
 from pathlib import Path
 import polars
 from moesweep.study.sweep import enumerate_sweep
-start = time.process_time()
 enumerate_sweep(Path({str(root)!r}), {STUDY!r})
 assert "pint" not in sys.modules
-assert time.process_time() - start < 2, time.process_time() - start
 """
     subprocess.run([sys.executable, "-c", code], check=True)
 
@@ -401,11 +398,9 @@ def test_a_file_of_100000_rows(root: Path, tmp_path: Path) -> None:
         for tp in (1, 2)
         for n in range(1, 50_001)
     )
-    start = time.process_time()
     frame = enumerate_sweep(root, write(tmp_path, f"rows:\n{rows}\n"))
     assert (frame.height, frame["workload"].n_unique()) == (100_000, 100_000)
     assert frame["global_batch_size"].to_list() == [8 * n for n in range(1, 50_001)] * 2
-    assert time.process_time() - start < 40  # 13 on a quiet machine
 
 
 def test_rows_of_many_mistakes_are_each_named(root: Path, tmp_path: Path) -> None:

@@ -81,7 +81,7 @@ def test_traps_are_refused_in_words(project: Path, case: Input) -> None:
     outcome = attempt(project, case)
     assert outcome.faults == ()
     assert outcome.code in (1, 2), outcome
-    assert time.process_time() - start < 5
+    assert time.process_time() - start < 10  # the limit of docs/reliability.md: beyond it is a hang
 
 
 @pytest.mark.slow
