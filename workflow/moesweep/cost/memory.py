@@ -9,7 +9,7 @@ import polars as pl
 from moesweep.cost.fold import KEY
 from moesweep.cost.workspace import LOGIT_BYTES, workspace_bytes
 from moesweep.shapes import sizes as s
-from moesweep.shapes.expressions import exact
+from moesweep.shapes.expressions import Part, exact, in_place
 from moesweep.shapes.layer_kinds import DECODER, KINDS, PREDICTING, has_experts, is_kept, is_predicting
 from moesweep.shapes.schedule import more_warmup
 from moesweep.shapes.states import state_bytes
@@ -199,17 +199,20 @@ _repeated_moe, _joined_moe, _spared_moe = _apart(moe=True)
 _joined_of_a_chunk = (_joined_dense + _joined_moe + s.chunks - 1) // s.chunks
 
 
-def _activation_bytes(mean_rows: pl.Expr, most_rows: pl.Expr) -> pl.Expr:
+def _activation_bytes(mean_rows: pl.Expr, most_rows: pl.Expr, part: Part) -> pl.Expr:
     """Return a stage's activations at the peak: layers in flight, embedding mask, head, recomputed layer.
 
     `mean_rows` and `most_rows` are the expert rows of a rank, over its MoE layers.
     """
     again, never = s.recomputes_layers, pl.lit(False)
-    dense_kept, dense_working = _layer_bytes(False, mean_rows, again)
-    moe_kept, moe_working = _layer_bytes(True, mean_rows, again)[0], _layer_bytes(True, most_rows, again)[1]
-    whole_dense, whole_moe = (_layer_bytes(moe, mean_rows, never)[0] for moe in (False, True))
+    dense_kept = part("dense kept", _layer_bytes(False, mean_rows, again)[0])
+    dense_working = part("dense working", _layer_bytes(False, mean_rows, again)[1])
+    moe_kept = part("moe kept", _layer_bytes(True, mean_rows, again)[0])
+    moe_working = part("moe working", _layer_bytes(True, most_rows, again)[1])
+    whole_dense = part("whole dense", _layer_bytes(False, mean_rows, never)[0])
+    whole_moe = part("whole moe", _layer_bytes(True, mean_rows, never)[0])
     spared = (_spared_dense * whole_dense + _spared_moe * whole_moe).alias("spared_layers_bytes")
-    layers = _repeated_dense * dense_kept + _repeated_moe * moe_kept + spared - _shared_inputs()
+    layers = _repeated_dense * dense_kept + _repeated_moe * moe_kept + spared - _shared_inputs(part)
     working = pl.max_horizontal(
         pl.when(_repeated_dense > 0).then(dense_working).otherwise(0),
         pl.when(_repeated_moe > 0).then(moe_working).otherwise(0),
@@ -218,12 +221,12 @@ def _activation_bytes(mean_rows: pl.Expr, most_rows: pl.Expr) -> pl.Expr:
     # Layers that are not recomputed are done with when those before them in their chunk are.
     blocks = s.recomputes_layers & s.in_blocks
     working = pl.max_horizontal(at_once - pl.when(blocks).then(spared / s.chunks).otherwise(0.0), 0.0)
-    mask = pl.when(pl.col("stage") == 0).then(_embedding_bytes()).otherwise(0)
+    mask = pl.when(pl.col("stage") == 0).then(part("embedding", _embedding_bytes())).otherwise(0)
     return (
         _in_flight() * (layers + mask)
         + pl.when(pl.col("recompute") == "none").then(0).otherwise(working)
-        + pl.when(pl.col("stage") == s.pp - 1).then(_head_bytes()).otherwise(0)
-        + layers_of(PREDICTING) * _prediction_bytes()
+        + pl.when(pl.col("stage") == s.pp - 1).then(part("head", _head_bytes())).otherwise(0)
+        + layers_of(PREDICTING) * part("prediction", _prediction_bytes())
     )
 
 
@@ -232,10 +235,10 @@ def recomputed_together(layers: pl.Expr) -> pl.Expr:
     return pl.when(s.recomputes_layers).then(layers - (layers + s.together - 1) // s.together).otherwise(0)
 
 
-def _shared_inputs() -> pl.Expr:
+def _shared_inputs(part: Part) -> pl.Expr:
     """Return the inputs of a stage's layers that are not kept, where each chunk holds as many layers."""
     several = pl.when(s.together > 1).then(s.chunks * recomputed_together(_joined_of_a_chunk)).otherwise(0)
-    return (several * _input).alias("shared_inputs_bytes")
+    return (several * part("input", _input)).alias("shared_inputs_bytes")
 
 
 def _others_at_work(dense: pl.Expr, moe: pl.Expr) -> pl.Expr:
@@ -284,23 +287,27 @@ def contents_of_a_stage() -> dict[str, pl.Expr]:
     }
 
 
-def bytes_of_a_stage() -> dict[str, pl.Expr]:
-    """Return the parts of a rank's memory, over the contents of its stage and its workload."""
+def bytes_of_a_stage(part: Part = in_place) -> dict[str, pl.Expr]:
+    """Return the parts of a rank's memory, over the contents of its stage and its workload.
+
+    `part` is asked of what depends on the workload alone.
+    """
     states = state_bytes(pl.col("parameters"), pl.col("owned"))
-    return {name: part.cast(pl.Float64) for name, part in states.items()} | _of_passes(_even_rows, _even_rows)
+    own = {name: of_states.cast(pl.Float64) for name, of_states in states.items()}
+    return own | _of_passes(_even_rows, _even_rows, part)
 
 
-def _of_passes(mean_rows: pl.Expr, most_rows: pl.Expr) -> dict[str, pl.Expr]:
+def _of_passes(mean_rows: pl.Expr, most_rows: pl.Expr, part: Part) -> dict[str, pl.Expr]:
     parts = {
-        "activations_bytes": _activation_bytes(mean_rows, most_rows),
-        "workspace_bytes": workspace_bytes(_dense > 0, _moe > 0, most_rows),
+        "activations_bytes": _activation_bytes(mean_rows, most_rows, part),
+        "workspace_bytes": workspace_bytes(_dense > 0, _moe > 0, most_rows, part),
     }
-    return {name: part.cast(pl.Float64) for name, part in parts.items()}
+    return {name: of_passes.cast(pl.Float64) for name, of_passes in parts.items()}
 
 
-def passes_of_the_fullest() -> dict[str, pl.Expr]:
+def passes_of_the_fullest(part: Part = in_place) -> dict[str, pl.Expr]:
     """Return what passes take where routing is given, over the contents of a stage and its fullest rank."""
-    return _of_passes(pl.col("mean_rows"), pl.col("most_rows"))
+    return _of_passes(pl.col("mean_rows"), pl.col("most_rows"), part)
 
 
 def peak_bytes() -> dict[str, pl.Expr]:

@@ -10,25 +10,30 @@ from operator import or_
 import polars as pl
 
 from moesweep.shapes import sizes as s
+from moesweep.shapes.expressions import Part
 from moesweep.shapes.weights import gradient_shapes
 
 LOGIT_BYTES = 6
 """Of a logit when the loss is computed: 16 bits beside fp32."""
 
 
-def gradient_buffers() -> pl.Expr:
+def gradient_buffers(part: Part) -> pl.Expr:
     """Return the bytes of the buffers for weight gradients, over a stage's layers and its workload.
 
     2 bytes for each element of every distinct shape of a linear layer's weight; of older frameworks, which
     free each gradient, those of the largest.
     """
-    shapes = [(there, n.cast(pl.Float64), k) for there, n, k in gradient_shapes()]
-    kept = []
+    shapes = [(there, n.cast(pl.Float64), k) for there, n, k in gradient_shapes(part)]
+    kept, sizes = [], []
     for place, (there, n, k) in enumerate(shapes):
-        before = [also & (rows == n) & (columns == k) for also, rows, columns in shapes[:place]]
+        before = [
+            also & part(f"shapes {other} and {place}", (rows == n) & (columns == k))
+            for other, (also, rows, columns) in enumerate(shapes[:place])
+        ]
         new = there & ~reduce(or_, before) if before else there
-        kept.append(pl.when(new).then(n * k).otherwise(0.0))
-    sizes = [pl.when(there).then(n * k).otherwise(0.0) for there, n, k in shapes]
+        size = part(f"shape {place}", n * k)
+        kept.append(pl.when(new).then(size).otherwise(0.0))
+        sizes.append(pl.when(there).then(size).otherwise(0.0))
     modern = pl.col("framework") == "megatron-core"
     elements = pl.when(modern).then(pl.sum_horizontal(kept)).otherwise(pl.max_horizontal(sizes))
     return (s.ELEMENT_BYTES * elements).alias("gradient_buffer_bytes")
@@ -91,7 +96,7 @@ def dispatcher_buffer_bytes() -> pl.Expr:
     return pl.when(s.flex).then(held).otherwise(0).cast(pl.Float64).alias("dispatcher_buffer_bytes")
 
 
-def workspace_bytes(dense: pl.Expr, moe: pl.Expr, rows: pl.Expr) -> pl.Expr:
+def workspace_bytes(dense: pl.Expr, moe: pl.Expr, rows: pl.Expr, part: Part) -> pl.Expr:
     """Return the bytes at the fullest moment beyond those that the forward keeps.
 
     `dense` and `moe` say whether the stage has such layers, `rows` are the expert rows of a rank. On the last
@@ -100,15 +105,19 @@ def workspace_bytes(dense: pl.Expr, moe: pl.Expr, rows: pl.Expr) -> pl.Expr:
     that of the last layer, when the logits are gone. Elsewhere it is the latter: its MLP's, or where cp ranks
     share sequences its attention's.
     """
+    of_dense = part("dense gradients", _of_an_mlp(s.tokens, s.ffn / s.tp))
+    of_experts = part("expert gradients", _of_an_mlp(rows, s.expert_ffn / s.etp))
     in_layers = pl.max_horizontal(
-        pl.when(dense).then(_of_an_mlp(s.tokens, s.ffn / s.tp)).otherwise(0.0),
-        pl.when(moe).then(_of_an_mlp(rows, s.expert_ffn / s.etp)).otherwise(0.0),
-        pl.when(moe).then(_of_wide_results(rows)).otherwise(0.0),
-        _of_shared_sequences(),
+        pl.when(dense).then(of_dense).otherwise(0.0),
+        pl.when(moe).then(of_experts).otherwise(0.0),
+        pl.when(moe).then(part("wide results", _of_wide_results(rows))).otherwise(0.0),
+        part("shared sequences", _of_shared_sequences()),
     ).alias("layer_gradient_bytes")
-    logits = (LOGIT_BYTES * s.tokens * s.vocabulary).cast(pl.Float64)
+    logits = part("logits", (LOGIT_BYTES * s.tokens * s.vocabulary).cast(pl.Float64))
     whole = s.activation_bytes * pl.when(s.sequence_parallel).then(2).otherwise(1)
     of_head = s.ELEMENT_BYTES * s.vocabulary * (s.tokens + s.hidden) + whole
-    last = pl.max_horizontal(of_head.alias("head_gradient_bytes"), in_layers) - logits
+    of_head = part("head gradients", of_head.alias("head_gradient_bytes"))
+    last = pl.max_horizontal(of_head, in_layers) - logits
     beyond = pl.when(pl.col("stage") == s.pp - 1).then(pl.max_horizontal(last, 0.0)).otherwise(in_layers)
-    return gradient_buffers() + beyond + pl.when(moe).then(dispatcher_buffer_bytes()).otherwise(0.0)
+    buffers = part("dispatcher buffers", dispatcher_buffer_bytes())
+    return gradient_buffers(part) + beyond + pl.when(moe).then(buffers).otherwise(0.0)

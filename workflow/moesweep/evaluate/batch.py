@@ -14,6 +14,7 @@ from moesweep.evaluate.distinct import Array, Coded, Codes, distinct, joined
 from moesweep.evaluate.layouts import CLASS_LAYERS, layouts
 from moesweep.evaluate.passes import SUMS, Wide, of_a_layer, roots, sums, wide
 from moesweep.shapes.communication import GROUP_KINDS
+from moesweep.shapes.expressions import Part
 from moesweep.shapes.placement import ARRIVALS, READS
 from moesweep.shapes.sizes import BALANCED, Rows, etp
 from moesweep.trace.programs import Section, sections
@@ -131,9 +132,9 @@ class Batch:
         }
         return other
 
-    def bytes_of_a_stage(self) -> dict[str, pl.Expr]:
+    def bytes_of_a_stage(self, part: Part) -> dict[str, pl.Expr]:
         """Return the parts of a rank's memory."""
-        return bytes_of_a_stage()
+        return bytes_of_a_stage(part)
 
     def distinct_rows(self, reads: Iterable[str], *also: Codes) -> tuple[pl.DataFrame, Codes, Array]:
         """Return the distinct rows of what is read, the row of each workload, and the first workload of each.

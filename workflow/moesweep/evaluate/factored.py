@@ -24,10 +24,11 @@ from moesweep.cost.uncertainty import band, regime
 from moesweep.cost.validity import validity
 from moesweep.evaluate.batch import Batch
 from moesweep.evaluate.distinct import Array
+from moesweep.evaluate.fullest import fullest
 from moesweep.evaluate.hidden_tails import waited_for
 from moesweep.evaluate.passes import roots
 from moesweep.evaluate.pipelines import pipelines
-from moesweep.evaluate.tails import Tails, fullest, tails
+from moesweep.evaluate.tails import Tails, tails
 from moesweep.shapes.schedule import SHAPE
 
 

@@ -14,6 +14,7 @@ from moesweep.evaluate.batch import Batch, Declared, Pass, Scope, declared, merg
 from moesweep.evaluate.distinct import Array, Codes, distinct
 from moesweep.evaluate.layouts import layouts
 from moesweep.evaluate.passes import of_a_layer, sums
+from moesweep.shapes.expressions import Part
 from moesweep.shapes.layer_kinds import KIND_READS, KINDS, has_experts
 from moesweep.shapes.placement import READS, layer_layout
 from moesweep.trace.skewed_copies import Routed, loads
@@ -94,9 +95,9 @@ class SkewedBatch(Batch):
         """Return the columns and constants that a pass depends on, besides its load."""
         return super().reads(scope) if _number(scope) is None else _loaded(scope).reads - set(LOAD)
 
-    def bytes_of_a_stage(self) -> dict[str, pl.Expr]:
+    def bytes_of_a_stage(self, part: Part) -> dict[str, pl.Expr]:
         """Return the parts of the memory of a stage's fullest rank."""
-        return super().bytes_of_a_stage() | passes_of_the_fullest()
+        return super().bytes_of_a_stage(part) | passes_of_the_fullest(part)
 
     def evaluated(self, scope: Scope) -> dict[Scope, Pass]:
         """Return a pass evaluated on the distinct rows of what it reads; those of all loads together."""

@@ -1,10 +1,18 @@
 """Polars expressions that several stages need."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import reduce
 from operator import add
 
 import polars as pl
+
+Part = Callable[[str, pl.Expr], pl.Expr]
+"""What a part of an expression becomes, with a name of its own: itself, or a column that holds it."""
+
+
+def in_place(name: str, part: pl.Expr) -> pl.Expr:
+    """Return a part of an expression as it is."""
+    return part
 
 
 def by_word(column: pl.Expr, choices: Mapping[str, pl.Expr], default: pl.Expr) -> pl.Expr:

@@ -12,6 +12,7 @@ from operator import add
 import polars as pl
 
 from moesweep.shapes import sizes as s
+from moesweep.shapes.expressions import Part
 from moesweep.shapes.layer_kinds import (
     KINDS,
     PREDICTING,
@@ -245,17 +246,19 @@ def shares_embedding() -> pl.Expr:
     return (s.pp > 1) & (tied | (predicting & (_first | _predicts)))
 
 
-def gradient_shapes() -> list[tuple[pl.Expr, pl.Expr, pl.Expr]]:
-    """Return (is it there, n, k) of each linear layer's weight that a stage may have, as a rank holds it."""
+def gradient_shapes(part: Part) -> list[tuple[pl.Expr, pl.Expr, pl.Expr]]:
+    """Return (is it there, n, k) of each linear layer's weight that a stage may have, as a rank holds it.
+
+    `part` is asked of what depends on the workload alone.
+    """
     places = (
         (layers_of(KINDS) > 0, ATTENTION),
         (layers_of(KINDS) - _routed > 0, DENSE),
         (_routed > 0, (*ROUTED, *EXPERT)),
         (_predicts, PREDICTION),
     )
+    linear = [(there, weight) for there, weights in places for weight in weights if weight.linear]
     return [
-        (there & weight.when, *weight.shape)
-        for there, weights in places
-        for weight in weights
-        if weight.linear
+        (there & part(f"has shape {place}", weight.when), *weight.shape)
+        for place, (there, weight) in enumerate(linear)
     ]
