@@ -71,11 +71,13 @@ class _Builder:
         self.documents = 0
 
     def build(self, events: Any) -> Any:
+        """Return the data of all events; raise BadInput at the first that is refused."""
         for event in events:
             self.handle(event)
         return self.document
 
     def handle(self, event: Any) -> None:
+        """Take one event into what is being built."""
         kind = type(event).__name__
         if kind == "DocumentStartEvent":
             self.documents += 1
@@ -99,12 +101,14 @@ class _Builder:
             self.refuse(event, "alias", "aliases (*name) are not accepted", "write the value out")
 
     def check_plain(self, event: Any) -> None:
+        """Refuse a value with an anchor or a tag."""
         if event.anchor is not None:
             self.refuse(event, "alias", f"anchors (&{event.anchor}) are not accepted", "write the value out")
         if event.tag is not None:
             self.refuse(event, "tag", f"tags ({event.tag}) are not accepted", "remove the tag")
 
     def add(self, value: Any, event: Any) -> None:
+        """Put a finished value where it belongs: into the open list or mapping, as key or value."""
         if not self.stack:
             self.document = value
         elif isinstance(self.stack[-1], list):
@@ -116,6 +120,7 @@ class _Builder:
             self.keys[-1] = None
 
     def key(self, value: Any, event: Any) -> str:
+        """Return a key of the open mapping; refuse what is no text or is there already."""
         if not isinstance(value, str):
             self.refuse(event, "key", f"a key must be text, not {shown(value)}", "put it in quotes")
         if value in self.stack[-1]:
@@ -123,6 +128,7 @@ class _Builder:
         return str(value)
 
     def scalar(self, event: Any) -> object:
+        """Return what a plain value means, text in quotes as it stands."""
         text: str = event.value
         if not event.implicit[0]:
             return text
@@ -136,6 +142,7 @@ class _Builder:
         return int(text) if integer else float(text)
 
     def refuse(self, event: Any, rule: str, message: str, suggestion: str = "") -> None:
+        """Raise BadInput with the line and column of an event."""
         mark = event.start_mark
         where = f"line {mark.line + 1}, column {mark.column + 1}"
         raise BadInput([Problem(self.name, where, rule, "", message, suggestion)])

@@ -70,10 +70,12 @@ class _Reader:
         self.conditions: dict[str, None] = {}
 
     def read(self, tree: Any, expression: pl.Expr, rows: pl.DataFrame) -> Reading:
+        """Return the formula of an expression, and the conditions that held on the way."""
         formula = self.walk(tree, expression, rows, outermost=True)
         return Reading(formula, tuple(self.conditions))
 
     def walk(self, tree: Any, expression: pl.Expr, rows: pl.DataFrame, outermost: bool = False) -> Formula:
+        """Return the formula of a node; raise UnreadableExpression for a kind that is not known."""
         (kind, body), *_ = tree.items() if isinstance(tree, dict) else [(tree, None)]
         step: Callable[..., Formula] | None = getattr(self, f"_{kind.lower()}", None)
         if step is None:

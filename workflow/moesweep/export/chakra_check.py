@@ -56,6 +56,7 @@ class _Set:
     exchanged: dict[str, list[array[int]]] = field(default_factory=lambda: defaultdict(list))
 
     def problem(self, file: str, path: str, rule: str, value: object, message: str) -> None:
+        """Note a problem of a file."""
         self.checked.problems.append(Problem(file, path, rule, shown(value), message))
 
 

@@ -36,10 +36,12 @@ class _Site:
 
     @property
     def shape(self) -> Mapping[str, Any]:
+        """What the network's file says of its shape."""
         return self.network.shape
 
     @property
     def gpus(self) -> int:
+        """GPUs of all islands."""
         return self.islands * self.island
 
     @property
@@ -48,6 +50,7 @@ class _Site:
         return self.network.link_bytes_per_second or self.rates.nic
 
     def problem(self, key: str, rule: str, message: str, advice: str = "") -> Problem:
+        """Return a problem of a key of the shape."""
         value = self.shape.get(key, "")
         return Problem(self.network.file, f"shape.{key}", rule, str(value), message, advice)
 

@@ -59,6 +59,7 @@ class _Axis:
         self.low, self.high, self.start, self.end = low - room, high + room, start, end
 
     def place(self, value: float) -> float:
+        """Return where a value stands, to a tenth of a unit."""
         share = (log10(value) - self.low) / (self.high - self.low)
         return round(self.start + share * (self.end - self.start), 1)
 

@@ -66,6 +66,7 @@ class _Reader:
         self._raw, self._at = raw, 0
 
     def struct(self) -> Struct:
+        """Return the fields of a struct by number, each with its kind, up to its end."""
         found: Struct = {}
         last = 0
         while head := self._byte():

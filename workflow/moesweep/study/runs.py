@@ -51,6 +51,7 @@ class _List:
     problems: dict[int, list[Problem]] = field(default_factory=dict)
 
     def add(self, row: int, column: str, rule: str, value: str, message: str, advice: str = "") -> None:
+        """Note a problem of a cell, with its line and column."""
         place = f"line {self.lines[row]}, column {column}"
         found = self.problems.setdefault(row, [])
         found.append(Problem(self.file, place, rule, value, message, advice))
