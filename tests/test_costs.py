@@ -244,6 +244,8 @@ def test_host_launches_a_layer_with_experts_for_longer() -> None:
     assert pass_seconds(add_bias_linear=False) == pytest.approx([4.0, 2.0])
     assert pass_seconds(ep=2) == pytest.approx([5.0, 2.5])
     assert pass_seconds(framework="megatron-lm") == pytest.approx([5.5, 1.375])
+    # what is recomputed is launched again, before gradients are
+    assert pass_seconds(recompute="full") == pytest.approx([4.5, 2.25 + 4.5])
 
 
 def test_graphs_take_launches_from_the_host() -> None:

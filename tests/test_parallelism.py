@@ -237,6 +237,12 @@ def test_a_column_of_node_sizes_says_the_same_as_a_number(stride: int, node: int
     assert frame.select(*by_column).row(0) == frame.select(*by_number).row(0)
 
 
+@pytest.mark.parametrize(("size", "stride"), [(6, 1), (3, 2), (2, 3)])
+def test_a_world_smaller_than_a_node_is_on_one(size: int, stride: int) -> None:
+    members_per_node, nodes = standing(*(pl.lit(each, pl.Int64) for each in (size, stride, 6)), 8)
+    assert pl.select(members_per_node=members_per_node, nodes=nodes).row(0) == (size, 1)
+
+
 @given(degrees(powers_of_two=True), st.sampled_from([1, 2, 4, 8, 16]), st.sampled_from(GROUP_KINDS))
 def test_aligned_groups_of_a_kind_all_stand_alike(world: dict[str, Any], node: int, kind: str) -> None:
     size, members_per_node, nodes, _ = predicted(world, kind, node)

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from moesweep.shapes.placement import layer_layout, layout_parts
+from moesweep.shapes.placement import chunk_contents, layer_layout, layout_parts
 from naive_model import part_sizes
 from small import small
 
@@ -40,6 +40,12 @@ def test_counts_are_cut_into_chunks() -> None:
 
 def test_the_loss_counts_in_the_last_chunk_alone() -> None:
     assert held(num_layers=7, virtual_pipeline=2, **{LOSS: True}) == [[2, 2], [2, 1]]
+
+
+def test_a_chunk_without_layers_runs_none() -> None:
+    workloads = small(num_layers=3, **{LAYOUT: "E|ttt|L"}, pp=3, world_size=12, global_batch_size=12)
+    chunks = chunk_contents(workloads, layer_layout(workloads))
+    assert chunks.select("moe", "first", "last").rows() == [(0, 1, 0), (3, 0, 0), (0, 0, 1)]
 
 
 def test_a_layout_in_letters() -> None:
