@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from moesweep.shapes.placement import chunk_contents, layer_layout, layout_parts
+from moesweep.shapes.placement import alike, chunk_contents, layer_layout, layout_parts
 from naive_model import part_sizes
 from small import small
 
@@ -46,6 +46,15 @@ def test_a_chunk_without_layers_runs_none() -> None:
     workloads = small(num_layers=3, **{LAYOUT: "E|ttt|L"}, pp=3, world_size=12, global_batch_size=12)
     chunks = chunk_contents(workloads, layer_layout(workloads))
     assert chunks.select("moe", "first", "last").rows() == [(0, 1, 0), (3, 0, 0), (0, 0, 1)]
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [({}, True), ({"virtual_pipeline": 2}, False), ({FIRST: 1}, False), ({"first_k_dense": 1}, False)],
+)
+def test_stages_are_alike_with_equal_layers_in_one_chunk(changes: dict[str, Any], expected: bool) -> None:
+    workloads = small(num_layers=4, **changes)
+    assert alike(chunk_contents(workloads, layer_layout(workloads)))["alike"].item() == expected
 
 
 def test_a_layout_in_letters() -> None:
