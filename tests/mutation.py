@@ -33,7 +33,7 @@ SIZES = ("CACHED_ELEMENTS", "KNOWN_ORDERS", "LONGER", "WINDOW", "STEADY", "_SHIF
 """Sizes of caches, tolerances, terms of a series: with others near them the same comes out."""
 
 TRACE = ("device_bytes", "hand_worked", "programs")
-SKEWED = ("routing", "routing_costs")
+SKEWED = ("routing_input", "routing", "routing_costs")
 TESTS = {
     "shapes": (*TRACE, "capacity", "memory", "dispatchers", "context_parallelism"),
     "trace": (*TRACE, "balancing_losses", "capacity", "dispatchers", "context_parallelism"),

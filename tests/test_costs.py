@@ -209,6 +209,25 @@ def test_busiest_rank_of_uncontrolled_routing() -> None:
     assert seconds(uneven, "qkv") == seconds(even, "qkv")
 
 
+def test_uneven_parts_are_gathered_by_one_broadcast_each() -> None:
+    # over etp 4: on the wire n parts for n - 1, of a rank with 1 + 0.5 x 0.564 of the rows (of two ep ranks)
+    changes = MOE | {"etp": 4, "ep": 2, "num_experts": 2, "world_size": 8}
+    gathers = [
+        seconds(costs(changes | {"routing": routing}, expert_load_variation=0.5), "expert_gather")
+        for routing in ("balanced", "uncontrolled")
+    ]
+    assert gathers[1] / gathers[0] == pytest.approx(4 / 3 * (1 + 0.5 * 0.564))
+
+
+@pytest.mark.parametrize(("world_size", "bandwidth"), [(8, 100e9), (16, 10e9)])
+def test_a_message_to_the_next_stage(world_size: int, bandwidth: float) -> None:
+    # 1024 tokens of 1024 in bf16, a quarter on each of 4 tp ranks; over the card beyond 8 GPUs
+    changes = WIDE | {"pp": 2, "num_layers": 2, "world_size": world_size, "global_batch_size": 8}
+    found = costs(changes, p2p_latency_seconds=1e-3, p2p_efficiency=0.5)
+    expected = 1e-3 + 2 * 1024 * 1024 / 4 / (0.5 * bandwidth)
+    assert seconds(found, "send_forward") == pytest.approx(expected)
+
+
 @pytest.mark.parametrize(("routing", "variation"), [("aux_loss", 0.01 * 4 / 2), ("bias", 0.3)])
 def test_busiest_rank_by_what_evens_the_load(routing: str, variation: float) -> None:
     """Four ranks of one expert each; a loss leaves 0.01 for each of the E/k experts per expert of a token."""

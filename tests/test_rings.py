@@ -49,6 +49,15 @@ def test_three_nodes_of_four_keep_their_rails_by_hand() -> None:
     assert set(back.values()) == {25}
 
 
+def test_groups_of_one_frame_are_rings_of_their_own() -> None:
+    two = [list(range(6)), list(range(6, 12))]
+    members = pl.DataFrame({"rank": two[0] + two[1], "group_id": [0] * 6 + [1] * 6}).select(
+        "rank", "group_id", group_kind=pl.lit("tp"), node=pl.col("rank") // 4
+    )
+    alone = [ring_shares(members.filter(group_id=number)) for number in (0, 1)]
+    assert ring_shares(members).sort("rank", "peer").equals(pl.concat(alone).sort("rank", "peer"))
+
+
 def test_one_member_a_node_is_one_ring() -> None:
     assert sent([0, 8, 16], 8, 7) == {(0, 8): 7, (8, 16): 7, (16, 0): 7}
 
