@@ -24,7 +24,7 @@ READERS: dict[str, tuple[str, ...]] = {
     "traces/schedules/*": ("figures", "report"),
     "traffic/links.parquet": ("tables", "report"),
     "traffic/node/*": ("figures", "report"),
-    "tables/seed_claims.parquet": ("report",),
+    "tables/ep_claims.parquet": ("report",),
     "tables/exposed_communication.parquet": ("report", "figures"),
 }
 """Tables of the results, and commands that read them."""

@@ -14,6 +14,7 @@ from moesweep.evaluate.files import write_costs
 from moesweep.store.layout import Results
 from moesweep.store.tablefile import read_table, write_table
 from moesweep.study.catalog import load_cluster
+from moesweep.study.claims import as_facts
 from moesweep.study.sweep import load_sweep
 from moesweep.study.validation import validate
 from moesweep.tables.files import write_tables
@@ -41,8 +42,19 @@ rows:
 MOE = OPTIONS.format(
     twins="true", moe="num_experts: 16\n  moe_router_topk: 2\n  routing: balanced\n  etp: tp"
 )
+CLAIMS = """\
+claims:
+  - {claim: More EP spreads experts, by_source: true, falls: [experts_per_ep_rank]}
+  - claim: More EP sends more
+    under: The network
+    by_source: true
+    rises: [all_to_all_comm_bytes, all_to_all_wire_bytes]
+  - {claim: More EP computes less, under: The rest, falls: [expert_flops, state_bytes]}
+  - {claim: More EP needs more memory, under: The rest, rises: [state_bytes]}
+"""
 SMALL = (
-    MOE
+    CLAIMS
+    + MOE
     + """\
   - {model: gpt_7B, world_size: 32, tp: 2, pp: 2, ep: 2, global_batch_size: 32}
   - {model: gpt_7B, world_size: 32, tp: 2, pp: 2, ep: 4, global_batch_size: 32, listed: 2}
@@ -59,7 +71,8 @@ DENSE = (
 """
 )
 ODD = (
-    MOE.replace("twins: true", "twins: false").replace("etp: tp", "etp: 1")
+    CLAIMS
+    + MOE.replace("twins: true", "twins: false").replace("etp: tp", "etp: 1")
     + """\
   - {model: gpt_7B, world_size: 16, tp: 2, pp: 1, ep: 4, global_batch_size: 16}
   - {model: gpt_7B, world_size: 16, tp: 1, pp: 1, ep: 1, global_batch_size: 16, recompute: full}
@@ -67,7 +80,8 @@ ODD = (
 )
 # EP groups of 3 neighbours: of those on ranks 0-23 every third crosses nodes of 8, {6, 7, 8} first.
 CROSSED = (
-    MOE.replace("num_experts: 16", "num_experts: 12").replace("etp: tp", "etp: 1")
+    CLAIMS
+    + MOE.replace("num_experts: 16", "num_experts: 12").replace("etp: tp", "etp: 1")
     + """\
   - {model: gpt_7B, world_size: 24, tp: 1, pp: 1, ep: 1, global_batch_size: 24}
   - {model: gpt_7B, world_size: 24, tp: 1, pp: 1, ep: 3, global_batch_size: 24}
@@ -81,7 +95,7 @@ def make(root: Path, folder: Path, sweep: str) -> Results:
     folder.joinpath("sweep.yaml").write_text(sweep, encoding="utf-8")
     results = Results(folder / "results")
     loaded = load_sweep(root, folder / "sweep.yaml")
-    write_table(loaded.workloads, results.workloads, "workloads")
+    write_table(loaded.workloads, results.workloads, "workloads", as_facts(loaded.claims))
     write_table(validate(loaded), results.validation, "validation")
     write_traces(loaded.workloads, results)
     write_costs(results, load_cluster(root, CLUSTER))

@@ -218,6 +218,18 @@ def test_the_fastest_recomputation_that_fits(inputs: Inputs, own: str) -> None:
         assert (row["fastest_at_80_gib"], row["ratio_at_80_gib"]) == at_80
         assert (row["fastest_at_40_gib"], row["ratio_at_40_gib"]) == at_40
         assert (row["fastest_on_gpu"], row["ratio_on_gpu"]) == at_64
+        assert row["gpu_memory_bytes"] == 64 * GIB
+
+
+def test_a_memory_that_is_asked_for_takes_the_place_of_the_gpu_s(inputs: Inputs) -> None:
+    own = inputs.cluster.value("hbm_bytes")
+    for memory, fastest in ((None, "none"), (60.0 * GIB, "selective"), (40.0 * GIB, None)):
+        with pytest.MonkeyPatch.context() as patch:
+            fake = with_fake_costs(patch, inputs, dict(zip(LEVELS, (70.0, 50.0, 40.0), strict=True)))
+            asked = replace(fake, memory_bytes=memory)
+            row = as_made_by("recompute_options", recompute_options(asked)).row(0, named=True)
+        assert (row["fastest_on_gpu"], row["gpu_memory_bytes"]) == (fastest, memory or own)
+        assert (row["fastest_at_80_gib"], row["fastest_at_40_gib"]) == ("none", None)
 
 
 def test_recomputing_trades_time_for_memory(inputs: Inputs) -> None:

@@ -1,5 +1,6 @@
 """The tables: hand-worked numbers of a small sweep (tests/tabled.py), and the study's counts."""
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,8 +16,11 @@ from moesweep.study.catalog import load_cluster
 from moesweep.study.rules import RULES
 from moesweep.study.sweep import enumerate_sweep
 from moesweep.tables.catalogue import REFUSED, distribution_examples, ep_breakdown
+from moesweep.tables.claims import ep_claims
 from moesweep.tables.exposed import COMM_KINDS, HIDDEN_KINDS, exposed_communication
-from moesweep.tables.results import Inputs, per_iteration
+from moesweep.tables.registry import TABLES
+from moesweep.tables.results import Inputs, per_iteration, read_inputs
+from moesweep.tables.summary.insights import key_insights
 from tabled import CLUSTER, CROSSED, EP, SMALL, make, row, table
 
 
@@ -155,12 +159,44 @@ def test_the_comparison_of_ep_by_hand(small: Results) -> None:
 
 
 def test_claims_get_the_verdict_of_the_comparisons(small: Results) -> None:
-    verdicts = dict(table(small, "ep_claims").select("quantity", "verdict").rows())
-    assert verdicts["experts_per_ep_rank"] == "supported"
-    assert verdicts["all_to_all_comm_bytes"] == "no effect"
-    assert verdicts["all_to_all_wire_bytes"] == "supported"
-    assert verdicts["expert_flops"] == "no effect"
-    assert verdicts["state_bytes"] == "supported"
+    verdicts = table(small, "ep_claims").select("claim", "by_source", "quantity", "expected", "verdict")
+    assert verdicts.rows() == [
+        ("More EP spreads experts", True, "experts_per_ep_rank", "falls", "supported"),
+        ("More EP sends more", True, "all_to_all_comm_bytes", "rises", "no effect"),
+        ("More EP sends more", True, "all_to_all_wire_bytes", "rises", "supported"),
+        ("More EP computes less", False, "expert_flops", "falls", "no effect"),
+        ("More EP computes less", False, "state_bytes", "falls", "supported"),
+        ("More EP needs more memory", False, "state_bytes", "rises", "contradicted"),
+    ]
+
+
+def test_the_summary_holds_claims_under_their_headings(small: Results) -> None:
+    lines = small.summary.read_text(encoding="utf-8").splitlines()
+    start = lines.index("• More EP spreads experts")
+    assert lines[start + 1 : start + 9] == [
+        "  - EP=8:  Maximum distribution (2 experts/rank)",
+        "  - EP=2:  Minimum distribution (8 experts/rank)",
+        "      experts per rank                    ×0.25             supported",
+        "",
+        "• The network:",
+        "  - More EP sends more",
+        "      buffers of the exchange             ×1                no effect",
+        "      its bytes on links                  ×1.75             supported",
+    ]
+    # Two claims are about the states; the first says why they move.
+    assert lines.count("    → A rank holds 1/ep of a stage's experts; its activations do not depend on") == 1
+    assert lines[lines.index("  - More EP needs more memory") + 2] == ""
+
+
+def test_a_sweep_without_claims_says_what_ep_does_and_judges_nothing(small: Results) -> None:
+    inputs = read_inputs(small)
+    tables = {name: table(small, name) for name in TABLES}
+    text = "\n".join(
+        key_insights(replace(inputs, claims=()), tables | {"ep_claims": tables["ep_claims"].clear()})
+    )
+    assert ep_claims(replace(inputs, claims=())).is_empty()
+    assert "      its bytes on links                  ×1.75\n" in text
+    assert not re.search("claim|supported|contradicted|no effect|More EP", text)
 
 
 def test_twins_are_joined_with_their_costs(small: Results) -> None:

@@ -46,7 +46,7 @@ def test_every_table_comes_as_parquet_csv_and_markdown(small: Results, name: str
 @pytest.mark.parametrize("name", TABLES)
 def test_a_dense_sweep_has_every_table(dense_only: Results, name: str) -> None:
     frame = table(dense_only, name)
-    of_moe = ("moe_against_dense", "ep_scaling", "skew_sensitivity", "feasible_ep")
+    of_moe = ("moe_against_dense", "ep_scaling", "skew_sensitivity", "feasible_ep", "ep_claims")
     # Its two workloads differ in two options.
     empty = {"ep_breakdown", "distribution_examples", "options_compared", *of_moe}
     assert frame.is_empty() if name in empty else frame.height or name in ("warnings", "megatron_refusals")
@@ -68,6 +68,22 @@ def test_a_sweep_without_twins_or_comparisons_says_so(root: Path, in_root: None,
     assert "• The sweep has no dense equivalents." in lines
     assert "in 0 of the" in " ".join(lines)
     assert [line for line in lines if len(line) > 80] == []
+
+
+def test_tables_are_made_for_the_memory_that_is_asked_for(
+    root: Path, in_root: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    results = make(root, tmp_path, DENSE)
+    command = ["tables", "--results", str(results.root)]
+    before = results.summary.read_bytes(), results.table("feasible_ep", "csv").read_bytes()
+    for size in ("1GiB", "40", "much", "40GiB"):
+        assert main([*command, "--memory", size]) == (0 if size == "40GiB" else 2)
+        assert size == "40GiB" or "--memory" in capsys.readouterr().err
+        gib = set(table(results, "recompute_options")["gpu_memory_bytes"] / 2**30)
+        assert gib == {40 if size == "40GiB" else 80}
+    found = table(results, "recompute_options")
+    assert found["fastest_on_gpu"].to_list() == found["fastest_at_40_gib"].to_list()
+    assert (results.summary.read_bytes(), results.table("feasible_ep", "csv").read_bytes()) == before
 
 
 def test_no_word_of_a_csv_file_is_a_formula() -> None:

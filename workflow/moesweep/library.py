@@ -17,13 +17,13 @@ from moesweep.edge.problems import BadInput, Problem, did_you_mean, shown
 from moesweep.explain.command import explained
 from moesweep.explain.node import Node
 from moesweep.predict import predicted
-from moesweep.screen.best import searched, with_memory
+from moesweep.screen.best import searched
 from moesweep.screen.choice import Choice
 from moesweep.screen.run import clusters_of, screened
 from moesweep.store.layout import TRACE_TABLES, Results
 from moesweep.store.tablefile import read_table
 from moesweep.study import models
-from moesweep.study.catalog import Cluster
+from moesweep.study.catalog import Cluster, with_memory
 from moesweep.study.catalog import load_cluster as _load_cluster
 from moesweep.study.configured import Configuration
 from moesweep.study.space import load_space

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
     from moesweep.run.plan import Plan
 
+_MEMORY = "memory of a GPU that recomputation is to fit, such as 40GiB (default: the cluster's)"
+
 
 def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Add one parser a stage."""
@@ -41,6 +43,8 @@ def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
             add_unroll_options(command)
         else:
             add_planned_option(command)
+        if name == "tables":
+            command.add_argument("--memory", metavar="SIZE", help=_MEMORY)
         command.set_defaults(run=run)
     _add_predict(commands)
 
@@ -52,12 +56,13 @@ def enumerate_(arguments: argparse.Namespace) -> int:
     """
     from moesweep.run.clean import forget_others
     from moesweep.store.tablefile import write_table
+    from moesweep.study.claims import as_facts
     from moesweep.tables.numbers import whole_spread
 
     plan = _plan(arguments)
     refuse_edited(arguments, lambda: plan.reads("enumerate"))
     results = plan.configuration.written()
-    write_table(plan.workloads, results.workloads, "workloads")
+    write_table(plan.workloads, results.workloads, "workloads", as_facts(plan.claims))
     for entry, reason, points in plan.skipped.iter_rows():
         print(f"{plan.config['sweep']}: {entry}: {reason}: {points} points left out", file=sys.stderr)
     # Between the lines of a run's progress they would be noise; its page and summary have them.
@@ -149,7 +154,7 @@ def tables(arguments: argparse.Namespace) -> int:
 
     refuse_edited(arguments, lambda: of_cluster(asked(arguments).cluster()))
     results = asked(arguments).written()
-    write_tables(results)
+    write_tables(results, arguments.memory)
     say(f"{results.summary}: the answers; as Parquet, CSV and Markdown: {results.root / 'tables'}")
     return 0
 

@@ -19,6 +19,7 @@ from moesweep.store.layout import TRACE_TABLES, Results
 from moesweep.store.parts import unfit_parts
 from moesweep.store.provenance import ENTRY, code_digest, sources
 from moesweep.study.catalog import CALIBRATION_FILE, Cluster
+from moesweep.study.claims import Claim, as_facts
 from moesweep.study.configured import Configuration, configured
 from moesweep.study.networks import PARTS_FILE
 from moesweep.study.planned import digest, of_cluster
@@ -57,6 +58,9 @@ class Plan:
     cluster: Cluster
     skipped: pl.DataFrame
     """Points of grids that the sweep asked to leave out: entry, reason, points."""
+
+    claims: tuple[Claim, ...] = ()
+    """What the sweep claims of expert parallelism."""
 
     @property
     def results(self) -> Results:
@@ -115,7 +119,7 @@ class Plan:
         if stage in PRICED:
             return of_cluster(self.cluster, self.configuration.root)
         found = {
-            "enumerate": lambda: [self.workloads.write_json()],
+            "enumerate": lambda: [self.workloads.write_json(), *as_facts(self.claims).values()],
             "validate": lambda: [self.findings.write_json()],
             "traffic": lambda: [str(self.gpus_per_node)],
             "network": lambda: [read_of(self.cluster, self.configuration.root)],
@@ -266,7 +270,15 @@ def load_plan(configuration: Configuration) -> Plan:
     """Read, enumerate and validate what a configuration names; raise BadInput with every problem found."""
     found = configured(configuration)
     workloads, findings = without(found.workloads, found.findings, left_out())
-    plan = Plan(configuration, found.data, workloads, findings, found.cluster, found.sweep.left_out)
+    plan = Plan(
+        configuration,
+        found.data,
+        workloads,
+        findings,
+        found.cluster,
+        found.sweep.left_out,
+        found.sweep.claims,
+    )
     # Snakemake makes folders and removes old outputs before any command of ours could look.
     folders_inside(configuration.root, [*plan.recorded, str(note(plan.results.root) / "records")])
     return plan

@@ -2,14 +2,13 @@
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import polars as pl
 
 from moesweep.edge.paths import provided
-from moesweep.edge.problems import BadInput, Problem, shown
-from moesweep.edge.quantities import QuantityError, parse_quantity
+from moesweep.edge.problems import BadInput
 from moesweep.edge.yaml_reader import read_yaml
 from moesweep.screen.choice import Choice
 from moesweep.screen.points import POSITION, costed_points
@@ -123,19 +122,3 @@ def _fallen_out(points: pl.DataFrame, found: pl.DataFrame) -> pl.DataFrame:
         return points.sort("peak_memory_bytes", POSITION).head(NEXT)
     slower = points.filter(pl.col("iteration_seconds") < found["iteration_seconds"][0])
     return slower.sort("peak_memory_bytes", POSITION)
-
-
-def with_memory(cluster: Cluster, size: str) -> Cluster:
-    """Return a cluster whose GPUs have so much memory; raise BadInput for what leaves a model none."""
-    try:
-        amount = parse_quantity(size, "byte")
-    except QuantityError as error:
-        raise BadInput(
-            [Problem("", "--memory", "quantity", shown(size), error.message, error.suggestion)]
-        ) from None
-    reserved = cluster.value("reserved_hbm_bytes")
-    if amount <= reserved:
-        message = f"{shown(size)} is not more than the {reserved / 2**30:g} GiB that the framework reserves"
-        raise BadInput([Problem("", "--memory", "range", shown(size), message, "such as 40GiB")])
-    memory = replace(cluster.constants["hbm_bytes"], value=amount)
-    return replace(cluster, constants=cluster.constants | {"hbm_bytes": memory})

@@ -10,6 +10,7 @@ from moesweep.edge.problems import BadInput, Problem
 from moesweep.screen.points import POSITION
 from moesweep.store.tablefile import whole
 from moesweep.study.blocks import CLUSTER
+from moesweep.study.claims import as_written
 from moesweep.study.space import Space
 from moesweep.study.sweep import MAX_WORKLOADS
 
@@ -31,7 +32,8 @@ def write_sweep(space: Space, points: pl.DataFrame, path: Path) -> None:
     for row in space.rows(points[POSITION]):
         own = {key: value for key, value in row.items() if key != CLUSTER}
         rows.setdefault(_as_yaml(own), own)
-    head = {"description": f"Points chosen of {said.file}.", "options": options_of(space)}
+    claims = {"claims": as_written(space.file.claims)} if space.file.claims else {}
+    head = {"description": f"Points chosen of {said.file}.", **claims, "options": options_of(space)}
     with whole(path) as partial:
         text = _as_yaml(head, sort_keys=False, width=110, allow_unicode=True)
         listed = {"rows": list(rows.values())}
@@ -54,7 +56,7 @@ def _as_yaml(data: object, **options: Any) -> str:
 
 def options_of(space: Space) -> dict[str, object]:
     """Return a space's options as a sweep says them."""
-    from moesweep.study.routing import as_written
+    from moesweep.study import routing
 
     options = {key: value for key, value in space.file.said.options.items() if key != CLUSTER}
-    return options | ({"routing": as_written(options["routing"])} if "routing" in options else {})
+    return options | ({"routing": routing.as_written(options["routing"])} if "routing" in options else {})

@@ -146,9 +146,9 @@ def add_best(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
 def best(arguments: argparse.Namespace) -> int:
     """Print the best layouts; 1 if nothing fits."""
     from moesweep.screen.advice import advice
-    from moesweep.screen.best import best, searched, with_memory
+    from moesweep.screen.best import best, searched
     from moesweep.study.assigned import assignments, values
-    from moesweep.study.catalog import load_cluster
+    from moesweep.study.catalog import load_cluster, with_memory
 
     problems: list[Problem] = []
     for option, number in (("--gpus", arguments.gpus), ("--top", arguments.top)):

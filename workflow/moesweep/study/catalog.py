@@ -5,7 +5,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from moesweep.edge.problems import BadInput, Problem, collect
+from moesweep.edge.problems import BadInput, Problem, collect, shown
+from moesweep.edge.quantities import QuantityError, parse_quantity
 from moesweep.edge.schema import check, definition, place
 from moesweep.study.catalog_files import Constant, read_constant, read_entry, read_named
 from moesweep.study.networks import DEFAULT_NETWORK, Network, load_network
@@ -155,3 +156,19 @@ def _misplaced(given: Mapping[str, Mapping[str, Any]], files: Mapping[str, str])
                 message = f"{name} is also given in {files[CLUSTER]}"
                 problems.append(Problem(files[GPU], path, "given_twice", name, message, "keep one of them"))
     return problems
+
+
+def with_memory(cluster: Cluster, size: str) -> Cluster:
+    """Return a cluster whose GPUs have so much memory; raise BadInput for what leaves a model none."""
+    try:
+        amount = parse_quantity(size, "byte")
+    except QuantityError as error:
+        raise BadInput(
+            [Problem("", "--memory", "quantity", shown(size), error.message, error.suggestion)]
+        ) from None
+    reserved = cluster.value("reserved_hbm_bytes")
+    if amount <= reserved:
+        message = f"{shown(size)} is not more than the {reserved / 2**30:g} GiB that the framework reserves"
+        raise BadInput([Problem("", "--memory", "range", shown(size), message, "such as 40GiB")])
+    memory = replace(cluster.constants["hbm_bytes"], value=amount)
+    return replace(cluster, constants=cluster.constants | {"hbm_bytes": memory})

@@ -8,9 +8,10 @@ from typing import Any
 
 from moesweep.edge.paths import provided
 from moesweep.edge.problems import BadInput, Problem
-from moesweep.edge.schema import MAX_PROBLEMS, check
+from moesweep.edge.schema import MAX_PROBLEMS, check, first_key
 from moesweep.edge.yaml_reader import read_yaml
 from moesweep.study.blocks import CLUSTER, Said
+from moesweep.study.claims import Claim, claims_of, contradictions
 from moesweep.study.keys import KEYS
 from moesweep.study.models import given_by_model
 from moesweep.study.routing import with_texts
@@ -19,7 +20,7 @@ MAX_FILE_BYTES = 64_000_000
 MAX_ROWS = 100_000
 
 _UNRULED = "recompute|flash_attention|distributed_optimizer|dtype|framework|blocking_launches|routing"
-_OF_SOME = re.compile(rf"(grids|rows)\[|options\.({_UNRULED})\b")
+_OF_SOME = re.compile(rf"(grids|rows)\[|claims\b|options\.({_UNRULED})\b")
 """Paths of problems that do not concern every workload's numbers."""
 
 
@@ -30,6 +31,7 @@ class Parts:
     listed: dict[str, dict[str, Any]]
     said: Said
     twins: bool
+    claims: tuple[Claim, ...]
 
 
 def read_parts(root: Path, path: Path | str, space: bool = False) -> tuple[Parts, list[Problem]]:
@@ -52,7 +54,16 @@ def parts_of(root: Path, data: Any, file: str, space: bool = False) -> tuple[Par
     parts, misrouted = with_texts(_understood(data, problems, models, file), root, file)
     said = Said(file, parts.pop("options", {}), models)
     twins = isinstance(data, dict) and data.get("twins") is True
-    return Parts(_unharmed(parts, misrouted), said, twins), problems + misrouted
+    claims = _claims(data, problems)
+    problems += [*misrouted, *contradictions(claims, file)]
+    return Parts(_unharmed(parts, misrouted), said, twins, claims), problems
+
+
+def _claims(data: Any, problems: list[Problem]) -> tuple[Claim, ...]:
+    """The claims of a sweep, none where one is malformed."""
+    if not isinstance(data, dict) or any(first_key(problem.path) == "claims" for problem in problems):
+        return ()
+    return claims_of(data.get("claims", ()))
 
 
 def items(data: Mapping[str, Any]) -> dict[str, dict[str, Any]]:

@@ -7,6 +7,7 @@ import json
 from typing import Any
 
 from moesweep.edge.schema import SCHEMA_DIRECTORY
+from moesweep.study.claims import CLAIMS
 from moesweep.study.forms import NAME, Schema, whole
 from moesweep.study.keys import COLUMNS, KEYS, NEEDED, Key
 from moesweep.study.names import ELSEWHERE, UNMODELLED
@@ -88,6 +89,7 @@ def sweep_schema() -> dict[str, Any]:
                 "type": "boolean",
                 "default": False,
             },
+            "claims": reference("claims"),
             "options": _mapping("Values for every grid and row that does not give its own.", options),
             "grids": _listing(
                 "Each grid lists the workloads of all combinations of its values.", 10000, "grid"
@@ -112,6 +114,7 @@ def sweep_schema() -> dict[str, Any]:
                     },
                 ),
                 "row": _mapping("One workload.", own),
+                "claims": CLAIMS,
             }
         },
     )

@@ -14,6 +14,7 @@ import polars as pl
 from moesweep.edge.paths import SHIPPED
 from moesweep.edge.problems import BadInput, Problem, and_more, collect, did_you_mean, shown
 from moesweep.study.blocks import Block
+from moesweep.study.claims import Claim
 from moesweep.study.conditions import AGAIN, NO_LARGEST_EP, SAID_AGAIN, checks, removed
 from moesweep.study.entries import ENTRY, blocks, points
 from moesweep.study.ids import OF_OPTIONS, with_ids
@@ -40,12 +41,14 @@ class Sweep:
                workload it belongs to.
     left_out   how many points of a grid were left out for what reason: entry, reason (a rule, or `where`
                and the condition), points
+    claims     what the file claims of expert parallelism
     """
 
     file: str
     workloads: pl.DataFrame
     origins: pl.DataFrame
     left_out: pl.DataFrame
+    claims: tuple[Claim, ...] = ()
 
 
 def enumerate_sweep(root: Path, path: Path | str) -> pl.DataFrame:
@@ -185,7 +188,7 @@ def _sweep(frame: pl.DataFrame, left_out: pl.DataFrame, listed: list[Block], par
     )
     file, options = pl.lit(parts.said.file), pl.lit(list(parts.said.options), pl.List(pl.String))
     origins = origins.select("workload", file.alias("file"), "entry", "own", options.alias("options"))
-    return Sweep(parts.said.file, frame.drop(ENTRY), origins, left_out)
+    return Sweep(parts.said.file, frame.drop(ENTRY), origins, left_out, parts.claims)
 
 
 def _distinct(sweep: Sweep) -> Sweep:

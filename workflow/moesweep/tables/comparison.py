@@ -4,6 +4,7 @@ import polars as pl
 
 from moesweep.shapes.parallelism import placement
 from moesweep.shapes.states import MEMORY_PARTS
+from moesweep.study.claims import QUANTITIES
 from moesweep.tables.communication import communication, wire_bytes_per_rank
 from moesweep.tables.expense import costed
 from moesweep.tables.results import BATCH, LAYOUT, Inputs, per_iteration, seconds_per_iteration
@@ -82,26 +83,8 @@ def ep_scaling(inputs: Inputs) -> pl.DataFrame:
         state_bytes=pl.sum_horizontal(MEMORY_PARTS[:3]),
     ).with_columns(
         _over(pl.col(name), pl.col(name).first().over("comparison")).alias(f"{name}_ratio")
-        for name in (*MEASURES, "experts_per_ep_rank")
+        for name in QUANTITIES
     )
-
-
-MEASURES = (
-    "all_to_all_comm_bytes",
-    "all_to_all_wire_bytes",
-    "all_to_all_seconds",
-    "expert_flops",
-    "expert_gemm_seconds",
-    "expert_sort_seconds",
-    "edp_comm_seconds",
-    "compute_seconds",
-    "iteration_seconds",
-    "tokens_per_second_per_gpu",
-    "state_bytes",
-    "activations_bytes",
-    "peak_memory_bytes",
-)
-"""What an ep comparison looks at; `all_to_all_` and `expert_` are of the mean rank, one iteration."""
 
 
 def _expert_work(inputs: Inputs) -> pl.DataFrame:

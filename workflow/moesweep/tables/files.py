@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 
 import polars as pl
 
@@ -11,18 +12,23 @@ from moesweep.store.layout import Results
 from moesweep.store.tablefile import TABLES as DECLARED
 from moesweep.store.tablefile import conform, dictionary, whole, write_table
 from moesweep.store.values import check_rows
+from moesweep.study.catalog import with_memory
 from moesweep.tables.markdown import markdown
 from moesweep.tables.registry import TABLES
 from moesweep.tables.results import read_inputs
 from moesweep.tables.summary import summary
 
 
-def write_tables(results: Results) -> None:
+def write_tables(results: Results, memory: str | None = None) -> None:
     """Write tables/<name>.{parquet,csv,md}, summary.txt, schema.json.
 
+    `memory` is the size of a GPU that recomputation is to fit, such as 40GiB, instead of the cluster's.
     Raises BadInput on unusable inputs, and with every fault of every table before any of them is written.
     """
     inputs = read_inputs(results)
+    if memory is not None:
+        asked = with_memory(inputs.cluster, memory).value("hbm_bytes")
+        inputs = replace(inputs, memory_bytes=asked)
     tables = {name: conform(table(inputs).lazy(), name).collect() for name, table in TABLES.items()}
     _refuse_faults(results, tables)
     facts = {"cluster": inputs.cluster.name}

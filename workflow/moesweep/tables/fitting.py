@@ -74,8 +74,9 @@ def _listing(numbers: pl.Expr) -> pl.Expr:
 def recompute_options(inputs: Inputs) -> pl.DataFrame:
     """Return what each workload takes with each recomputation, and the fastest that fits 80, 40 GiB, the GPU.
 
-    Seconds are those of the sweep's GPU; a workload fits if its peak and the cluster's
-    `reserved_hbm_bytes` do. Workloads with a given routing are left out.
+    The GPU has the cluster's memory, or `inputs.memory_bytes`. Seconds are those of the sweep's GPU; a
+    workload fits if its peak and the cluster's `reserved_hbm_bytes` do. Workloads with a given routing are
+    left out.
     """
     measures = ("iteration_seconds", "peak_memory_bytes")
     workloads = inputs.workloads.filter(~given)
@@ -101,9 +102,11 @@ def recompute_options(inputs: Inputs) -> pl.DataFrame:
         workloads = workloads.join(one, on="workload", maintain_order="left")
     reserved = inputs.cluster.value("reserved_hbm_bytes")
     sizes = {f"at_{size}_gib": size * 2.0**30 for size in SIZES_GIB}
-    sizes["on_gpu"] = inputs.cluster.value("hbm_bytes")
+    gpu = inputs.memory_bytes or inputs.cluster.value("hbm_bytes")
+    sizes["on_gpu"] = gpu
     return workloads.with_columns(
-        _fastest(size - reserved).alias(f"fastest_{where}") for where, size in sizes.items()
+        pl.lit(gpu).alias("gpu_memory_bytes"),
+        *(_fastest(size - reserved).alias(f"fastest_{where}") for where, size in sizes.items()),
     ).with_columns(
         (_of_level(f"fastest_{where}") / pl.col("none_iteration_seconds")).alias(f"ratio_{where}")
         for where in sizes

@@ -21,6 +21,7 @@ from moesweep.store.tablefile import (
     scan_table,
 )
 from moesweep.study.catalog import Cluster, load_cluster
+from moesweep.study.claims import Claim, read_claims
 from moesweep.study.routing import given
 from moesweep.study.workload import description
 from moesweep.traffic.files import read_links
@@ -49,6 +50,8 @@ class Inputs:
     links       results/traffic/links.parquet
     cluster     the cluster that the costs are for
     sent        what the ranks of workloads with a given routing move in all, by op; None if there are none
+    claims      what the sweep claims of expert parallelism
+    memory_bytes  what a GPU is asked to have (recompute_options); None is the cluster's
     """
 
     results: Results
@@ -59,6 +62,8 @@ class Inputs:
     links: pl.DataFrame
     cluster: Cluster
     sent: pl.DataFrame | None = None
+    claims: tuple[Claim, ...] = ()
+    memory_bytes: float | None = None
 
     def recosted(self, workloads: pl.DataFrame, table: str) -> pl.DataFrame:
         """Return the cost columns but money, and expert loads, of workloads on the cluster, in their order.
@@ -92,6 +97,7 @@ def read_inputs(results: Results) -> Inputs:
         read_links(results, int(cluster.value("gpus_per_node"))),
         cluster,
         _sent(results, workloads.filter(given)["workload"].to_list()),
+        read_claims(results.workloads),
     )
 
 

@@ -1,10 +1,12 @@
-"""What is said of expert parallelism, each claim with the evidence of the matched comparisons."""
+"""What expert parallelism does: the sweep's claims, or else the ratios of the matched comparisons."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import polars as pl
 
-from moesweep.tables.claims import GRAIN, MEMORY, TIME, TRAFFIC, WORK
+from moesweep.study.claims import Claim
+from moesweep.tables.claims import evidence
 from moesweep.tables.results import Inputs
 from moesweep.tables.summary.wording import (
     NO_MOE,
@@ -24,33 +26,44 @@ _WORDS = {
     "all_to_all_seconds": "its seconds",
     "expert_flops": "flops of the expert GEMMs per rank",
     "expert_gemm_seconds": "their seconds",
+    "expert_sort_seconds": "seconds of sorting rows by expert",
+    "edp_comm_seconds": "seconds among copies of experts",
     "compute_seconds": "all compute seconds",
     "iteration_seconds": "seconds of an iteration",
+    "tokens_per_second_per_gpu": "tokens per second and GPU",
     "state_bytes": "weights, gradients, optimizer",
     "activations_bytes": "activations",
     "peak_memory_bytes": "all at the peak",
 }
+_EXPERTS = "experts_per_ep_rank"
+_TOPICS = {
+    "The token exchange": ("all_to_all_comm_bytes", "all_to_all_wire_bytes", "all_to_all_seconds"),
+    "Work of a rank": ("expert_flops", "expert_gemm_seconds", "expert_sort_seconds", "compute_seconds"),
+    "Iterations": ("edp_comm_seconds", "iteration_seconds", "tokens_per_second_per_gpu"),
+    "Memory of a rank": ("state_bytes", "activations_bytes", "peak_memory_bytes"),
+}
+"""What quantities are about; those of a topic move for the same reasons."""
+
+_EXCHANGE, _WORK, _TIME, _MEMORY = _TOPICS
 
 
 def key_insights(inputs: Inputs, tables: Tables) -> list[str]:
-    """Return the claims and what the tables say of each."""
+    """Return what ep does: the sweep's claims with what the tables say of each, without claims the ratios."""
     breakdown, scaling = tables["ep_breakdown"], tables["ep_scaling"]
     if breakdown.is_empty():
         return [NO_MOE]
-    evidence = dict(tables["ep_claims"].group_by("claim", maintain_order=True))
     reasons = _reasons(scaling) if scaling.height else {}
-    balanced = (inputs.workloads["routing"] == "balanced").all()
-    said = [*_extremes(breakdown), *_claim(GRAIN, evidence, []), "", "• EP affects communication overhead:"]
-    for claim in (TRAFFIC, WORK):
-        said += [f"  - {claim}", *_claim(claim, evidence, reasons.get(claim, []) if balanced else [])]
-    if scaling.height:
-        said += ["", "• And:"]
-        for claim in (TIME, MEMORY):
-            said += [f"  - {claim}", *_claim(claim, evidence, reasons[claim])]
-    return [*_basis(scaling), "", *said, "", *_worked_example(tables), *_dense_equivalent(inputs, tables)]
+    if not (inputs.workloads["routing"] == "balanced").all():
+        reasons |= {_EXCHANGE: [], _WORK: []}
+    if inputs.claims:
+        said = _claims(inputs.claims, tables, reasons)
+    else:
+        said = ["• Experts of a rank:", *_extremes(breakdown), *_moved(scaling, reasons)]
+    basis = _basis(scaling, "; table ep_claims has them with the medians" if inputs.claims else "")
+    return [*basis, "", *said, "", *_worked_example(tables), *_dense_equivalent(inputs, tables)]
 
 
-def _basis(scaling: pl.DataFrame) -> list[str]:
+def _basis(scaling: pl.DataFrame, where: str) -> list[str]:
     if scaling.is_empty():
         return paragraph(
             "The sweep has no two workloads that differ in ep alone: what ep does is untested here."
@@ -59,41 +72,72 @@ def _basis(scaling: pl.DataFrame) -> list[str]:
     return paragraph(
         f"Evidence: {pairs} of workloads that differ in ep alone ({scaling.height} workloads, table "
         "ep_scaling). Each ratio is the highest ep of a comparison over its lowest, from the least to the "
-        "greatest of all comparisons; table ep_claims has them with the medians."
+        f"greatest of all comparisons{where}."
     )
+
+
+def _claims(claims: Sequence[Claim], tables: Tables, reasons: dict[str, list[str]]) -> list[str]:
+    """Return the claims with their verdicts; of those that the sweep makes itself the ones it tests."""
+    found, lines, under, told = tables["ep_claims"], list[str](), "", set[str]()
+    for claim in claims:
+        rows = found.filter(claim=claim.claim)
+        tested = bool(rows["comparisons"].sum())
+        if not (claim.by_source or tested):
+            continue
+        if claim.under and claim.under != under:
+            lines += ["", *bullet(f"{claim.under}:", "•", indent=0)]
+        under = claim.under
+        lines += bullet(claim.claim) if under else ["", *bullet(claim.claim, "•", indent=0)]
+        lines += _extremes(tables["ep_breakdown"]) if _EXPERTS in claim.quantities else []
+        lines += _ratios(rows) if tested else []
+        about = [topic for topic, its in _TOPICS.items() if not set(its).isdisjoint(claim.quantities)]
+        # Of several claims about one thing the first tells why it moves.
+        lines += _because(reasons, *(topic for topic in about if topic not in told)) if tested else []
+        told |= set(about) if tested else set()
+    return lines[1:] if lines and not lines[0] else lines
+
+
+def _moved(scaling: pl.DataFrame, reasons: dict[str, list[str]]) -> list[str]:
+    """Return what a higher ep does to all quantities; nothing without comparisons."""
+    if scaling.is_empty():
+        return []
+    found = evidence(scaling)
+    lines = ["", "• What a higher EP does, all else equal:"]
+    for topic, quantities in _TOPICS.items():
+        there = [found.filter(pl.col("comparisons") > 0, quantity=name) for name in quantities]
+        lines += [f"  - {topic}", *_ratios(pl.concat(there)), *_because(reasons, topic)]
+    return lines
 
 
 def _extremes(breakdown: pl.DataFrame) -> list[str]:
     least, most = (breakdown.sort("ep").row(at, named=True) for at in (0, -1))
     return [
-        f"• {GRAIN}",
-        *(
-            f"  - {'EP=' + str(row['ep']) + ':':<6} {word} distribution "
-            f"({count(row['experts_per_ep_rank'], 'expert')}/rank)"
-            for row, word in ((most, "Maximum"), (least, "Minimum"))
-        ),
+        f"  - {'EP=' + str(row['ep']) + ':':<6} {word} distribution "
+        f"({count(row['experts_per_ep_rank'], 'expert')}/rank)"
+        for row, word in ((most, "Maximum"), (least, "Minimum"))
     ]
 
 
-def _claim(claim: str, evidence: dict[Any, pl.DataFrame], reasons: list[str]) -> list[str]:
-    """Return the verdicts on a claim's quantities, and the reasons behind them; nothing if untested."""
-    if not evidence[(claim,)]["comparisons"].sum():
-        return []
-    rows = [
-        (_WORDS[row["quantity"]], _ratios(row), row["verdict"])
-        for row in evidence[(claim,)].iter_rows(named=True)
-    ]
+def _ratios(rows: pl.DataFrame) -> list[str]:
+    """Return a line for each quantity: its least and greatest ratio, and the verdict if there is one."""
     width = max(map(len, _WORDS.values()))
-    lines = [f"      {words:<{width}}  {ratios:<16}  {verdict}".rstrip() for words, ratios, verdict in rows]
-    return [*lines, *(line for reason in reasons for line in bullet(reason, "→", indent=4))]
+    return [
+        f"      {_WORDS[row['quantity']]:<{width}}  {_spread(row):<16}  {row.get('verdict', '')}".rstrip()
+        for row in rows.iter_rows(named=True)
+    ]
 
 
-def _ratios(row: dict[str, Any]) -> str:
+def _spread(row: dict[str, Any]) -> str:
     return times(pl.Series([row["lowest_ratio"], row["highest_ratio"]])) if row["comparisons"] else ""
 
 
+def _because(reasons: dict[str, list[str]], *topics: str) -> list[str]:
+    found = [reason for topic in topics for reason in reasons.get(topic, ())]
+    return [line for reason in found for line in bullet(reason, "→", indent=4)]
+
+
 def _reasons(scaling: pl.DataFrame) -> dict[str, list[str]]:
-    """Return why the quantities of a claim move as they do, with numbers from the comparisons."""
+    """Return why the quantities of a topic move as they do, with numbers from the comparisons."""
     ends = scaling.group_by("comparison", maintain_order=True).agg(
         pl.col("nodes_per_ep_group").first(),
         pl.col("experts_per_ep_rank").last(),
@@ -104,21 +148,21 @@ def _reasons(scaling: pl.DataFrame) -> dict[str, list[str]]:
         ),
     )
     return {
-        TRAFFIC: [
+        _EXCHANGE: [
             "A rank keeps 1/ep of its tokens at home and sends (ep-1)/ep of a buffer that does not depend on "
             "ep, so bytes level off.",
             *_nearness(ends),
         ],
-        WORK: [
+        _WORK: [
             "With balanced routing a rank's experts get the same rows whatever ep is: a lower ep means more "
             "experts, each with the tokens of fewer ranks. It adds weights, not products.",
             *_sorting(ends),
         ],
-        TIME: [
+        _TIME: [
             "Three things compete: the exchange (longer), sorting and the traffic of expert gradients and "
             "parameters among edp copies (both shorter).",
         ],
-        MEMORY: ["A rank holds 1/ep of a stage's experts; its activations do not depend on ep."],
+        _MEMORY: ["A rank holds 1/ep of a stage's experts; its activations do not depend on ep."],
     }
 
 
