@@ -54,6 +54,15 @@ BESIDE: dict[str, dict[str, Any]] = {
     },
 }
 """Communication beside computation, which not every format can say."""
+APART: dict[str, dict[str, Any]] = {
+    name: {
+        **{"world_size": 16, "tp": 2, "pp": 4, "ep": 2, "virtual_pipeline": 2, "mtp_num_layers": 1},
+        **{"pipeline_model_parallel_layout": "Ett|tt|tt|t|tt|t|ttm|L", "tied_embeddings": False},
+        "overlap_p2p_comm": overlaps,
+    }
+    for name, overlaps in (("prediction_apart", False), ("prediction_apart_overlapped", True))
+}
+"""Hidden states that travel side by side: one message for two of the trace."""
 RINGS: dict[str, dict[str, Any]] = {"ring": SHARED, "ring_interleaved": SHARED | {"virtual_pipeline": 2}}
 """Messages round a ring, which not every format can say."""
 MICROBATCHES = 8
@@ -61,7 +70,7 @@ MICROBATCHES = 8
 
 def workload(name: str) -> pl.DataFrame:
     """Return the one-row frame of a small workload: gpt_7B with 12 layers and 8 micro-batches."""
-    changes = (SMALL | RINGS | BESIDE)[name]
+    changes = (SMALL | RINGS | BESIDE | APART)[name]
     base = enumerate_sweep(ROOT, SWEEP).filter(pl.col("model") == "gpt_7B").row(0, named=True)
     etp = changes.get("etp", changes["tp"])
     dp = changes["world_size"] // (changes["tp"] * changes.get("cp", 1) * changes["pp"])

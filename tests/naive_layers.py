@@ -302,13 +302,15 @@ class Layers(Feeding):
         self.inner_forward(layer)
         if layer.predicts:
             self.norm("mtp_final_norm", own_tokens(self.w), self.w["hidden_size"])
-            self.head_forward("mtp_")
+            if self.stage == self.w["pp"] - 1:
+                self.head_forward("mtp_")
         self.layer = -1
 
     def layer_backward(self, layer: Layer) -> None:
         """Of multi-token prediction: head, the layer's forward once more where it is asked for, gradients."""
         self.layer = layer.number
-        self.head_backward("mtp_")
+        if self.stage == self.w["pp"] - 1:
+            self.head_backward("mtp_")
         self.norm_backward("mtp_final_norm", own_tokens(self.w), self.w["hidden_size"])
         self.repeat(layer)
         self.layer_gradients(layer)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from naive_model import predicting_stage
 from naive_sizes import Workload
 
 
@@ -39,7 +40,7 @@ def naive_groups(w: Workload) -> dict[str, list[list[int]]]:
     for kind, names in shared.items():
         members: dict[tuple[int, ...], list[int]] = {}
         for rank, place in enumerate(coordinates(w)):
-            if kind == "embedding" and place["pp"] not in (0, w["pp"] - 1):
+            if kind == "embedding" and place["pp"] not in (0, predicting_stage(w)):
                 continue
             members.setdefault(tuple(place[name] for name in names.split()), []).append(rank)
         groups[kind] = list(members.values())

@@ -11,7 +11,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from naive_layout import naive_schedule
-from naive_model import Layer, buffer_sizes, is_repeated, repeated_layers, stage_chunks, stage_layers
+from naive_model import (
+    Layer,
+    buffer_sizes,
+    is_repeated,
+    predicting_stage,
+    repeated_layers,
+    stage_chunks,
+    stage_layers,
+)
 from naive_sizes import (
     Workload,
     context_size,
@@ -233,9 +241,16 @@ class Stage:
         # Final norm, its input, and logits of 16 bits beside those of 32.
         head = 2 * own * h + 2 * own * h + (2 + 4) * tokens(w) * words if self.is_last else 0
         # Embedding, both inputs of the projection, the final norm's input and output; a softmax.
-        ahead = (2 + 4 + 4) * own * h + mask(w) + 4 * tokens(w) * words
-        predicting = [layer for layer in self.layers if layer.predicts]
-        return self.alive() * sets + self.at_work() + head + len(predicting) * ahead
+        ahead, softmax = (2 + 4 + 4) * own * h + mask(w), 4 * tokens(w) * words
+        predicting = len([layer for layer in self.layers if layer.predicts])
+        if predicting_stage(w) < w["pp"] - 1:
+            # Of every micro-batch alive; the norm's output goes off, but what it was made from has come. The
+            # softmax is made where the prediction arrives.
+            ahead *= self.alive()
+            head += 2 * own * h + softmax if self.is_last else 0
+        else:
+            ahead += softmax
+        return self.alive() * sets + self.at_work() + head + predicting * ahead
 
     # What the backward pass needs besides
 

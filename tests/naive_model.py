@@ -127,9 +127,15 @@ def stage_chunks(w: Workload, stage: int) -> list[list[Layer]]:
     return found
 
 
+def predicting_stage(w: Workload) -> int:
+    """The stage of multi-token prediction: the last one, unless a layout has its letter somewhere else."""
+    parts = written_out(w["pipeline_model_parallel_layout"]).split("|")
+    return next((at % w["pp"] for at, part in enumerate(parts) if "m" in part), w["pp"] - 1)
+
+
 def stage_layers(w: Workload, stage: int) -> list[Layer]:
     """A stage's layers, chunk after chunk; MTP at the end."""
-    behind = layers(w)[w["num_layers"] :] if stage == w["pp"] - 1 else []
+    behind = layers(w)[w["num_layers"] :] if stage == predicting_stage(w) else []
     return [layer for chunk in stage_chunks(w, stage) for layer in chunk] + behind
 
 

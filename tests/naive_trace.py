@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from naive_dispatch import Dispatchers
 from naive_layout import coordinates, naive_groups
-from naive_model import buffer_sizes, layers, repeated_layers, stage_layers, summed_over_tp
+from naive_model import buffer_sizes, layers, predicting_stage, repeated_layers, stage_layers, summed_over_tp
 from naive_rows import Row
 from naive_sizes import (
     Workload,
@@ -198,12 +198,13 @@ class Program(Dispatchers):
     def message_counts(self) -> tuple[int, int]:
         """How often the side towards the first layer and the side towards the last layer is crossed.
 
-        The ring of chunks has no neighbour before its very first and after its very last chunk.
+        The ring of chunks has no neighbour before its very first and after its very last chunk. A prediction
+        travels beside the hidden state from its stage to the loss, and its gradient back.
         """
-        w = self.w
+        w, last, ahead = self.w, self.w["pp"] - 1, predicting_stage(self.w)
         chunks = w["virtual_pipeline"]
-        before = chunks - (self.stage == 0)
-        after = chunks - (self.stage == w["pp"] - 1)
+        before = chunks - (self.stage == 0) + (ahead < self.stage <= last)
+        after = chunks - (self.stage == last) + (ahead <= self.stage < last)
         return w["num_microbatches"] * before, w["num_microbatches"] * after
 
     def forward(self) -> None:
@@ -222,6 +223,8 @@ class Program(Dispatchers):
             if layer.predicts:
                 self.layer_forward(layer)
         if last:
+            if predicting_stage(self.w) < self.stage:
+                self.head_forward("mtp_")
             self.head_forward("")
         self.neighbour("send_forward", "send", after)
 
@@ -233,6 +236,8 @@ class Program(Dispatchers):
         self.neighbour("recv_backward", "recv", after)
         if last:
             self.head_backward("")
+            if predicting_stage(self.w) < self.stage:
+                self.head_backward("mtp_")
         for layer in reversed(held):
             if layer.predicts:
                 self.layer_backward(layer)
@@ -290,8 +295,8 @@ class Program(Dispatchers):
 
     def shares_table(self) -> bool:
         """Whether another stage holds a copy of this stage's table, for the head or for MTP."""
-        w, last = self.w, self.w["pp"] - 1
-        if w["pp"] == 1 or self.stage not in (0, last):
+        w = self.w
+        if w["pp"] == 1 or self.stage not in (0, predicting_stage(w)):
             return False
         return bool(w["tied_embeddings"] or any(layer.predicts for layer in layers(w)))
 

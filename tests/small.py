@@ -169,6 +169,10 @@ VARIED: dict[str, dict[str, Any]] = {
         **{"cp": 4, "cp_comm_type": "all_gather", "flash_attention": True, "world_size": 32},
         **{"sequence_parallel": False, "recompute": "full"},
     },
+    "moe, multi-token prediction before the loss's stage": {
+        **{"num_layers": 6, "pp": 4, "virtual_pipeline": 2, "world_size": 32, "mtp_num_layers": 1},
+        **{"pipeline_model_parallel_layout": "Et|(t|)*5m|L", "tied_embeddings": False, "moe_layer_freq": "2"},
+    },
 }
 """Workloads that differ in every option the trace knows; each is legal."""
 
@@ -286,6 +290,11 @@ MODELS: dict[str, dict[str, Any]] = {
     "layout with parts that have no layer": {
         **{"num_layers": 5, "virtual_pipeline": 2, "mtp_num_layers": 1, "recompute": "full"},
         **{"pipeline_model_parallel_layout": "E|t*3|(t)*2,|mL"},
+    },
+    "multi-token prediction before stages that pass it on": DENSE
+    | {
+        **{"pp": 4, "virtual_pipeline": 2, "world_size": 32, "mtp_num_layers": 1, "recompute": "full"},
+        **{"pipeline_model_parallel_layout": "Et|t|t|t||m||L", "tied_embeddings": False, "dtype": "fp16"},
     },
     "two of four groups of experts": {
         **{"moe_token_dispatcher_type": "flex", "num_experts": 32, "moe_router_topk": 4, "etp": 1, "ep": 8},

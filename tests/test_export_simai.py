@@ -301,6 +301,14 @@ def test_every_stage_can_be_written(tmp_path: Path, root: Path, monkeypatch: pyt
     ]
 
 
+def test_simai_has_one_size_for_all_messages_between_stages(root: Path) -> None:
+    layout = {"pipeline_model_parallel_layout": "Et|tm|L", "pp": 3, "num_layers": 2, "mtp_num_layers": 1}
+    (problem,) = simai_megatron.inexpressible(workload(root, **layout))
+    assert "messages between stages are all of one size" in problem.line()
+    layout["pipeline_model_parallel_layout"] = "Et|t|mL"
+    assert simai_megatron.inexpressible(workload(root, **layout)) == []
+
+
 def test_simai_has_no_expert_tensor_groups_of_another_size(root: Path) -> None:
     (problem,) = simai_megatron.inexpressible(workload(root, etp=1))
     assert "etp 1 is not tp 8" in problem.line()

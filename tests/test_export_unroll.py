@@ -7,7 +7,17 @@ import polars as pl
 import pytest
 from polars.testing import assert_frame_equal
 
-from export_workloads import BESIDE, CLUSTER, MICROBATCHES, RINGS, SMALL, SWEEP, traced_workload, workload
+from export_workloads import (
+    APART,
+    BESIDE,
+    CLUSTER,
+    MICROBATCHES,
+    RINGS,
+    SMALL,
+    SWEEP,
+    traced_workload,
+    workload,
+)
 from moesweep.cli import main
 from moesweep.cost.model import cost, with_constants
 from moesweep.export.source import traced
@@ -51,7 +61,28 @@ def test_folded_and_unrolled_sums_are_equal(name: str) -> None:
     assert_frame_equal(linear.collect().sort(KEY), folded.sort(KEY))
 
 
-@pytest.mark.parametrize("name", [*SMALL, *RINGS])
+@pytest.mark.parametrize("name", APART)
+def test_a_prediction_travels_beside_the_hidden_state_in_one_message(name: str) -> None:
+    """From stage 2 to the loss in the second chunk, T/t of each; gradients go back alike."""
+    each = traced_workload(name)
+    ops = executed(each).filter(pl.col("group_kind") == "pp")
+    both = {("send_forward", 2), ("recv_forward", 3), ("send_backward", 3), ("recv_backward", 2)}
+    sizes = ops.group_by("op", "stage", "chunk").agg(pl.col("comm_bytes").unique())
+    one = each.program.filter(pl.col("op") == "send_forward")["comm_bytes"].min()
+    wanted = {row[:3]: [2 * one if row[:2] in both and row[2] == 1 else one] for row in sizes.iter_rows()}
+    assert {row[:3]: row[3] for row in sizes.iter_rows()} == wanted
+    sums = ops.group_by(KEY).agg(pl.col("comm_bytes").sum()).sort(KEY)
+    runs = pl.col("comm_bytes") * pl.col("num_microbatches")
+    assert sums.equals(each.program.filter(pl.col("group_kind") == "pp").select(*KEY, runs).sort(KEY))
+    # An overlapped one takes no longer for both.
+    lasting = ops.with_columns(time=pl.col("end_nanoseconds") - pl.col("start_nanoseconds"))
+    (single,), (double,) = (
+        lasting.filter(op="recv_forward", stage=3, chunk=chunk)["time"].unique() for chunk in (0, 1)
+    )
+    assert double == (1 if each.workload["overlap_p2p_comm"] else 2) * single
+
+
+@pytest.mark.parametrize("name", [*SMALL, *RINGS, *APART])
 def test_a_stage_runs_its_steps_in_schedule_order_one_at_a_time(name: str) -> None:
     each = traced_workload(name)
     ops = executed(each)

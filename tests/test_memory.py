@@ -14,6 +14,7 @@ from small import DENSE, small
 
 # Korthikanti's 22B model: s 2048, b 4, h 6144, a 64, t 8
 S, B, H, A, T = 2048, 4, 6144, 64, 8
+LAYOUT = "pipeline_model_parallel_layout"
 KORTHIKANTI: dict[str, Any] = DENSE | {
     "world_size": 8,
     "tp": T,
@@ -290,6 +291,20 @@ def test_multi_token_prediction_keeps_a_layer_and_a_softmax() -> None:
     layer = 34 / T + 5 * A * S / (H * T)
     expected = (layer + 11 / T) * S * B * H + 4 * S * B * 51_200 / T
     assert two - one == pytest.approx(expected)
+
+
+def test_a_prediction_before_the_stage_of_the_loss_is_kept_of_all_in_flight() -> None:
+    """Stage 1 of 3 has two micro-batches in flight; the softmax, and what arrives, is the last stage's."""
+    apart = KORTHIKANTI | {"pp": 3, "tied_embeddings": False, "num_layers": 3, "world_size": 3 * T}
+    apart |= {"global_batch_size": 4 * B}
+    layouts = ({LAYOUT: "Et|ttm|L", "mtp_num_layers": 1}, {LAYOUT: "Et|tt|L"})
+    here, plain = (
+        stage_memory(folded(row), row).sort("stage")["activations_bytes"].to_list()
+        for row in (small(**apart | each).with_columns(workload=pl.lit("one")) for each in layouts)
+    )
+    layer = 34 / T + 5 * A * S / (H * T)
+    more = [0, 2 * (layer + 11 / T) * S * B * H, 2 / T * S * B * H + 4 * S * B * 51_200 / T]
+    assert [one - other for one, other in zip(here, plain, strict=True)] == pytest.approx(more)
 
 
 @pytest.mark.parametrize(

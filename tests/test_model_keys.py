@@ -289,6 +289,47 @@ def test_multi_token_prediction(trace: Implementation) -> None:
     assert held[0] - held[1] == 24_832 + 384 + 4096
 
 
+def test_a_prediction_before_the_stage_of_the_loss(trace: Implementation) -> None:
+    """Megatron's `get_mtp_ranks` and `p2p_communication.py`: m on stage 1 of 3, its head with the loss."""
+    here = {"pipeline_model_parallel_layout": "Ett|ttm|L", "pp": 3, "world_size": 24, "num_layers": 4}
+    apart = SMALL_DENSE | {"mtp_num_layers": 1, "tied_embeddings": False} | here
+    plain = apart | {"mtp_num_layers": 0, "pipeline_model_parallel_layout": "Ett|tt|L"}
+    first, module, loss = (trace(apart, stage) for stage in range(3))
+    order = ops_of(module, "forward", 4)
+    assert order[0] == "mtp_embedding_lookup"
+    assert order[-1] == "mtp_final_norm"
+    # 7 of the head, the loss's three all_reduces among them, behind the final norm of the model
+    names = [row["op"] for row in loss if row["phase"] == "forward"]
+    assert names[:3] == ["recv_forward", "final_norm", "mtp_head_gather"]
+    assert names[names.index("mtp_cross_entropy") + 1] == "head_gather"
+    back = [row["op"] for row in loss if row["phase"] == "backward"]
+    assert back[back.index("head_gather") + 2] == "mtp_cross_entropy"
+    assert back[-2:] == ["final_norm", "send_backward"]
+    # 8 micro-batches: two hidden states of T/t go from the module to the loss, and two gradients back.
+    per = trace(plain, 1)[0]["num_microbatches"]
+    found = [
+        {row["op"]: (row["comm_bytes"], row["num_microbatches"]) for row in rows if row["kind"] == "p2p"}
+        for rows in (first, module, loss)
+    ]
+    assert found == [
+        {"send_forward": (4096, per), "recv_backward": (4096, per)},
+        {
+            **{"recv_forward": (4096, per), "send_forward": (4096, 2 * per)},
+            **{"recv_backward": (4096, 2 * per), "send_backward": (4096, per)},
+        },
+        {"recv_forward": (4096, 2 * per), "send_backward": (4096, 2 * per)},
+    ]
+    # Stage 1 has the layer 24,832, norms 3 x 128, the projection 64 x 128/2 and a copy of the table 512 x 64.
+    held = [
+        by_op(trace(apart, stage), "optimizer")["adam"]["m"]
+        - by_op(trace(plain, stage), "optimizer")["adam"]["m"]
+        for stage in range(3)
+    ]
+    assert held == [0, 24_832 + 384 + 4096 + 32_768, 0]
+    reduced = [by_op(rows, "optimizer").get("embedding_grad_reduce") for rows in (first, module, loss)]
+    assert [row and row["comm_bytes"] for row in reduced] == [4 * 32_768, 4 * 32_768, None]
+
+
 def test_slices_of_a_message_are_gathered_on_arrival(trace: Implementation) -> None:
     # Megatron-LM without sequence parallelism sends T/t and gathers T
     old = SMALL_DENSE | {"sequence_parallel": False, "framework": "megatron-lm"}

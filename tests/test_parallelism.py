@@ -11,6 +11,8 @@ from moesweep.cost.collectives import places
 from moesweep.shapes.communication import GROUP_KINDS
 from moesweep.shapes.parallelism import grouped, groups, placement, ranks, runs, standing
 
+LAYOUT = "pipeline_model_parallel_layout"
+
 # 16 ranks in two stages, tensor-parallel in pairs; 2 of a stage's 4 data-parallel ranks share its experts.
 SIXTEEN = {
     **{"world_size": 16, "tp": 2, "cp": 1, "pp": 2, "dp": 4, "etp": 2, "ep": 2, "edp": 2},
@@ -27,7 +29,14 @@ def degrees(draw: st.DrawFn, powers_of_two: bool = False) -> dict[str, Any]:
     tp = draw(st.sampled_from([d for d in range(1, stage + 1) if stage % d == 0]))
     cp = draw(st.sampled_from([d for d in range(1, stage // tp + 1) if stage // tp % d == 0]))
     dense = {"world_size": stage * pp, "tp": tp, "cp": cp, "pp": pp, "dp": stage // tp // cp}
-    return {**dense, "etp": etp, "ep": ep, "edp": edp, "num_experts": 60}
+    predicts = draw(st.integers(1, pp)) if pp > 1 else pp  # pp: nothing says a stage
+    layout = "E" + "|" * predicts + "m" + "|" * (pp - 1 - predicts) + "L" if predicts < pp else "none"
+    return {**dense, "etp": etp, "ep": ep, "edp": edp, "num_experts": 60, LAYOUT: layout}
+
+
+def shares_table(world: dict[str, Any]) -> int:
+    """The stage that has a table like the first one's."""
+    return world[LAYOUT].count("|", 0, world[LAYOUT].index("m")) if "m" in world[LAYOUT] else world["pp"] - 1
 
 
 def members(frame: pl.DataFrame, kind: str) -> list[list[int]]:
@@ -147,11 +156,11 @@ def test_every_rank_is_in_exactly_one_group_of_each_kind(world: dict[str, Any]) 
 
 @given(degrees())
 def test_groups_are_what_their_runs_say(world: dict[str, Any]) -> None:
-    """Member by member, in the same order; of embedding the ends of the pipeline's groups."""
+    """Member by member, in the same order; of embedding those of the pipeline's groups that share a table."""
     frame = groups(world)
     for kind in set(frame["group_kind"]):
         found = grouped(runs(kind, world))
-        table = found[:, [0, -1]] if kind == "embedding" else found
+        table = found[:, [0, shares_table(world)]] if kind == "embedding" else found
         assert table.tolist() == members(frame, kind)
 
 
@@ -215,8 +224,8 @@ def test_placement_is_that_of_the_group_that_stands_worst(
 )
 def test_nodes_of_an_ep_group_are_one_figure(etp: int, ep: int, expected: tuple[int, int]) -> None:
     """The costs', the tables' and the page's count, and what leaves nodes, agree."""
-    world = {"world_size": etp * ep * 8, "tp": 1, "cp": 2, "pp": 1, "dp": etp * ep * 4}
-    world |= {"etp": etp, "ep": ep, "edp": 8}
+    world: dict[str, Any] = {"world_size": etp * ep * 8, "tp": 1, "cp": 2, "pp": 1, "dp": etp * ep * 4}
+    world |= {"etp": etp, "ep": ep, "edp": 8, LAYOUT: "none"}
     assert predicted(world, "ep", 8)[1:3] == expected
     found = [stands(group, 8) for group in members(groups({**world, "num_experts": ep}), "ep")]
     assert (min(fewest for _, fewest, _ in found), max(nodes for _, _, nodes in found)) == expected
@@ -270,4 +279,4 @@ def test_aligned_groups_of_a_kind_all_stand_alike(world: dict[str, Any], node: i
 )
 def test_placement_of_the_first_example(kind: str, expected: tuple[int, int, int]) -> None:
     world = {"world_size": 1024, "tp": 16, "cp": 4, "pp": 2, "dp": 8, "etp": 16, "ep": 16, "edp": 2}
-    assert predicted(world, kind, 8)[:3] == expected
+    assert predicted({**world, LAYOUT: "none"}, kind, 8)[:3] == expected

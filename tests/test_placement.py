@@ -65,6 +65,14 @@ def test_a_layout_in_letters() -> None:
     assert held(**changes) == [[3, 4], [0, 1]]
 
 
+def test_a_prediction_stands_where_its_letter_does() -> None:
+    # Megatron-Core's example for DeepSeek-V3, `pipeline_parallel_layer_layout.py`: rank 14 decoder*2, mtp
+    changes = DEEPSEEK | {"virtual_pipeline": 2, LAYOUT: "Et*3|(tt|)*29m|L", "mtp_num_layers": 1}
+    assert held(**changes) == [[3, 2], *([[2, 2]] * 13), [2, 0], [2, 0]]
+    found = layer_layout(small(**changes)).filter(layer_kind="mtp_moe")
+    assert found.select("layer", "stage", "chunk").rows() == [(61, 14, 1)]
+
+
 @pytest.mark.parametrize(
     "text", ["Et*3|(tt|)*29,m|L", "E|t*10||tL", "Ett|(t|,t|)*3L", "(E)*1(tm|)*2,L*1", "Et*3|(t*4|)*2L"]
 )

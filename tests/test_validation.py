@@ -332,7 +332,14 @@ BROKEN: list[tuple[str, dict[str, Any], str, str]] = [
         "layout",
         {LAYOUT: "Ettttm|ttttL", "mtp_num_layers": 1},
         "Ettttm|ttttL",
-        "multi-token prediction before the last part is not modelled",
+        "no t stands behind m; m stands in the last part of its stage, which is not the first one",
+    ),
+    (
+        "layout",
+        {LAYOUT: "Ett|tt|m|ttt|tm|L", "pp": 3, "virtual_pipeline": 2, "mtp_num_layers": 2, "world_size": 24},
+        "Ett|tt|m|ttt|tm|L",
+        "all m stand in one part; no t stands behind m; m stands in the last part of its stage, which is not "
+        "the first one; several m before the last part are not modelled; m before the last part beside tied",
     ),
     ("tp_within_node", {"tp": 16, "etp": 1}, "16", "nearest: 8"),
     # 4 layers a stage, experts of 2 * 2^15 * 2^17 * 8/(4 * 4) = 2^32 parameters, attention 4 * 2^30 / 4, so

@@ -11,6 +11,7 @@ from moesweep.cost.workspace import LOGIT_BYTES, workspace_bytes
 from moesweep.shapes import sizes as s
 from moesweep.shapes.expressions import Part, exact, in_place
 from moesweep.shapes.layer_kinds import DECODER, KINDS, PREDICTING, has_experts, is_kept, is_predicting
+from moesweep.shapes.placement import predicts_apart
 from moesweep.shapes.schedule import more_warmup
 from moesweep.shapes.states import state_bytes
 from moesweep.shapes.weights import layers_of
@@ -152,7 +153,7 @@ def kept_bytes() -> dict[str, pl.Expr]:
     """
     layers = {
         f"{kind}_kept_bytes": _layer_bytes(has_experts(kind), _even_rows, _is_recomputed(kind))[0]
-        + (_prediction_bytes() if kind in PREDICTING else 0)
+        + (_module_bytes() + _with_the_loss(_softmax_bytes()) if kind in PREDICTING else 0)
         for kind in KINDS
     }
     shared = pl.when(s.recomputes_layers).then(_input).otherwise(0)
@@ -225,8 +226,8 @@ def _activation_bytes(mean_rows: pl.Expr, most_rows: pl.Expr, part: Part) -> pl.
     return (
         _in_flight() * (layers + mask)
         + pl.when(pl.col("recompute") == "none").then(0).otherwise(working)
-        + pl.when(pl.col("stage") == s.pp - 1).then(part("head", _head_bytes())).otherwise(0)
-        + layers_of(PREDICTING) * part("prediction", _prediction_bytes())
+        + pl.when(pl.col("stage") == s.pp - 1).then(_at_the_loss(part)).otherwise(0)
+        + layers_of(PREDICTING) * _prediction_bytes(part)
     )
 
 
@@ -261,13 +262,35 @@ def _head_bytes() -> pl.Expr:
     return (4 * _local * s.hidden + LOGIT_BYTES * s.tokens * s.vocabulary).alias("head_bytes")
 
 
-def _prediction_bytes() -> pl.Expr:
+def _module_bytes() -> pl.Expr:
     """Return what a module of multi-token prediction keeps besides its layer, of one micro-batch.
 
     The embedding with its dropout's mask (2 + 1), the projection's input (4), the final norm's input and
-    output (4), and a softmax of 4 bytes a logit, which the model's own loss meets.
+    output (4). Away from the loss that output is freed as it is sent, but the hidden state has arrived (2).
     """
-    return ((10 + _mask) * _local * s.hidden + 4 * s.tokens * s.vocabulary).alias("prediction_bytes")
+    return (10 + _mask) * _local * s.hidden
+
+
+def _softmax_bytes() -> pl.Expr:
+    """Return the softmax of a prediction, 4 bytes a logit, which the model's own loss meets."""
+    return 4 * s.tokens * s.vocabulary
+
+
+def _with_the_loss(size: pl.Expr) -> pl.Expr:
+    return pl.when(predicts_apart).then(0).otherwise(size)
+
+
+def _prediction_bytes(part: Part) -> pl.Expr:
+    """Return what modules keep: one micro-batch's where the loss is, before it those of all in flight."""
+    in_flight = pl.when(part("apart", predicts_apart)).then(_in_flight()).otherwise(1)
+    module, softmax = part("module", _module_bytes()), part("softmax", _with_the_loss(_softmax_bytes()))
+    return (in_flight * module + softmax).alias("prediction_bytes")
+
+
+def _at_the_loss(part: Part) -> pl.Expr:
+    """Return what the head keeps, and of a prediction from elsewhere what has arrived, and its softmax."""
+    arrived = pl.when(predicts_apart).then(2 * _local * s.hidden + _softmax_bytes()).otherwise(0)
+    return part("head", _head_bytes()) + part("distant", arrived.alias("distant_prediction_bytes"))
 
 
 def contents_of_a_stage() -> dict[str, pl.Expr]:

@@ -17,6 +17,7 @@ from moesweep.export.request import Request
 from moesweep.export.simai_text import NONE, Block, Communication, header, row, write
 from moesweep.export.source import Traced
 from moesweep.export.timeline import nanoseconds
+from moesweep.shapes.placement import LAYOUT, stage_of_prediction
 
 MAX_COMM_BYTES = 17_179_869_184
 MAX_NANOSECONDS = 2**31 - 1
@@ -56,12 +57,19 @@ class _Part:
 
 
 def inexpressible(workload: Mapping[str, Any]) -> list[Problem]:
-    """Return a problem if the experts' tensor groups are not the tp groups: SimAI has one size for both."""
-    if workload["kind"] == "dense" or workload["etp"] == workload["tp"]:
-        return []
-    id_, etp, tp = workload["workload"], workload["etp"], workload["tp"]
-    message = f"SimAI has no expert-tensor groups of their own: etp {etp} is not tp {tp}"
-    return [Problem(id_, "etp", "simai", shown(etp), message, f"only {tp}", workload=id_)]
+    """Return a problem for each thing of which SimAI has one for all.
+
+    One size for the experts' tensor groups and the tp groups; one for all messages between stages.
+    """
+    id_, etp, tp, found = workload["workload"], workload["etp"], workload["tp"], []
+    if workload["kind"] == "moe" and etp != tp:
+        message = f"SimAI has no expert-tensor groups of their own: etp {etp} is not tp {tp}"
+        found.append(Problem(id_, "etp", "simai", shown(etp), message, f"only {tp}", workload=id_))
+    if stage_of_prediction(workload) < workload["pp"] - 1:
+        message, advice = "SimAI's messages between stages are all of one size", "only m in the last part"
+        layout = shown(workload[LAYOUT])
+        found.append(Problem(id_, LAYOUT, "simai", layout, message, advice, workload=id_))
+    return found
 
 
 def export(traced: Traced, request: Request) -> None:

@@ -11,7 +11,7 @@ import polars as pl
 from moesweep.cost.iteration import overlaps_messages
 from moesweep.export.source import Traced
 from moesweep.shapes.communication import BESIDE_LINEARS, HIDES_BEHIND, RING_ARRIVALS, share_beside_ring
-from moesweep.shapes.placement import layer_layout
+from moesweep.shapes.placement import layer_layout, stage_of_prediction
 from moesweep.shapes.schedule import schedules
 from moesweep.shapes.steps import step_ends
 from moesweep.study.keys import SCHEMA
@@ -30,7 +30,8 @@ def step_programs(traced: Traced) -> pl.DataFrame:
     `advance` of all ops adds up to the step's length.
 
     A layer belongs to its chunk, the embedding to the first one and the head to the last; a stage
-    exchanges messages for every chunk but the model's first input and last output.
+    exchanges messages for every chunk but the model's first input and last output. Two hidden states that
+    travel together are one message (`_together`).
     """
     pp, chunks = traced.workload["pp"], traced.workload["virtual_pipeline"]
     workload = pl.DataFrame([traced.workload], schema=SCHEMA)
@@ -50,6 +51,7 @@ def step_programs(traced: Traced) -> pl.DataFrame:
     last = pl.col("op").is_in(["send_forward", "recv_backward"]) & end
     each_chunk = pl.DataFrame({"chunk": range(chunks)}, schema={"chunk": pl.Int64})
     messages = repeated.filter(is_message).join(each_chunk, how="cross").filter(~first & ~last)
+    messages = messages.with_columns(**_together(workload))
     both = pl.concat([computed, messages.select(computed.columns)])
     return (
         both.sort(*_STEP, "op_index")
@@ -58,6 +60,21 @@ def step_programs(traced: Traced) -> pl.DataFrame:
         .with_columns(offset=pl.col("advance").cum_sum().over(_STEP) - pl.col("own") - _early(workload))
         .drop("own", "overlap")
     )
+
+
+def _together(workload: pl.DataFrame) -> dict[str, pl.Expr]:
+    """Return bytes and nanoseconds of messages, over a workload's: of both where a prediction travels along.
+
+    One that is overlapped takes no longer with it: nobody is taken to wait for the other tensor.
+    """
+    apart, pp = stage_of_prediction(workload.row(0, named=True)), workload["pp"].item()
+    backward, sends = pl.col("phase").cast(pl.String) == "backward", pl.col("collective") == "send"
+    # The one of both stages that is further from the loss.
+    further = pl.col("stage") - pl.when(backward == sends).then(1).otherwise(0)
+    closing = pl.col("chunk") == workload["virtual_pipeline"].item() - 1
+    along = closing & (further >= apart) & (further < pp - 1)
+    sizes = ["comm_bytes", "wire_bytes", *(() if _overlapped(workload) else ("nanoseconds",))]
+    return {name: pl.col(name) * pl.when(along).then(2).otherwise(1) for name in sizes}
 
 
 _ARRIVES = pl.col("collective").eq_missing(pl.lit("recv")) & pl.col("group_kind").eq_missing(pl.lit("pp"))

@@ -74,11 +74,16 @@ def unrolled(traced: Traced, chosen: list[int] | None, microbatches: int | None 
 
 def _with_own(rows: pl.LazyFrame, everyone: pl.DataFrame, each: pl.DataFrame) -> pl.LazyFrame:
     """Return rows of ranks with their own ep rank's quantities, and the end that their own time makes."""
-    own = nanoseconds(each).lazy().select("stage", "ep_rank", "op_index", *_OWN, "nanoseconds")
+    # Messages between stages are the same of all; of two that travel together a program has one.
+    alone = nanoseconds(each).filter(
+        ~((pl.col("kind") == "p2p") & (pl.col("group_kind") == "pp")).fill_null(False)
+    )
+    key, taken = ("stage", "ep_rank", "op_index"), (*_OWN, "nanoseconds")
+    own = alone.lazy().select(*key, *(pl.col(name).alias(f"own_{name}") for name in taken))
     return (
-        rows.drop(_OWN)
-        .join(everyone.lazy().select("rank", "ep_rank"), on="rank", how="left", maintain_order="left")
-        .join(own, on=["stage", "ep_rank", "op_index"], how="left", maintain_order="left")
+        rows.join(everyone.lazy().select("rank", "ep_rank"), on="rank", how="left", maintain_order="left")
+        .join(own, on=key, how="left", maintain_order="left")
+        .with_columns(pl.coalesce(f"own_{name}", name).alias(name) for name in taken)
         .with_columns(end_nanoseconds=pl.col("start_nanoseconds") + pl.col("nanoseconds"))
         .select("rank", *_SHARED, "group_id")
     )

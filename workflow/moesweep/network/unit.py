@@ -15,10 +15,14 @@ from moesweep.network.flows import Floats, Flows, Ints
 from moesweep.network.order import slots
 from moesweep.shapes.communication import GROUP_KINDS
 from moesweep.shapes.parallelism import Runs, grouped, runs
+from moesweep.shapes.placement import stage_of_prediction
 from moesweep.shapes.rings import ring_shares
 
-LAYOUT = ("world_size", "tp", "cp", "dp", "pp", "etp", "ep", "edp", "cp_comm_type")
-"""Columns of a workload that say who stands where, and how cp ranks share a sequence."""
+LAYOUT = (
+    *("world_size", "tp", "cp", "dp", "pp", "etp", "ep", "edp", "cp_comm_type"),
+    "pipeline_model_parallel_layout",
+)
+"""Columns of a workload that say who stands where, how cp ranks share a sequence, and who shares a table."""
 
 Way = Literal["ring", "exchange", "neighbours", "next"]
 """How members exchange: round rings, each with all others, with both neighbours, or on to the next one."""
@@ -32,14 +36,14 @@ class Pattern:
     """Who exchanges what: kinds and layouts of one pattern put the same on links.
 
     runs     how groups lie in the world
-    ends     whether only the first and the last member of each are meant
+    other    the member of each that is meant beside the first one, if no more are
     order    axes in the order in which ranks are placed (network/order.py), of what `layout`; None for rank
              order, which the runs tell
     """
 
     way: Way
     runs: Runs
-    ends: bool = False
+    other: int | None = None
     order: str | None = None
     layout: tuple[tuple[str, Any], ...] = ()
 
@@ -47,8 +51,8 @@ class Pattern:
     def table(self) -> Ints:
         """The GPUs of the groups' members: groups × members."""
         ranks = grouped(self.runs)
-        if self.ends:
-            ranks = ranks[:, [0, -1]]
+        if self.other is not None:
+            ranks = ranks[:, [0, self.other]]
         return ranks if self.order is None else slots(dict(self.layout), self.order)[ranks]
 
 
@@ -61,8 +65,9 @@ def patterns(layout: Mapping[str, Any], order: str | None = None) -> dict[str, P
     placed = () if order is None else tuple((name, layout[name]) for name in LAYOUT)
     ways = _WAYS | ({"cp": way} if (way := _WAYS_OF_CP.get(layout["cp_comm_type"])) else {})
     found = {kind: runs(kind, layout) for kind in GROUP_KINDS}
+    other = {"embedding": stage_of_prediction(layout)}
     return {
-        kind: Pattern(ways.get(kind, "ring"), lie, kind == "embedding", order, placed)
+        kind: Pattern(ways.get(kind, "ring"), lie, other.get(kind), order, placed)
         for kind, lie in found.items()
         if any(inside for _, inside in lie)
     }

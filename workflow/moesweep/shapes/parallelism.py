@@ -21,6 +21,7 @@ import numpy as np
 import polars as pl
 
 from moesweep.shapes.communication import EXPERT_KINDS, GROUP_KINDS
+from moesweep.shapes.placement import prediction_stage, stage_of_prediction
 
 DENSE_ORDER = ("tp", "cp", "dp", "pp")
 EXPERT_ORDER = ("etp", "ep", "edp", "pp")
@@ -34,7 +35,7 @@ _MASKS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "edp": (EXPERT_ORDER, ("edp",)),
     "pp": (DENSE_ORDER, ("pp",)),
     "tp_ep": (EXPERT_ORDER, ("etp", "ep")),
-    # The pipeline's group with its middle stages left out.
+    # Of the pipeline's group the first stage, and the last one or that of multi-token prediction.
     "embedding": (DENSE_ORDER, ("pp",)),
     "world": (DENSE_ORDER, DENSE_ORDER),
     "model": (DENSE_ORDER, ("tp", "pp")),
@@ -69,7 +70,7 @@ def ranks(workload: Mapping[str, Any]) -> pl.DataFrame:
 
     Columns rank, stage, {tp,dp,etp,ep,edp,cp}_rank, {kind}_group for every kind of GROUP_KINDS, all i64.
     Group ids count from 0 within a kind, in the order of the groups' smallest ranks; embedding_group is -1 on
-    middle stages.
+    stages without a table that others share.
     """
     frame = pl.DataFrame({"rank": range(workload["world_size"])}, schema={"rank": pl.Int64})
     return frame.select(
@@ -157,7 +158,7 @@ def extent(kind: str) -> tuple[pl.Expr, pl.Expr, pl.Expr]:
     size = _product([pl.col(axis) for axis in mask])
     stride = _product([pl.col(axis) for axis in order[: order.index(mask[0])]])
     if kind == "embedding":
-        stride = stride * pl.max_horizontal(size - 1, 1)
+        stride = stride * pl.max_horizontal(prediction_stage, 1)
         size = pl.min_horizontal(size, 2)
     return size, stride, pl.col("pp") if kind in ("model", "expert_model") else pl.lit(1, pl.Int64)
 
@@ -244,7 +245,7 @@ def _group_id(kind: str, sizes: Mapping[str, int]) -> pl.Expr:
     if kind != "embedding":
         return number
     stage = _coordinate(order, "pp", sizes)
-    return pl.when((stage == 0) | (stage == sizes["pp"] - 1)).then(number).otherwise(-1)
+    return pl.when(stage.is_in([0, stage_of_prediction(sizes)])).then(number).otherwise(-1)
 
 
 def _members(everyone: pl.DataFrame, kind: str, sizes: Mapping[str, int]) -> pl.DataFrame:

@@ -93,11 +93,51 @@ def _recomputed(workload: Mapping[str, Any], parts: tuple[int, ...]) -> tuple[li
 
 
 def virtual_stages(workload: Mapping[str, Any]) -> tuple[int, ...]:
-    """Return the virtual stage of each layer of a workload; multi-token prediction stands on the last one."""
-    parts = workload["pp"] * workload["virtual_pipeline"]
-    return *_decoder_stages(*(workload[name] for name in PLACING)), *(
-        [parts - 1] * workload["mtp_num_layers"]
-    )
+    """Return the virtual stage of each layer of a workload.
+
+    Multi-token prediction stands on the last one, unless a layout says where.
+    """
+    told = _prediction_part(workload[LAYOUT])
+    part = workload["pp"] * workload["virtual_pipeline"] - 1 if told is None else told
+    return *_decoder_stages(*(workload[name] for name in PLACING)), *([part] * workload["mtp_num_layers"])
+
+
+@cache
+def _prediction_part(layout: str) -> int | None:
+    """Return the part of a layout that has multi-token prediction, None where none has."""
+    try:
+        parts = [] if layout == UNSAID else layout_parts(layout)
+    except ValueError:
+        return None
+    return next((part for part, letters in enumerate(parts) if "m" in letters), None)
+
+
+def stage_of_prediction(workload: Mapping[str, Any]) -> int:
+    """Return `prediction_stage` of one workload, of which pp is needed and a layout may be said."""
+    part, pp = _prediction_part(workload.get(LAYOUT, UNSAID)), int(workload["pp"])
+    return pp - 1 if part is None else part % pp
+
+
+def _prediction_parts(layouts: pl.Series) -> pl.Series:
+    # Where a condition leaves rows out, polars hands on nulls.
+    parts = [None if layout is None else _prediction_part(layout) for layout in layouts]
+    return pl.Series(parts, dtype=pl.Int64)
+
+
+prediction_stage = (
+    pl.col(LAYOUT).map_batches(_prediction_parts, return_dtype=pl.Int64, is_elementwise=True) % pl.col("pp")
+).fill_null(pl.col("pp") - 1)
+"""The stage where a workload's multi-token prediction stands, or would: the last one unless a layout says."""
+
+predicts_apart = prediction_stage < pl.col("pp") - 1
+"""Whether that is another stage than the loss's: their hidden states travel there side by side."""
+
+_stage = pl.col("stage")
+carries = {
+    "forward": predicts_apart & (_stage > prediction_stage),
+    "backward": predicts_apart & (_stage >= prediction_stage) & (_stage < pl.col("pp") - 1),
+}
+"""Whether the last chunk of a stage gets hidden states, or their gradients, of both as two messages."""
 
 
 PLACING = ("num_layers", "pp", "virtual_pipeline", *COUNTED, *ACCOUNTED, LAYOUT)
@@ -181,10 +221,12 @@ def chunk_contents(workloads: pl.DataFrame, layers: pl.DataFrame) -> pl.DataFram
     """Return one row a chunk, stage by stage: workload, stage, chunk, layers by kind, ENDS and ARRIVALS.
 
     `layers` are rows of `layer_layout`, whatever kinds of layers it tells apart. The first chunk of the first
-    stage and the last chunk of the last stage have no neighbour that sends to them.
+    stage and the last chunk of the last stage have no neighbour that sends to them. From multi-token
+    prediction to a loss on another stage, two messages arrive (`carries`).
     """
     first = (pl.col("stage") == 0) & (pl.col("chunk") == 0)
-    last = (pl.col("stage") == pl.col("pp") - 1) & (pl.col("chunk") == pl.col("virtual_pipeline") - 1)
+    closing = pl.col("chunk") == pl.col("virtual_pipeline") - 1
+    last = (pl.col("stage") == pl.col("pp") - 1) & closing
     kinds = kinds_of(layers)
     held = layers.group_by("workload", "stage", "chunk").agg(
         (pl.col("layer_kind") == kind).sum().cast(pl.Int64).alias(kind) for kind in kinds
@@ -195,6 +237,7 @@ def chunk_contents(workloads: pl.DataFrame, layers: pl.DataFrame) -> pl.DataFram
             "workload",
             "pp",
             "virtual_pipeline",
+            LAYOUT,
             stage=pl.int_ranges(0, "pp", dtype=pl.Int64),
             chunk=pl.int_ranges(0, "virtual_pipeline", dtype=pl.Int64),
         )
@@ -208,8 +251,8 @@ def chunk_contents(workloads: pl.DataFrame, layers: pl.DataFrame) -> pl.DataFram
             *(pl.col(kind).fill_null(0) for kind in kinds),
             first=first.cast(pl.Int64),
             last=last.cast(pl.Int64),
-            recv_forward=(several & ~first).cast(pl.Int64),
-            recv_backward=(several & ~last).cast(pl.Int64),
+            recv_forward=(several & ~first).cast(pl.Int64) + (closing & carries["forward"]).cast(pl.Int64),
+            recv_backward=(several & ~last).cast(pl.Int64) + (closing & carries["backward"]).cast(pl.Int64),
         )
     )
 

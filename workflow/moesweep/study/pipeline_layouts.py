@@ -7,7 +7,7 @@ import polars as pl
 
 from moesweep.shapes.placement import LAYOUT, UNSAID, layout_parts
 
-_READ = (LAYOUT, "pp", "virtual_pipeline", "num_layers", "mtp_num_layers")
+_READ = (LAYOUT, "pp", "virtual_pipeline", "num_layers", "mtp_num_layers", "tied_embeddings")
 
 
 def layout_faults() -> pl.Expr:
@@ -43,8 +43,28 @@ def _fault(workload: Mapping[str, Any]) -> str:
         faults.append("one E begins the first part")
     if letters.count("L") != 1 or not parts[-1].endswith("L"):
         faults.append("one L ends the last part")
-    if "m" in "".join(parts[:-1]):
-        faults.append("multi-token prediction before the last part is not modelled")
     if any(list(part) != sorted(part, key="EtmL".index) for part in parts):
         faults.append("a part runs E, t, m, L in this order")
-    return "; ".join(faults)
+    return "; ".join(faults + _faults_of_prediction(parts, workload))
+
+
+def _faults_of_prediction(parts: tuple[str, ...], workload: Mapping[str, Any]) -> list[str]:
+    """Return what is wrong with the places of m (Megatron `validate_layer_layout`), or not modelled."""
+    places = [place for place, part in enumerate(parts) if "m" in part]
+    if not places or places == [len(parts) - 1]:
+        return []
+    pp, chunks = workload["pp"], workload["virtual_pipeline"]
+    faults = []
+    if len(places) > 1:
+        faults.append("all m stand in one part")
+    if any("t" in part for part in parts[places[0] + 1 :]):
+        faults.append("no t stands behind m")
+    if any(place // pp != chunks - 1 or place % pp == 0 for place in places):
+        faults.append("m stands in the last part of its stage, which is not the first one")
+    if workload["mtp_num_layers"] > 1:
+        faults.append("several m before the last part are not modelled")
+    if workload["tied_embeddings"]:
+        faults.append(
+            "m before the last part beside tied embeddings, a table on three stages, is not modelled"
+        )
+    return faults

@@ -3,6 +3,7 @@
 import polars as pl
 
 from moesweep.shapes import sizes as s
+from moesweep.shapes.placement import carries
 from moesweep.trace.elementwise import norm, norm_backward
 from moesweep.trace.linears import SP, column_parallel, column_parallel_backward
 from moesweep.trace.vocabulary import (
@@ -126,25 +127,28 @@ def pipeline_messages() -> dict[str, list[Op]]:
     """Return the four messages of a stage by name, over the stage's columns `stage` and `pp`.
 
     A stage exchanges v chunks per micro-batch. With v > 1 the chunks wrap around: the last stage
-    sends to the first, except for the model's very first input and very last output.
+    sends to the first, except for the model's very first input and very last output. From multi-token
+    prediction to a loss on another stage two hidden states travel: a message more (`carries`).
     """
     first, last = pl.col("stage") == 0, pl.col("stage") == s.pp - 1
 
-    def exchanged(op: Op, at_the_end: pl.Expr) -> Op:
+    def exchanged(op: Op, at_the_end: pl.Expr, both: pl.Expr) -> Op:
         """Return the op between the stage and its neighbour, which one chunk has not at the model's end."""
-        count = s.microbatches * (s.chunks - pl.when(at_the_end).then(1).otherwise(0))
-        return op.only(~at_the_end | (s.chunks > 1)).times(count)
+        at_end, more = (pl.when(there).then(1).otherwise(0) for there in (at_the_end, both))
+        return op.only(~at_the_end | (s.chunks > 1)).times(s.microbatches * (s.chunks - at_end + more))
 
-    def arrival(name: str, at_the_end: pl.Expr) -> list[Op]:
+    def arrival(name: str, at_the_end: pl.Expr, both: pl.Expr) -> list[Op]:
         gather = all_gather(f"{name}_gather", "tp", s.activation_bytes).only(_scatter_gather & (s.pp > 1))
-        return [exchanged(op, at_the_end) for op in (recv(name, "pp", _message_bytes()), gather)]
+        return [exchanged(op, at_the_end, both) for op in (recv(name, "pp", _message_bytes()), gather)]
 
-    def departure(name: str, at_the_end: pl.Expr) -> list[Op]:
-        return [exchanged(send(name, "pp", _message_bytes()), at_the_end)]
+    def departure(name: str, at_the_end: pl.Expr, both: pl.Expr) -> list[Op]:
+        return [exchanged(send(name, "pp", _message_bytes()), at_the_end, both)]
 
+    # A stage sends forward where it gets gradients from, and the other way round.
+    before, after = carries["forward"], carries["backward"]
     return {
-        "recv_forward": arrival("recv_forward", first),
-        "send_forward": departure("send_forward", last),
-        "recv_backward": arrival("recv_backward", last),
-        "send_backward": departure("send_backward", first),
+        "recv_forward": arrival("recv_forward", first, before),
+        "send_forward": departure("send_forward", last, after),
+        "recv_backward": arrival("recv_backward", last, after),
+        "send_backward": departure("send_backward", first, before),
     }

@@ -1,10 +1,11 @@
 """Multi-token prediction: what a module of it does around its layer (Megatron `multi_token_prediction.py`).
 
 The embedding of the next token and the hidden state are normed, put side by side and projected back to h; the
-layer follows, a norm, and the model's head with a loss of its own.
+layer follows, a norm, and the model's head with a loss of its own: where the model's own loss is.
 """
 
 from moesweep.shapes import sizes as s
+from moesweep.shapes.placement import predicts_apart
 from moesweep.trace.elementwise import norm, norm_backward
 from moesweep.trace.ends import lookup_backward as table_backward
 from moesweep.trace.ends import lookup_forward as table_forward
@@ -60,11 +61,28 @@ def projection_backward() -> list[Op]:
     ]
 
 
+def _there(ops: list[Op], apart: bool) -> list[Op]:
+    """Return ops that the loss's stage runs, there where the module stands `apart` from it, or where not."""
+    return [op.only(predicts_apart if apart else ~predicts_apart) for op in ops]
+
+
 def head_forward() -> list[Op]:
-    """Return the norm after the layer and the head."""
-    return [norm("mtp_final_norm", s.local_tokens, s.hidden), *prediction_forward("mtp_")]
+    """Return the norm after the layer and, where that stands with the loss, the head."""
+    final = norm("mtp_final_norm", s.local_tokens, s.hidden)
+    return [final, *_there(prediction_forward("mtp_"), apart=False)]
 
 
 def head_backward() -> list[Op]:
     """Return the mirror of `head_forward`."""
-    return [*prediction_backward("mtp_"), norm_backward("mtp_final_norm", s.local_tokens, s.hidden)]
+    final = norm_backward("mtp_final_norm", s.local_tokens, s.hidden)
+    return [*_there(prediction_backward("mtp_"), apart=False), final]
+
+
+def distant_head_forward() -> list[Op]:
+    """Return the head of a module that stands on another stage than the loss."""
+    return _there(prediction_forward("mtp_"), apart=True)
+
+
+def distant_head_backward() -> list[Op]:
+    """Return the mirror of `distant_head_forward`."""
+    return _there(prediction_backward("mtp_"), apart=True)

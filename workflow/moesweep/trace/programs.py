@@ -14,7 +14,7 @@ from moesweep.shapes.layer_kinds import DECODER, KINDS, PREDICTING
 from moesweep.shapes.placement import layer_layout, layers_of_stages
 from moesweep.shapes.sizes import BALANCED, GROUP_SIZE, Rows
 from moesweep.study.routing import given
-from moesweep.trace import ends, layers
+from moesweep.trace import ends, layers, prediction
 from moesweep.trace.optimizer import optimizer_ops
 from moesweep.trace.vocabulary import Op, wire_bytes
 
@@ -47,10 +47,10 @@ def sections(rows: Rows = BALANCED) -> list[list[Section]]:
         [forward[kind] for kind in DECODER],
         [Section("last", "forward", ends.final_norm_forward())],
         [forward[kind] for kind in PREDICTING],
-        [Section("last", "forward", ends.prediction_forward())],
+        [Section("last", "forward", prediction.distant_head_forward() + ends.prediction_forward())],
         [Section("stage", "forward", message["send_forward"])],
         [Section("stage", "backward", message["recv_backward"])],
-        [Section("last", "backward", ends.prediction_backward())],
+        [Section("last", "backward", ends.prediction_backward() + prediction.distant_head_backward())],
         [backward[kind] for kind in PREDICTING],
         [Section("last", "backward", ends.final_norm_backward())],
         [backward[kind] for kind in DECODER],
