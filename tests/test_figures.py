@@ -20,7 +20,7 @@ from matplotlib.figure import Figure
 from answers import make_answers
 from moesweep.cli import main
 from moesweep.report.evidence import Evidence, parts_of_iteration
-from moesweep.report.figures import ep_scaling, style
+from moesweep.report.figures import ep_scaling, option_ratios, style
 from moesweep.report.figures.gallery import FIGURES
 from moesweep.report.figures.ink import MEMORY, PARTS
 from moesweep.report.pass_seconds import pass_seconds, tail_seconds
@@ -298,3 +298,58 @@ def test_costs_of_another_sweep_are_refused(
     assert f"{other.costs}: workload: costs a workload that is not in workloads.parquet: " in said
     assert f"{other.costs}: workload: has no costs of a workload of workloads.parquet: " in said
     assert {path: path.read_bytes() for path in other.root.rglob("*") if path.is_file()} == before
+
+
+def test_a_comparison_says_the_options_and_batches_that_tell_it_from_others(evidence: Evidence) -> None:
+    shown = ep_scaling.shown(evidence)["rows"]
+    assert set(shown["words"]) == {""}
+    workloads = evidence.workloads.head(1)
+    ids = [f"x-ws8-tp1-pp1-ep{ep}-gbs8-mbs1-seq64-moe{more}" for more in ("", "-cp2-full") for ep in (1, 2)]
+    told = [ids[at] for at in (0, 1, 0, 1, 2, 3)]
+    rows = pl.concat([workloads] * 6).with_columns(
+        pl.Series("workload", told), global_batch_size=pl.Series([8, 8, 16, 16, 8, 8])
+    )
+    words = rows.select(ep_scaling._words())["words"].to_list()
+    assert words == ["gbs 8", "gbs 8", "gbs 16", "gbs 16", "cp2 full", "cp2 full"]
+
+
+def test_an_option_s_line_goes_from_the_least_ratio_to_the_most(evidence: Evidence) -> None:
+    rows = pl.DataFrame(
+        {
+            "axis": ["cp", "recompute", "recompute"],
+            "value": ["2", "selective", "full"],
+            "iteration_seconds": [[0.9, 1.0, 1.3], [1.1], [1.2, 1.4]],
+            "peak_memory_bytes": [[0.5, 0.6, 0.7], [0.8], [0.2, 0.3]],
+        }
+    )
+    drawn = option_ratios.draw(rows)
+    seconds, memory = drawn.axes
+    assert [text.get_text() for text in seconds.get_yticklabels()] == [
+        "cp 2",
+        "recompute selective",
+        "recompute full",
+    ]
+    lines = [line for line in seconds.collections if isinstance(line, LineCollection)]
+    assert [[x for x, _ in ends] for ends in lines[0].get_segments()] == [[0.9, 1.3], [1.1, 1.1], [1.2, 1.4]]
+    assert [x for x, _ in memory.collections[1].get_offsets()] == pytest.approx([0.6, 0.8, 0.25])
+    assert memory.get_xlim()[0] < 0.2 < 1 < memory.get_xlim()[1]
+    # The lowest value of an option is what others are held against, and no line of its own.
+    compared = evidence.table("options_compared")
+    lowest = compared.group_by("axis", "comparison").first().select("axis", "value").unique()
+    assert option_ratios.shown(evidence)["rows"].join(lowest, on=["axis", "value"]).is_empty()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(option_ratios, "MOST_ROWS", 2)
+        assert option_ratios.draw(rows).get_supxlabel() == "1 more values: table options_compared"
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_legends_lie_within_the_figure(name: str, evidence: Evidence) -> None:
+    alone = {"memory": {"rows": FIGURES["memory"].shown(evidence)["rows"].filter(pl.col("model") == "small")}}
+    with mpl.rc_context():
+        mpl.rcParams.update(style.RC)
+        drawn = FIGURES[name].draw(**FIGURES[name].shown(evidence) | alone.get(name, {}))
+    drawn.draw_without_rendering()
+    width, _ = drawn.get_size_inches() * drawn.dpi
+    for legend in drawn.legends:
+        box = legend.get_window_extent()
+        assert 0 <= box.x0 <= box.x1 <= width

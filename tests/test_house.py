@@ -5,6 +5,7 @@ import re
 import subprocess
 import tomllib
 from collections.abc import Iterator
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -111,6 +112,31 @@ def test_the_slurm_plugin_is_not_installed_by_default() -> None:
 def test_one_version_everywhere() -> None:
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
     assert moesweep.__version__ == PYPROJECT["project"]["version"] == citation["version"]
+
+
+CITATION_KEYS = {  # Citation File Format 1.2.0, section "Valid keys"
+    *("abstract", "authors", "cff-version", "commit", "contact", "date-released", "doi", "identifiers"),
+    *("keywords", "license", "license-url", "message", "preferred-citation", "references", "repository"),
+    *("repository-artifact", "repository-code", "title", "type", "url", "version"),
+}
+
+
+def test_the_citation_is_valid_before_and_after_it_has_a_doi() -> None:
+    before = (ROOT / "CITATION.cff").read_text(encoding="utf-8")
+    assert "doi:" not in yaml.safe_dump(yaml.safe_load(before))
+    after = re.sub(r"^# (?=date-released|identifiers|  - )", "", before, flags=re.MULTILINE)
+    for text in (before, after):
+        citation = yaml.safe_load(text)
+        assert {"authors", "cff-version", "message", "title"} <= citation.keys() <= CITATION_KEYS
+        assert (citation["cff-version"], citation["type"], citation["license"]) == (
+            "1.2.0",
+            "software",
+            "Apache-2.0",
+        )
+        assert all(author["name"] for author in citation["authors"])
+    assert isinstance(citation["date-released"], date)
+    ((kind, doi),) = [(each["type"], each["value"]) for each in citation["identifiers"]]
+    assert (kind, doi.partition(".")[0]) == ("doi", "10")
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from base64 import b64encode
 from hashlib import sha256
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 import polars as pl
@@ -14,7 +15,7 @@ from moesweep.edge.paths import SHIPPED
 from moesweep.report import networks, words
 from moesweep.report.answer import about, experts_across_nodes, sentences, within_band
 from moesweep.report.evidence import Evidence
-from moesweep.report.figures.gallery import FIGURES
+from moesweep.report.figures.gallery import FIGURES, OWN_SECTIONS
 from moesweep.report.figures.ink import MEMORY, PARTS, PASSES
 from moesweep.report.inline import inline_figure
 from moesweep.report.options import options
@@ -23,6 +24,7 @@ from moesweep.report.scatter import scatter
 from moesweep.report.sections import sections
 from moesweep.store.layout import Results
 from moesweep.store.tablefile import whole
+from moesweep.study.configured import defaults
 
 TEMPLATES = Path(__file__).parent / "templates"
 CAPTIONS = SHIPPED / "workflow/report/figures"
@@ -75,9 +77,9 @@ def _context(evidence: Evidence) -> dict[str, Any]:
         "networks": list(networks.sentences(networks.slower(evidence.topologies))),
         "scatter": scatter(evidence),
         "figures": [
-            _figure(evidence, name, each.title) for name, each in FIGURES.items() if name != "topologies"
+            _figure(evidence, name, each.title) for name, each in FIGURES.items() if name not in OWN_SECTIONS
         ],
-        "topologies": _figure(evidence, "topologies", FIGURES["topologies"].title),
+        "own": {name: _figure(evidence, name, FIGURES[name].title) for name in OWN_SECTIONS},
         "columns": shown,
         "overview": overview(evidence, shown),
         "options": options(evidence),
@@ -92,9 +94,17 @@ def _context(evidence: Evidence) -> dict[str, Any]:
         "warnings": _warnings(evidence),
         "tags": _tags(evidence),
         "sections": sections(evidence),
+        "where": _where(evidence.results.root),
         "drawn": evidence.workloads.height <= MOST_DRAWN,
         "colours": {"part": PARTS, "memory": MEMORY, "pass": PASSES},
     }
+
+
+def _where(results: Path) -> str:
+    """Return the option by which commands find these results; a page names no path of a machine."""
+    if results == Path(defaults()["results"]) or results.is_absolute():
+        return ""
+    return f" --results {quote(str(results))}"
 
 
 def _figure(evidence: Evidence, name: str, title: str) -> dict[str, Any]:

@@ -1,6 +1,8 @@
 """What a higher ep does to an iteration, all else equal."""
 
-from typing import TYPE_CHECKING
+import textwrap
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
@@ -13,6 +15,9 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 BAND_LINE = 1.1
+
+CHARACTERS_A_BAR = 5
+LINE_INCHES = 0.13
 
 MOST_BARS = 24
 """In a panel: comparisons that do not fit beside one another go on in the next."""
@@ -29,7 +34,21 @@ def shown(evidence: Evidence) -> style.Shown:
     )
     layout = ("comparison", "model", "world_size", "tp", "pp", "ep")
     band = ("iteration_seconds_low", "iteration_seconds_high")
-    return {"rows": rows.select(*layout, "fits", "refused", *band, *PARTS)}
+    return {"rows": rows.select(*layout, _words(), "fits", "refused", *band, *PARTS)}
+
+
+def _words() -> pl.Expr:
+    """Return what tells a comparison from others of its model, GPUs, tp and pp: words of ids, batches."""
+    options = pl.col("workload").str.extract(r"-seq[0-9]+-moe-?(.*)$").str.replace_all("-", " ", literal=True)
+    batches = {"gbs": "global_batch_size", "mbs": "micro_batch_size", "seq": "seq_length"}
+    alike = ("model", "world_size", "tp", "pp", options.alias("options"))
+    told = [
+        pl.when(pl.col(name).n_unique().over(alike) > 1)
+        .then(pl.format(f" {word} {{}}", name))
+        .otherwise(pl.lit(""))
+        for word, name in batches.items()
+    ]
+    return pl.concat_str(options, *told).str.strip_chars().alias("words")
 
 
 def draw(rows: pl.DataFrame) -> "Figure":
@@ -38,10 +57,12 @@ def draw(rows: pl.DataFrame) -> "Figure":
         return style.nothing("This sweep has no two workloads that differ in ep alone.")
     paged = rows.with_columns(page=_page())
     pages = paged.partition_by("model", "page", maintain_order=True)[:MOST_PANELS]
-    drawn = style.figure(9, 0.9 + 2.5 * len(pages))
+    labels = {at: _label(group) for (at,), group in rows.group_by("comparison", maintain_order=True)}
+    lines = max(label.count("\n") for label in labels.values()) - 1
+    drawn = style.figure(9, 0.9 + (2.5 + LINE_INCHES * lines) * len(pages))
     panels = drawn.subplots(len(pages), 1, squeeze=False)[:, 0]
     for axes, page in zip(panels, pages, strict=True):
-        _panel(axes, page)
+        _panel(axes, page, labels)
     (band,) = panels[0].plot([], [], color=INK, linewidth=BAND_LINE, label="band of the prediction")
     style.legend(drawn, [*style.swatches(PARTS, misfit=True), band])
     drawn.supxlabel(_notes(rows, pages), fontsize=7.5)
@@ -61,7 +82,15 @@ def _notes(rows: pl.DataFrame, pages: list[pl.DataFrame]) -> str:
     return "; ".join([*said, *([f"{left} more comparisons: table ep_scaling"] if left else [])])
 
 
-def _panel(axes: "Axes", rows: pl.DataFrame) -> None:
+def _label(rows: pl.DataFrame) -> str:
+    """Return what the workloads of a comparison have in common, in lines about as wide as their bars."""
+    first = rows.row(0, named=True)
+    mark = " *" if rows["refused"].any() else ""
+    words = textwrap.wrap(first["words"], max(10, CHARACTERS_A_BAR * rows.height))
+    return "\n".join([f"{first['world_size']} GPUs", f"tp {first['tp']} pp {first['pp']}{mark}", *words])
+
+
+def _panel(axes: "Axes", rows: pl.DataFrame, labels: Mapping[Any, str]) -> None:
     # A gap of one bar between comparisons.
     at = (pl.int_range(pl.len()) + pl.col("comparison").rle_id()).cast(pl.Float64)
     rows = rows.with_columns(at=at)
@@ -76,13 +105,10 @@ def _panel(axes: "Axes", rows: pl.DataFrame) -> None:
     axes.set_title(rows["model"][0])
     axes.yaxis.grid(True)
     axes.tick_params(axis="x", length=0)
-    for _, group in rows.group_by("comparison", maintain_order=True):
-        first = group.row(0, named=True)
-        mark = " *" if group["refused"].any() else ""
-        label = f"{first['world_size']} GPUs\ntp {first['tp']} pp {first['pp']}{mark}"
+    for (comparison,), group in rows.group_by("comparison", maintain_order=True):
         middle = float(group["at"].mean())  # type: ignore[arg-type]
         axes.annotate(
-            label,
+            labels[comparison],
             (middle, 0),
             xytext=(0, -16),
             xycoords=("data", "axes fraction"),

@@ -12,6 +12,7 @@ from moesweep.report.figures import (
     against_dense,
     ep_scaling,
     memory_parts,
+    option_ratios,
     pipeline_turns,
     roofline,
     skew_ratios,
@@ -37,8 +38,12 @@ class Drawing:
         return self.draw(**self.shown(evidence))
 
 
+OWN_SECTIONS = ("options", "topologies")
+"""Figures that the page shows in the section that they are about."""
+
 FIGURES = {
     "ep_scaling": Drawing("What a higher ep does, all else equal", ep_scaling.shown, ep_scaling.draw),
+    "options": Drawing("What each option does, all else equal", option_ratios.shown, option_ratios.draw),
     "topologies": Drawing("What networks do to MoE and to dense", topologies.shown, topologies.draw),
     "moe_against_dense": Drawing("MoE against dense", against_dense.shown, against_dense.draw),
     "skew": Drawing("What uneven routing costs", skew_ratios.shown, skew_ratios.draw),

@@ -11,7 +11,7 @@ PARTS: dict[str, str] = {
     "exposed etp": "#0072b2",
     "exposed ep": "#f0a202",
     "exposed dp, edp": "#c8500a",
-    "exposed cp, pp, other": "#f7e08a",
+    "exposed cp, pp, other": "#d795bb",
     "optimizer": "#5b5b63",
     "bubble": "#dcdce0",
 }
@@ -21,8 +21,8 @@ MEMORY: dict[str, str] = {
     "weights": "#3a5f94",
     "gradients": "#7fc4ee",
     "optimizer": "#c8500a",
-    "activations": "#f7e08a",
-    "workspace": "#8a8f98",
+    "activations": "#d795bb",
+    "workspace": "#6f747c",
 }
 PASSES = {"forward": "#3f74b0", "backward": "#f0a202", "closing": "#5b5b63"}
 """Passes of a pipeline, and what follows the last one."""

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 GIB = 2.0**30
 MOST_MODELS = 6
+LEGEND_INCHES = 5.0
+"""The least width that shows the legend whole."""
 
 
 def shown(evidence: Evidence) -> style.Shown:
@@ -26,7 +28,7 @@ def draw(rows: pl.DataFrame, hbm_bytes: float) -> "Figure":
     """Draw the worst rank's memory by part, every workload a bar, in the order of their peaks."""
     models = rows["model"].unique(maintain_order=True).to_list()[:MOST_MODELS]
     kinds = [kind for kind in ("moe", "dense") if kind in rows["kind"].to_list()]
-    drawn = style.figure(1.6 + 1.7 * len(models), 0.8 + 2.4 * len(kinds))
+    drawn = style.figure(max(LEGEND_INCHES, 1.6 + 1.7 * len(models)), 0.8 + 2.4 * len(kinds))
     panels = drawn.subplots(len(kinds), len(models), squeeze=False, sharey="col")
     hbm = hbm_bytes / GIB
     for line, kind in zip(panels, kinds, strict=True):

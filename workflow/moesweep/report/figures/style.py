@@ -9,6 +9,7 @@ from moesweep.report.figures.ink import INK
 
 # The plotting library takes half a second to import, which a run in which no figure changes need not spend.
 if TYPE_CHECKING:
+    import polars as pl
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
     from matplotlib.patches import Patch
@@ -18,6 +19,18 @@ Shown = dict[str, Any]
 
 MISFIT_HATCH = "////"
 LEGEND_COLUMNS = 3
+RATIOS = (
+    0.01,
+    0.02,
+    0.05,
+    0.1,
+    0.2,
+    0.3,
+    *(0.5, 0.7, 1, 1.2, 1.5, 2, 3, 5, 7),
+    *(10, 15, 20, 30, 50, 70, 100, 1000),
+)
+"""Ticks of ratio_axis; those within its ends are seen."""
+
 MARKERS = ("o", "s", "^", "D", "v", "P")
 SERIES = ("#26456e", "#f0a202", "#0072b2", "#c8500a", "#7fc4ee", "#5b5b63")
 
@@ -132,6 +145,18 @@ def cross_out(
     if chosen:
         places, heights = zip(*chosen, strict=True)
         axes.bar(places, heights, width, color="none", edgecolor=INK, hatch=MISFIT_HATCH, linewidth=0.4)
+
+
+def ratio_axis(axes: "Axes", rows: "pl.DataFrame", label: str) -> None:
+    """Give a horizontal axis of ratios a logarithmic scale on which all of `least`, `most` and 1 lie."""
+    ends = [1.0, *rows["least"].drop_nulls(), *rows["most"].drop_nulls()]
+    axes.axvline(1, color=INK, linewidth=0.8)
+    axes.set_xscale("log")
+    axes.set_xticks(RATIOS, map("{:g}".format, RATIOS))
+    axes.set_xticks([], minor=True)
+    axes.set_xlim(0.9 * min(ends), 1.1 * max(ends))
+    axes.set_xlabel(f"{label} (ratio, log scale)")
+    axes.xaxis.grid(True)
 
 
 def nothing(message: str) -> "Figure":
