@@ -10,6 +10,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from naive_fp8 import in_fp8, kept_width, quantised_sizes, remembers_the_past, weights_in_fp8
 from naive_layout import naive_schedule
 from naive_model import (
     Layer,
@@ -65,23 +66,25 @@ def attention(w: Workload) -> list[Kept]:
     """Attention with the norm before it and the residual behind it."""
     own, every = own_tokens(w), tokens(w)
     query, (key, value) = query_size(w) / w["tp"], own_key_value_sizes(w)
-    context = context_size(w) / w["tp"]
+    context, small, again = context_size(w) / w["tp"], kept_width(w), ("mla_up_proj",)
+    first = 2 if is_mla(w) and in_fp8(w) else 1  # linears that read the norm's output, each its own copy
     kept = [
         Kept(2 * own * w["hidden_size"]),
-        Kept(2 * own * w["hidden_size"], ("layernorm",) if is_mla(w) else ()),
+        *[Kept(small * own * w["hidden_size"], ("layernorm",) if is_mla(w) else ())] * first,
         *(Kept(2 * every * width, ("mla_up_proj",) if is_mla(w) else ()) for width in (query, key, value)),
-        Kept(2 * every * context),  # what the output projection reads
+        Kept((1 if remembers_the_past(w) else 2) * every * context),  # what the output projection reads
         Kept(mask(w)),
     ]
-    if is_mla(w):
-        kept += [Kept(2 * own * width) for width in (w["q_lora_rank"], w["kv_lora_rank"])]
-    if w["qk_layernorm"]:
-        kept += (
-            [Kept(2 * own * width, ("mla_up_proj",)) for width in (w["q_lora_rank"], w["kv_lora_rank"])]
-            if is_mla(w)
-            else [Kept(2 * every * width) for width in (query, key)]
-        )
-    if w["cp"] > 1 and w["cp_comm_type"] != "p2p":
+    for width in (w["q_lora_rank"], w["kv_lora_rank"]) if is_mla(w) else ():
+        # The latent, if a norm reads it; what the linear behind it reads, which only a norm makes anew, or
+        # that linear itself where it runs again from a latent in 16 bits.
+        raw = w["qk_layernorm"] or (in_fp8(w) and repeated(w, "mla_up_proj"))
+        kept += [Kept(2 * own * width)] if raw else []
+        kept.append(Kept(small * own * width, again if raw else ()))
+    if w["qk_layernorm"] and not is_mla(w):
+        kept += [Kept(2 * every * width) for width in (query, key)]
+    stays = remembers_the_past(w) and w["flash_attention"]  # the kernel reads its output again
+    if stays or (w["cp"] > 1 and w["cp_comm_type"] != "p2p"):
         kept.append(Kept(2 * every * context, ("core_attn",)))  # in the order of the kernel
     if not w["flash_attention"]:
         each = 2 + (1 + 2 if w["attention_dropout"] else 0)  # softmax; its mask, and what it leaves
@@ -100,14 +103,15 @@ def first_result(w: Workload) -> int:
     return 2 * fc1_multiple(w)
 
 
-def activated(w: Workload, weighted: bool) -> int:
+def activated(w: Workload, weighted: bool) -> float:
     """Bytes that an activation makes for each element of the width; a probability may weigh them besides."""
+    last = kept_width(w)
     if not w["gated_mlp"]:
-        return 2 + (2 if weighted else 0)
+        return last + (2 if weighted else 0)
     if w["bias_activation_fusion"]:
-        return 2
+        return last
     silu, linear_half, product = 2, 2, 2
-    return silu + linear_half + product + (2 if weighted else 0)
+    return silu + linear_half + (product if weighted else 0) + last
 
 
 def mlp(w: Workload, routed: bool, rows: float) -> list[Kept]:
@@ -115,17 +119,19 @@ def mlp(w: Workload, routed: bool, rows: float) -> list[Kept]:
     own, h = own_tokens(w), w["hidden_size"]
     kept = [Kept(2 * own * h), Kept(mask(w))]
     if not routed:
-        kept += [Kept(2 * own * h, ("mlp",)), *inside(w, w["ffn_hidden_size"], ("mlp",))]
+        kept += [Kept(kept_width(w) * own * h, ("mlp",)), *inside(w, w["ffn_hidden_size"], ("mlp",))]
         return kept
     width = w["moe_ffn_hidden_size"] / w["etp"]
     kept += [
         Kept(2 * own * h, ("layernorm",)),
-        Kept(2 * rows * h, ("moe",)),
+        Kept(kept_width(w) * rows * h, ("moe",)),
         Kept(first_result(w) * rows * width, ("moe",)),
         Kept(activated(w, weighted=True) * rows * width, ("moe", "moe_act")),
     ]
     shared = ("moe", "shared_experts")
     kept += inside(w, w["num_shared_experts"] * w["moe_ffn_hidden_size"], shared)
+    if w["num_shared_experts"] and remembers_the_past(w):
+        kept.append(Kept(own * h, shared))  # of what the router keeps in 16 bits
     if w["moe_shared_expert_gate"]:
         kept.append(Kept(2 * own * h, shared))  # what the gate weighs
     return kept
@@ -241,7 +247,7 @@ class Stage:
         # Final norm, its input, and logits of 16 bits beside those of 32.
         head = 2 * own * h + 2 * own * h + (2 + 4) * tokens(w) * words if self.is_last else 0
         # Embedding, both inputs of the projection, the final norm's input and output; a softmax.
-        ahead, softmax = (2 + 4 + 4) * own * h + mask(w), 4 * tokens(w) * words
+        ahead, softmax = (2 + 2 * kept_width(w) + 4) * own * h + mask(w), 4 * tokens(w) * words
         predicting = len([layer for layer in self.layers if layer.predicts])
         if predicting_stage(w) < w["pp"] - 1:
             # Of every micro-batch alive; the norm's output goes off, but what it was made from has come. The
@@ -340,11 +346,12 @@ class Stage:
         w, sizes = self.w, buffer_sizes(self.w, self.stage)
         shares = [group_size(w, kind) if w["distributed_optimizer"] else 1 for kind in ("dp", "edp")]
         held, owned = sum(sizes), sum(-(-size // share) for size, share in zip(sizes, shares, strict=True))
-        aware = w["use_precision_aware_optimizer"]
+        aware = w["use_precision_aware_optimizer"] and (not in_fp8(w) or remembers_the_past(w))
+        quantised = sum(quantised_sizes(w, self.stage))
         copied = 4 if gradient_bytes(w) == 2 and not aware else 0
         moments = sum({"fp32": 4, "bf16": 2}[w[f"{name}_dtype"]] for name in ("exp_avg", "exp_avg_sq"))
         return (
-            2 * held,
+            2 * held + (weights_in_fp8(w, quantised) if quantised else 0),
             gradient_bytes(w) * held + copied * owned,
             ((2 if aware else 4) + moments) * owned,
         )

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from naive_fp8 import in_fp8, quantising, travelling
 from naive_sizes import Workload, activation_bytes, gradient_bytes, group_size, repeated, scattered
 
 Row = dict[str, Any]
@@ -43,6 +44,8 @@ class Writer:
     def gemm(self, op: str, m: int, n: int, k: int, experts: int = 1, kind: str = "gemm") -> None:
         """[m, k] times [k, n]: a multiplication and an addition per term; every expert has its own [k, n]."""
         moved = 2 * m * k + 2 * experts * k * n + 2 * m * n
+        if in_fp8(self.w, op.removesuffix("_dgrad")):
+            moved = m * k + experts * k * n + 2 * m * n + quantising(self.w) * m * k
         self.add(op, kind, m=m, n=n, k=k, groups=experts, flops=2 * m * n * k, hbm_bytes=moved)
 
     def gradients(self, op: str, m: int, n: int, k: int, experts: int = 1, kind: str = "gemm") -> list[Row]:
@@ -50,7 +53,8 @@ class Writer:
         self.gemm(f"{op}_dgrad", m, k, n, experts, kind)
         # The input and the output's gradient are read; of the sum, what was there is read and then written.
         summed = gradient_bytes(self.w) * experts * n * k
-        moved = 2 * m * k + 2 * m * n + summed + summed
+        width = 1 if in_fp8(self.w, op) else 2
+        moved = width * m * k + width * m * n + summed + summed
         shape = {"m": n, "n": k, "k": m, "groups": experts, "flops": 2 * m * n * k}
         self.add(f"{op}_wgrad", kind, **shape, hbm_bytes=moved)
         return self.rows[-2:]
@@ -96,14 +100,14 @@ class Writer:
     def column_parallel(self, name: str, base: str, m: int, n: int, k: int) -> None:
         """Whole rows of the input times some columns of the weight."""
         if scattered(self.w):
-            self.collect(f"{base}_gather", "all_gather", "tp", 2 * m * k)
+            self.collect(f"{base}_gather", "all_gather", "tp", travelling(self.w, name, m * k))
         self.gemm(name, m, n, k)
 
     def column_parallel_backward(self, name: str, base: str, m: int, n: int, k: int) -> None:
         """Gather the saved slice of the input, input gradient, sum it over tp, weight gradient."""
         whole = 2 * m * k
         if scattered(self.w):
-            self.collect(f"{base}_regather", "all_gather", "tp", whole)
+            self.collect(f"{base}_regather", "all_gather", "tp", travelling(self.w, name, m * k))
         _, of_weight = self.gradients(name, m, n, k)
         self.rows.pop()
         if scattered(self.w):
@@ -123,7 +127,7 @@ class Writer:
     def row_parallel_backward(self, name: str, base: str, m: int, n: int, k: int) -> None:
         """Gather the output gradient, then both products."""
         if scattered(self.w):
-            self.collect(f"{base}_scatter", "all_gather", "tp", 2 * m * n)
+            self.collect(f"{base}_scatter", "all_gather", "tp", travelling(self.w, name, m * n))
         self.gradients(name, m, n, k)
 
     # Ops around them

@@ -9,6 +9,13 @@ optimizer.
 from __future__ import annotations
 
 from naive_dispatch import Dispatchers
+from naive_fp8 import (
+    gathered_sizes,
+    in_fp8,
+    quantised_sizes,
+    remembers_the_past,
+    weight_quantising,
+)
 from naive_layout import coordinates, naive_groups
 from naive_model import buffer_sizes, layers, predicting_stage, repeated_layers, stage_layers, summed_over_tp
 from naive_rows import Row
@@ -278,20 +285,23 @@ class Program(Dispatchers):
             if expert:
                 self.collect("grad_norm_expert", "all_reduce", "expert_model", 4)
         owned = sum(-(-size // group_size(w, kind)) if shared else size for _, kind, size in buffers)
-        self.add("adam", "optimizer", m=dense + expert, n=owned, hbm_bytes=owned * self.updated())
+        quantised = sum(quantised_sizes(w, self.stage))
+        moved = owned * self.updated() + (quantised * weight_quantising(w) if quantised else 0)
+        self.add("adam", "optimizer", m=dense + expert, n=owned, k=quantised, hbm_bytes=moved)
         if shared:
-            for name, kind, size in buffers:
-                self.collect(f"param_gather_{name}", "all_gather", kind, 2 * size)
+            for (name, kind, size), short in zip(buffers, gathered_sizes(w, self.stage), strict=False):
+                self.collect(f"param_gather_{name}", "all_gather", kind, 2 * size - short)
 
     def updated(self) -> int:
         """Bytes that Adam moves for one parameter."""
         w = self.w
-        if not w["use_precision_aware_optimizer"]:
+        moments = [{"fp32": 4, "bf16": 2}[w[key]] for key in ("exp_avg_dtype", "exp_avg_sq_dtype")]
+        halves = w["use_precision_aware_optimizer"] and (not in_fp8(w) or remembers_the_past(w))
+        if not halves:
             # fp32: gradient, weight and moments are read, all but the first written, and a weight of 2 bytes.
-            return 4 + 4 + 4 + 4 + 4 + 4 + 4 + 2
+            return 4 + 4 + 4 + 2 * sum(moments) + 2
         # A weight in two halves and two moments are read and written, a gradient is read.
-        kept = [2, 2, *({"fp32": 4, "bf16": 2}[w[key]] for key in ("exp_avg_dtype", "exp_avg_sq_dtype"))]
-        return gradient_bytes(w) + 2 * sum(kept)
+        return gradient_bytes(w) + 2 * sum([2, 2, *moments])
 
     def shares_table(self) -> bool:
         """Whether another stage holds a copy of this stage's table, for the head or for MTP."""

@@ -304,6 +304,37 @@ MODELS: dict[str, dict[str, Any]] = {
         **{"moe_expert_capacity_factor": 0.5, "moe_pad_expert_input_to_capacity": True, "num_experts": 8},
         **{"moe_token_dispatcher_type": "flex", "moe_flex_dispatcher_backend": "hybridep", "ep": 4},
     },
+    "moe, fp8, scales of iterations before": {
+        **{"fp8": "hybrid", "fp8_param_gather": True, "num_shared_experts": 1, "flash_attention": True},
+        **{"use_precision_aware_optimizer": True, "exp_avg_dtype": "bf16", "mtp_num_layers": 1},
+        **{"gated_mlp": True, "moe_shared_expert_gate": True, "first_k_dense": 1},
+        **{"recompute": "selective", "recompute_modules": "shared_experts+mlp"},
+    },
+    "moe, mxfp8, norms and up-projections recomputed": MLA
+    | {
+        **{"fp8": "e4m3", "fp8_recipe": "mxfp8", "q_lora_rank": 48, "use_precision_aware_optimizer": True},
+        **{"recompute": "selective", "recompute_modules": "layernorm+mla_up_proj+moe_act"},
+        **{"fp8_param_gather": True, "grad_reduce_in_fp32": False, "exp_avg_sq_dtype": "bf16"},
+        **{"num_shared_experts": 1, "flash_attention": True},
+    },
+    "fp8 by tensor, latents normed": MLA
+    | {
+        "fp8": "hybrid",
+        "fp8_recipe": "tensorwise",
+        "q_lora_rank": 48,
+        "qk_layernorm": True,
+        "ep": 4,
+        "etp": 1,
+    },
+    "fp8 by block, without sequence parallelism": DENSE
+    | {"fp8": "e4m3", "fp8_recipe": "blockwise", "fp8_param_gather": True, "sequence_parallel": False},
+    "fp8, unfused SwiGLU and attention recomputed, heads exchanged": {
+        **{"fp8": "hybrid", "recompute": "selective", "gated_mlp": True, "bias_activation_fusion": False},
+        **{"cp": 2, "cp_comm_type": "a2a", "flash_attention": True, "distributed_optimizer": False},
+    },
+    "fp8 by block, full, no ep": {
+        **{"fp8": "hybrid", "fp8_recipe": "blockwise", "recompute": "full", "ep": 1, "mtp_num_layers": 1},
+    },
     "balanced by sequence": {
         **{"moe_router_load_balancing_type": "seq_aux_loss", "micro_batch_size": 2, "recompute": "full"},
     },

@@ -53,6 +53,7 @@ AXES: dict[str, tuple[list[Any], list[str]]] = {
     "sequence_parallel": ([True, False], ["", "-nosp"]),
     "distributed_optimizer": ([True, False], ["", "-nodistopt"]),
     "dtype": (["bf16", "fp16"], ["", "-fp16"]),
+    "fp8": (["none", "hybrid", "e4m3"], ["", "-fp8hybrid", "-fp8e4m3"]),
     "framework": (["megatron-core", "megatron-lm"], ["", "-framework~9944cb96"]),
     "blocking_launches": ([False, True], ["", "-blockinglaunches"]),
     "gated_mlp": ([True, False], ["-gatedmlp", ""]),

@@ -12,11 +12,12 @@ import polars as pl
 import pytest
 import yaml
 
-from foreign_files import FILES, MIXTRAL_SCRIPT
+from foreign_files import BRIDGE, FILES, MIXTRAL_SCRIPT
 from malformed import PAYLOADS
 from moesweep.cli import main
 from moesweep.edge.problems import BadInput
 from moesweep.edge.yaml_reader import read_yaml
+from moesweep.study.importers.bridge import read_recipe
 from moesweep.study.importers.known import read_file
 from moesweep.study.importers.transformers import ARCHITECTURES
 from moesweep.study.importers.written import faults_of_model, faults_of_row, joined, write_model
@@ -543,6 +544,51 @@ def test_graphs_of_a_script(
     found = [draft.row.get(f"cuda_graph_{name}", (None,))[0] for name in ("impl", "scope")]
     assert found == [impl, scope]
     assert {name: value for name, value in draft.unread.items() if "graph" in name} == unread
+
+
+FP8 = ("fp8", "fp8_recipe", "fp8_param_gather")
+
+
+@pytest.mark.parametrize(
+    ("said", "found", "unread"),
+    [
+        ("--fp8-format hybrid", ("hybrid", None, None), set()),
+        (
+            "--fp8-format e4m3 --fp8-recipe blockwise --fp8-param-gather --fp8-amax-history-len 1024",
+            ("e4m3", "blockwise", True),
+            set(),
+        ),
+        ("--fp8-recipe tensorwise", (None, None, None), set()),
+        ("--fp8-format hybrid --fp8-recipe custom", (None, None, None), {"fp8_format", "fp8_recipe"}),
+        ("--fp8-format hybrid --first-last-layers-bf16", ("hybrid", None, None), {"first_last_layers_bf16"}),
+    ],
+)
+def test_fp8_of_a_script(tmp_path: Path, said: str, found: tuple[Any, ...], unread: set[str]) -> None:
+    script = MIXTRAL_SCRIPT.replace("--bf16", f"--bf16 {said}")
+    (tmp_path / "launch.sh").write_text(script, encoding="utf-8")
+    draft = read_file(tmp_path / "launch.sh")
+    assert tuple(draft.row.get(name, (None,))[0] for name in FP8) == found
+    assert {name for name in draft.unread if "fp8" in name or "bf16" in name} == unread
+
+
+@pytest.mark.parametrize(
+    ("precision", "found", "unread"),
+    [
+        ("bf16_mixed", (None, None, None), set()),
+        ("bf16_with_fp8_delayed_scaling_mixed", ("hybrid", "delayed", True), set()),
+        ("bf16_with_fp8_current_scaling_mixed", ("hybrid", "tensorwise", True), {"first_last_layers_bf16"}),
+        ("bf16_with_fp8_subchannel_scaling_mixed", ("hybrid", "blockwise", None), set()),
+        ("bf16_with_mxfp8_mixed", ("e4m3", "mxfp8", True), set()),
+        ("nemotron_h_bf16_with_fp8_current_scaling_mixed", (None, None, None), {"fp8"}),
+        ({"bf16": True, "fp8": "hybrid", "fp8_param": True}, ("hybrid", "tensorwise", True), set()),
+        ({"fp8": "e4m3", "fp8_recipe": "mxfp8", "fp8_param_gather": False}, ("e4m3", "mxfp8", None), set()),
+        ({"bf16": True, "fp8": None, "fp8_recipe": "delayed"}, (None, None, None), set()),
+    ],
+)
+def test_fp8_of_a_recipe(precision: Any, found: tuple[Any, ...], unread: set[str]) -> None:
+    draft = read_recipe(yaml.safe_load(BRIDGE) | {"mixed_precision": precision}, "recipe.yaml")
+    assert tuple(draft.row.get(name, (None,))[0] for name in FP8) == found
+    assert {name for name in draft.unread if "fp8" in name or "bf16" in name} == unread
 
 
 @pytest.mark.parametrize(

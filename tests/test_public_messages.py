@@ -66,6 +66,6 @@ def test_columns_of_a_list_are_read_or_refused(root: Path, tmp_path: Path) -> No
     assert runs.workloads.width > 0
     path.write_text(f"{HEADER},moe_router_fusion\n{row},1\n", encoding="utf-8")
     assert read_runs(path, ["c"], root).workloads["moe_router_fusion"].to_list() == [True]
-    path.write_text(f"{HEADER},fp8\n{row},hybrid\n", encoding="utf-8")
-    with pytest.raises(BadInput, match="fp8 is not modelled"):
+    path.write_text(f"{HEADER},fp4\n{row},e2m1\n", encoding="utf-8")
+    with pytest.raises(BadInput, match="fp4 is not modelled"):
         read_runs(path, ["c"], root)

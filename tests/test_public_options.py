@@ -1,6 +1,6 @@
 """Public cases whose answer is an option of runs: stated, or refused as not modelled by name.
 
-Layers that no number of stages divides, context parallelism, overlap, fp8, and Qwen3-30B on A800.
+Layers that no number of stages divides, context parallelism, overlap, and Qwen3-30B on A800.
 """
 
 from pathlib import Path

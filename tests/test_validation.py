@@ -39,6 +39,7 @@ SOUND: dict[str, Any] = {
     **{"account_for_embedding_in_pipeline_split": False, "account_for_loss_in_pipeline_split": False},
     **{"pipeline_model_parallel_layout": "none", "grad_reduce_in_fp32": True},
     **{"use_precision_aware_optimizer": False, "exp_avg_dtype": "fp32", "exp_avg_sq_dtype": "fp32"},
+    **{"fp8": "none", "fp8_recipe": "delayed", "fp8_param_gather": False},
     **{"overlap_grad_reduce": False, "overlap_param_gather": False},
     **{"tp_comm_overlap": False, "moe_shared_expert_overlap": False},
     **{"overlap_moe_expert_parallel_comm": False, "delay_wgrad_compute": False},
@@ -62,6 +63,8 @@ FLEX = {"moe_token_dispatcher_type": "flex"}
 SHARED: dict[str, Any] = {"cp": 2, "flash_attention": True}
 ALONE = {"world_size": 1, "tp": 1, "pp": 1, "ep": 1, "etp": 1, "global_batch_size": 1}
 BESIDE = {"overlap_grad_reduce": True, "overlap_param_gather": True}
+FP8: dict[str, Any] = {"fp8": "hybrid"}
+GATHERED: dict[str, Any] = {"fp8_param_gather": True}
 AWARE = {"use_precision_aware_optimizer": True}
 FULL: dict[str, Any] = {"recompute": "full"}
 SCOPE = "cuda_graph_scope"
@@ -314,6 +317,13 @@ BROKEN: list[tuple[str, dict[str, Any], str, str]] = [
     ("precision_needs_shards", AWARE | {"distributed_optimizer": False}, "true", "nearest: false"),
     ("precision_of_fp16", AWARE | {"dtype": "fp16"}, "true", "nearest: false"),
     ("precision_of_moments", {"exp_avg_dtype": "bf16"}, "false", "nearest: true"),
+    ("recipe_of_fp8", {"fp8_recipe": "mxfp8"}, "mxfp8", "nearest: delayed"),
+    ("gather_of_fp8", GATHERED, "true", "nearest: false"),
+    ("fp8_gather_needs_shards", FP8 | GATHERED | {"distributed_optimizer": False}, "true", "nearest: false"),
+    ("delayed_of_modules", FP8 | _repeating("moe_act"), "delayed", "nearest: tensorwise"),
+    ("delayed_of_modules", FP8 | _repeating("core_attn+layernorm"), "delayed", "nearest: tensorwise"),
+    ("fp8_of_fp16", FP8 | {"dtype": "fp16"}, "fp16", "nearest: bf16"),
+    ("framework_of_fp8", FP8 | {"framework": "megatron-lm"}, "megatron-lm", "nearest: megatron-core"),
     ("placement_needs_stages", {"pp": 1, FIRST: 3}, "1", "leave them out"),
     ("placed_twice", {FIRST: 3, LOSS: True, "num_layers": 7}, "none", "leave all but one out"),
     # 8 layers less 3 are 5 for 3 stages

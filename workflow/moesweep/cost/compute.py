@@ -10,6 +10,7 @@ import polars as pl
 from moesweep.cost.timing import Timing, constant
 from moesweep.cost.words import Words, among, choose, ends, expression, starts
 from moesweep.shapes import sizes as s
+from moesweep.shapes.precision import UNQUANTISED_OPS, fp8, mxfp8, quantised_bytes
 
 TILES = ((256, 128), (128, 256), (128, 128), (128, 64))
 LOSSES = ("cross_entropy", "mtp_cross_entropy")
@@ -46,10 +47,35 @@ def wave_efficiency(m: pl.Expr, n: pl.Expr, batch: pl.Expr) -> pl.Expr:
     return pl.max_horizontal(*(share(rows, columns) for rows, columns in TILES)).alias("wave_efficiency")
 
 
-def matmul_seconds(m: pl.Expr, n: pl.Expr, k: pl.Expr, batch: pl.Expr, efficiency: pl.Expr) -> pl.Expr:
-    """Return 2·batch·mnk flops over peak · efficiency · wave share · k/(k + half): the arithmetic time."""
-    reached = efficiency * wave_efficiency(m, n, batch) * k / (k + constant("gemm_half_inner_dimension"))
-    rate = constant("matrix_flops_per_second") * constant("gemm_gain") * reached
+_fp8_rate = (
+    pl.when(mxfp8)
+    .then(constant("mxfp8_matrix_flops_per_second"))
+    .otherwise(constant("fp8_matrix_flops_per_second"))
+)
+
+peak_flops_per_second = pl.when(fp8).then(_fp8_rate).otherwise(constant("matrix_flops_per_second"))
+"""The peak rate of a workload's linears."""
+
+fp8_speedup = (
+    pl.when(fp8)
+    .then(_fp8_rate / constant("matrix_flops_per_second") * constant("fp8_gemm_efficiency"))
+    .otherwise(1.0)
+    .alias("fp8_speedup")
+)
+"""How much faster than in 16 bits a tile's products are once it has begun."""
+
+
+def matmul_seconds(
+    m: pl.Expr, n: pl.Expr, k: pl.Expr, batch: pl.Expr, efficiency: pl.Expr, speedup: pl.Expr | None = None
+) -> pl.Expr:
+    """Return 2·batch·mnk flops over peak · efficiency · wave share · k/(k + half): the arithmetic time.
+
+    `speedup` raises the peak, and half as much: a tile takes as long to start and to end.
+    """
+    faster = pl.lit(1.0) if speedup is None else speedup
+    half = constant("gemm_half_inner_dimension") * faster
+    reached = efficiency * wave_efficiency(m, n, batch) * k / (k + half)
+    rate = constant("matrix_flops_per_second") * faster * constant("gemm_gain") * reached
     return (2.0 * batch * m * n * k / rate.alias("gemm_flops_per_second")).alias("matmul_seconds")
 
 
@@ -61,8 +87,11 @@ def gemm(op: Words) -> Timing:
     """Return the larger of arithmetic and memory time, plus one kernel launch.
 
     Grouped GEMMs are a batch of their experts' products at `grouped_gemm_efficiency` of a plain
-    one's rate. Frameworks of fp16 runs add each weight gradient to the main gradient separately.
+    one's rate. Frameworks of fp16 runs add each weight gradient to the main gradient separately. In fp8 the
+    declared bytes are also those of a kernel that quantises the first operand before, but of a weight
+    gradient's, which was quantised for the gradient of the input.
     """
+    in_16_bits = among(op.base, *UNQUANTISED_OPS)
     grouped, is_wgrad = among(op.kind, "grouped_gemm"), ends(op.op, "_wgrad")
     batch = pl.col("groups").cast(pl.Float64)
     m = choose(grouped, choose(is_wgrad, pl.col("m"), pl.col("m") / batch), pl.col("m"))
@@ -70,15 +99,20 @@ def gemm(op: Words) -> Timing:
     backward = choose(ends(op.op, "_dgrad"), dgrad_efficiency, forward_efficiency)
     direction = choose(is_wgrad, wgrad_efficiency, backward)
     factor = choose(grouped, constant("grouped_gemm_efficiency"), pl.lit(1.0))
-    arithmetic = matmul_seconds(m, pl.col("n").cast(pl.Float64), k, batch, direction * factor)
-    memory = _hbm_seconds(pl.col("hbm_bytes"), constant("elementwise_hbm_fraction"))
+    speedup = choose(in_16_bits, pl.lit(1.0), fp8_speedup)
+    arithmetic = matmul_seconds(m, pl.col("n").cast(pl.Float64), k, batch, direction * factor, speedup)
+    no, operand = pl.lit(0), quantised_bytes * pl.col("m") * pl.col("k")
+    quantising = choose(in_16_bits, no, choose(is_wgrad, no, operand))
+    memory = _hbm_seconds(pl.col("hbm_bytes") - quantising, constant("elementwise_hbm_fraction"))
     weights = batch * pl.col("m") * pl.col("n")
     accumulate = _hbm_seconds(
         constant("fp16_accumulation_bytes") * weights, constant("elementwise_hbm_fraction")
     ).alias("accumulation_seconds")
     separate = pl.when(pl.col("dtype") == "fp16").then(accumulate).otherwise(0.0)
-    extra = choose(is_wgrad, separate, pl.lit(0.0))
-    return Timing.roofline(arithmetic, memory, constant("kernel_seconds"), extra)
+    before = _hbm_seconds(quantising, constant("elementwise_hbm_fraction")).alias("quantising_seconds")
+    extra = choose(is_wgrad, separate, before)
+    kernels = choose(in_16_bits, pl.lit(1), choose(is_wgrad, pl.lit(1), pl.when(fp8).then(2).otherwise(1)))
+    return Timing.roofline(arithmetic, memory, constant("kernel_seconds") * kernels, extra)
 
 
 def attention(op: Words) -> Timing:

@@ -12,6 +12,7 @@ from moesweep.shapes import sizes as s
 from moesweep.shapes.expressions import Part, exact, in_place
 from moesweep.shapes.layer_kinds import DECODER, KINDS, PREDICTING, has_experts, is_kept, is_predicting
 from moesweep.shapes.placement import predicts_apart
+from moesweep.shapes.precision import delayed, fp8, saved_again_bytes, saved_bytes
 from moesweep.shapes.schedule import more_warmup
 from moesweep.shapes.states import state_bytes
 from moesweep.shapes.weights import layers_of
@@ -32,24 +33,33 @@ def _attention_bytes() -> pl.Expr:
     over tp: q, k, v and the output projection's input, 2 each at their widths. Unfused scores: softmax
     output 2, with dropout its mask 1 and its output 2. Latents and their norms' outputs, and q and k before
     norms of their own, take 2 more each. Where cp ranks exchange heads or gather keys, the kernels' own
-    output is another tensor than the projection's input.
+    output is another tensor than the projection's input. Inputs of linears are kept in fp8 if they are
+    multiplied in it (`saved_bytes`), by each linear of mla for itself.
     """
-    latents = pl.when(s.mla).then(s.q_latent + s.kv_latent).otherwise(0)
-    normed = latents * pl.when(s.norms_latents).then(2).otherwise(1)
-    outside = (4 + 2 + 2 * _mask) * s.hidden + 2 * normed
+    raw = 2 * _latents * pl.when(s.norms_latents | _keeps_raw_latents).then(1).otherwise(0)
+    outside = (4 + 2 * _mask) * s.hidden + _normed_bytes + raw + saved_bytes * _latents
     query_key = s.rank_query_width + s.rank_key_width
     heads = query_key * pl.when(s.norms_heads).then(2).otherwise(1) + s.rank_value_width
-    output = s.value_width / s.tp
-    inside = 2 * heads + 2 * output + _of_core_attention()
+    of_output = pl.when(delayed).then(1).otherwise(2)  # quantised again from what the kernels keep
+    inside = 2 * heads + of_output * s.value_width / s.tp + _of_core_attention()
     return (_local * outside + s.tokens * inside).alias("attention_bytes")
+
+
+_latents = pl.when(s.mla).then(s.q_latent + s.kv_latent).otherwise(0)
+_keeps_raw_latents = fp8 & s.repeats("mla_up_proj")
+"""Projections that are made again are so from latents in 16 bits."""
+
+_copies = pl.when(fp8 & s.mla).then(2).otherwise(1)
+_normed_bytes = (_copies * saved_bytes * s.hidden).alias("normed_input_bytes")
+"""The input of the first linears: in fp8 a copy for each."""
 
 
 def _of_core_attention() -> pl.Expr:
     """Return what core attention itself keeps of a token: its scores, and an output that stands apart."""
     of_score = pl.when(s.attention_dropout).then(5).otherwise(2)
     scores = pl.when(s.flash).then(0.0).otherwise(of_score * s.heads * s.sequence / s.tp)
-    apart = pl.when(s.exchanges_heads | s.gathers_keys).then(2 * s.value_width / s.tp).otherwise(0.0)
-    return scores + apart
+    stands_apart = s.exchanges_heads | s.gathers_keys | (delayed & s.flash)
+    return scores + pl.when(stands_apart).then(2 * s.value_width / s.tp).otherwise(0.0)
 
 
 def _recomputed_attention_bytes() -> pl.Expr:
@@ -59,18 +69,18 @@ def _recomputed_attention_bytes() -> pl.Expr:
     widths, and the latents' norms' outputs. layernorm: with mla, where attention's norm is a module of its
     own, its output.
     """
-    latents = pl.when(s.norms_latents).then(s.q_latent + s.kv_latent).otherwise(0)
+    latents = saved_bytes * pl.when(s.norms_latents | _keeps_raw_latents).then(_latents).otherwise(0)
     heads = s.rank_query_width + s.rank_key_width + s.rank_value_width
-    up = pl.when(s.repeats("mla_up_proj")).then(2 * (_local * latents + s.tokens * heads)).otherwise(0)
-    norm = pl.when(s.repeats("layernorm") & s.mla).then(2 * _local * s.hidden).otherwise(0)
+    up = pl.when(s.repeats("mla_up_proj")).then(_local * latents + 2 * s.tokens * heads).otherwise(0)
+    norm = pl.when(s.repeats("layernorm") & s.mla).then(_local * _normed_bytes).otherwise(0)
     core = pl.when(s.repeats("core_attn")).then(s.tokens * _of_core_attention()).otherwise(0.0)
     return (core + up + norm).alias("recomputed_attention_bytes")
 
 
 def _of_activation(gelu: int, swiglu: int, unfused_swiglu: int) -> pl.Expr:
-    """Return the bytes that an MLP keeps per element of its width."""
+    """Return the bytes that an MLP keeps per element of its width: of 16 bits, and of fc2's input."""
     gated = pl.when(s.fused_activation).then(swiglu).otherwise(unfused_swiglu)
-    return pl.when(s.gated).then(gated).otherwise(gelu)
+    return pl.when(s.gated).then(gated).otherwise(gelu) + saved_bytes
 
 
 def _mlp_bytes(width: pl.Expr) -> pl.Expr:
@@ -78,7 +88,7 @@ def _mlp_bytes(width: pl.Expr) -> pl.Expr:
 
     Gated 6f: both halves and fc2's input; with kernels that are not fused 4 more, silu and the linear half.
     """
-    return s.tokens * _of_activation(4, 6, 10) * width / s.tp
+    return s.tokens * _of_activation(2, 4, 8) * width / s.tp
 
 
 _even_rows = pl.when(s.padded).then(s.copies).otherwise(s.topk * _local) * s.etp
@@ -94,11 +104,18 @@ def _expert_bytes(rows: pl.Expr) -> pl.Expr:
     """
     gate = pl.when(s.shared_expert_gate).then(2).otherwise(0)
     expert_bytes = (
-        rows.alias("expert_rows") * (2 * s.hidden + _of_activation(6, 6, 12) * s.expert_ffn / s.etp)
-        + _local * (2 + gate) * s.hidden
+        rows.alias("expert_rows") * _row_bytes
+        + _local * (2 + gate + _shared_input_bytes) * s.hidden
         + _mlp_bytes(s.shared_ffn)
     )
     return expert_bytes.alias("expert_bytes")
+
+
+_row_bytes = saved_bytes * s.hidden + _of_activation(4, 4, 10) * s.expert_ffn / s.etp
+"""What experts keep of a row."""
+
+_shared_input_bytes = pl.when(s.has_shared_experts).then(saved_again_bytes).otherwise(0.0)
+"""The input of shared experts, of an element that the router keeps as well."""
 
 
 def _recomputed_expert_bytes(rows: pl.Expr) -> pl.Expr:
@@ -107,18 +124,18 @@ def _recomputed_expert_bytes(rows: pl.Expr) -> pl.Expr:
     moe: all but the module's input. moe_act: all but fc1's output, so 4 of GELU's 6 bytes of the width, 2 of
     6 of fused SwiGLU, 8 of 12. shared_experts: what they make. layernorm: the norm's output.
     """
-    of_rows = 2 * s.hidden + _of_activation(6, 6, 12) * s.expert_ffn / s.etp
-    of_act = _of_activation(4, 2, 8) * s.expert_ffn / s.etp
-    routed = pl.when(s.repeats("moe")).then(of_rows).when(s.repeats("moe_act")).then(of_act).otherwise(0.0)
-    gate = pl.when(s.shared_expert_gate).then(2 * _local * s.hidden).otherwise(0)
-    shared = pl.when(s.repeats("moe") | s.repeats("shared_experts")).then(gate + _mlp_bytes(s.shared_ffn))
+    of_act = _of_activation(2, 0, 6) * s.expert_ffn / s.etp
+    routed = pl.when(s.repeats("moe")).then(_row_bytes).when(s.repeats("moe_act")).then(of_act).otherwise(0.0)
+    gate = pl.when(s.shared_expert_gate).then(2).otherwise(0)
+    inputs = _local * (gate + _shared_input_bytes) * s.hidden
+    shared = pl.when(s.repeats("moe") | s.repeats("shared_experts")).then(inputs + _mlp_bytes(s.shared_ffn))
     norm = pl.when(s.repeats("layernorm")).then(2 * _local * s.hidden).otherwise(0)
     return (rows * routed + shared.otherwise(0.0) + norm).alias("recomputed_expert_bytes")
 
 
 def _recomputed_mlp_bytes() -> pl.Expr:
     """Return all that a dense MLP makes, where it is repeated: its norm, a part of it, keeps the input."""
-    made = 2 * _local * s.hidden + _mlp_bytes(s.ffn)
+    made = saved_bytes * _local * s.hidden + _mlp_bytes(s.ffn)
     return pl.when(s.repeats("mlp")).then(made).otherwise(0).alias("recomputed_mlp_bytes")
 
 
@@ -129,7 +146,7 @@ def _layer_bytes(moe: bool, rows: pl.Expr, again: pl.Expr) -> tuple[pl.Expr, pl.
     works on the very tensor that was kept. Selective recomputation keeps what it does not repeat; attention
     and MLP are repeated one after the other.
     """
-    dense = (2 * _local * s.hidden + _mlp_bytes(s.ffn)).alias("mlp_bytes")
+    dense = (saved_bytes * _local * s.hidden + _mlp_bytes(s.ffn)).alias("mlp_bytes")
     working = _attention_bytes() + (_expert_bytes(rows) if moe else dense)
     of_attention = _recomputed_attention_bytes()
     of_mlp = _recomputed_expert_bytes(rows) if moe else _recomputed_mlp_bytes()
@@ -268,7 +285,7 @@ def _module_bytes() -> pl.Expr:
     The embedding with its dropout's mask (2 + 1), the projection's input (4), the final norm's input and
     output (4). Away from the loss that output is freed as it is sent, but the hidden state has arrived (2).
     """
-    return (10 + _mask) * _local * s.hidden
+    return (6 + 2 * saved_bytes + _mask) * _local * s.hidden
 
 
 def _softmax_bytes() -> pl.Expr:
@@ -294,10 +311,10 @@ def _at_the_loss(part: Part) -> pl.Expr:
 
 
 def contents_of_a_stage() -> dict[str, pl.Expr]:
-    """Return the parameters that a rank holds and those it updates, and its layers, over its folded ops.
+    """Return a rank's parameters: held, updated, multiplied in fp8; and its layers, over its folded ops.
 
-    The optimizer row of a program gives the parameters (m, n); the layers of each kind are counted from their
-    core attention.
+    The optimizer row of a program gives the parameters (m, n, k); the layers of each kind are counted from
+    their core attention.
     """
     adam = pl.col("op") == "adam"
     layer = (pl.col("op") == "core_attention") & (pl.col("phase") == "forward")
@@ -306,6 +323,7 @@ def contents_of_a_stage() -> dict[str, pl.Expr]:
     return {
         "parameters": pl.col("m").filter(adam).sum(),
         "owned": pl.col("n").filter(adam).sum(),
+        "quantised": pl.col("k").filter(adam).sum(),
         **{f"{each}_layers": pl.col("repeats").filter(layer & (kind == each)).sum() for each in KINDS},
     }
 
@@ -315,7 +333,7 @@ def bytes_of_a_stage(part: Part = in_place) -> dict[str, pl.Expr]:
 
     `part` is asked of what depends on the workload alone.
     """
-    states = state_bytes(pl.col("parameters"), pl.col("owned"))
+    states = state_bytes(pl.col("parameters"), pl.col("owned"), pl.col("quantised"))
     own = {name: of_states.cast(pl.Float64) for name, of_states in states.items()}
     return own | _of_passes(_even_rows, _even_rows, part)
 

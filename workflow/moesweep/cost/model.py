@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import polars as pl
 
+from moesweep.cost.compute import peak_flops_per_second
 from moesweep.cost.iteration import (
     filled_and_drained,
     seconds_of_the_slowest,
@@ -178,8 +179,8 @@ def throughput() -> dict[str, pl.Expr]:
     return {
         "tokens_per_second_per_gpu": tokens / seconds,
         "model_flops_per_second_per_gpu": rate,
-        "mfu": rate / pl.col("matrix_flops_per_second"),
-        "causal_mfu": pl.col("causal_model_flops") / seconds / pl.col("matrix_flops_per_second"),
+        "mfu": rate / peak_flops_per_second,
+        "causal_mfu": pl.col("causal_model_flops") / seconds / peak_flops_per_second,
         "fits": pl.col("peak_memory_bytes") + pl.col("reserved_hbm_bytes") <= pl.col("hbm_bytes"),
     }
 

@@ -15,6 +15,7 @@ from moesweep.study.catalog_files import Constant
 
 UNCERTAIN = (
     "gemm_gain",
+    "fp8_gemm_efficiency",
     "grouped_gemm_efficiency",
     "attention_gemm_efficiency",
     "elementwise_hbm_fraction",

@@ -8,6 +8,7 @@ import polars as pl
 
 from moesweep.cost.timing import constant
 from moesweep.shapes import sizes as s
+from moesweep.shapes.precision import fp8
 
 MOE = pl.col("kind") == "moe"
 
@@ -34,6 +35,7 @@ def criteria() -> dict[str, pl.Expr]:
         "experts across nodes": MOE & (pl.col("etp") * pl.col("ep") > node),
         "context parallelism": other & (pl.col("cp") > 1),
         "the flex dispatcher": other & s.flex,
+        "products in fp8": other & fp8,
         "another attention kernel": other & (pl.col("flash_attention") != flash),
         "another gating of MLPs": other & (pl.col("gated_mlp") != gated),
         "communication hidden otherwise than measured": other & pl.any_horizontal(HIDING),

@@ -74,7 +74,7 @@ def what_if(
     }
     here, notes = _concerned(folder.workloads, changed)
     changed_rows = _changed(here, changed)
-    legal, illegal = _judged(changed_rows, int(moved.get("gpus_per_node", cluster.value("gpus_per_node"))))
+    legal, illegal = _judged(changed_rows, cluster.values | moved)
     before = here.filter(pl.col("workload").is_in(legal["workload"].implode()))
     a = _costed(folder, before, cluster.network, cluster.values, "as they are")
     b = _costed(folder, legal, other.network, cluster.values | moved, "what if")
@@ -155,9 +155,10 @@ def _column(name: str, value: Any) -> pl.Expr:
     return pl.lit(written, dtype=SCHEMA[name])
 
 
-def _judged(workloads: pl.DataFrame, gpus_per_node: int) -> tuple[pl.DataFrame, list[str]]:
-    """Return the workloads that stay legal, and what to say of the others."""
-    errors = findings(workloads, gpus_per_node).filter(severity="error")
+def _judged(workloads: pl.DataFrame, constants: Mapping[str, float]) -> tuple[pl.DataFrame, list[str]]:
+    """Return the workloads that stay legal on a cluster, and what to say of the others."""
+    found = findings(workloads, int(constants["gpus_per_node"]), clusters={"": constants})
+    errors = found.filter(severity="error")
     illegal = errors.unique("workload", keep="first", maintain_order=True)
     notes = [
         f"becomes illegal: {row['workload']}: {row['rule']}: {row['message']}"

@@ -11,8 +11,8 @@ from moesweep.evaluate.distinct import Array, Codes
 from moesweep.evaluate.passes import sums
 from moesweep.evaluate.segments import Segments, segments
 
-STATES = {"parameters": "adam_m", "owned": "adam_n"}
-"""What a rank holds and updates: the shape of the optimizer's op."""
+STATES = {"parameters": "adam_m", "owned": "adam_n", "quantised": "adam_k"}
+"""What a rank holds, updates and multiplies in fp8: the shape of the optimizer's op."""
 
 
 @dataclass(frozen=True)
@@ -39,8 +39,8 @@ def tails(batch: Batch) -> Tails:
     rows, codes, first = batch.distinct_rows(reads, batch.layout)
     classes = classes_of(batch, first)
     frame = rows[classes.owner].hstack(batch.layouts.classes[classes.rows].select(batch.class_columns))
-    of_buckets = dict.fromkeys(BUCKETED, ("seconds", "comm_bytes"))
-    found = sums(what.ops, frame, {"adam": ("m", "n")} | of_buckets)
+    wanted: dict[str, tuple[str, ...]] = dict.fromkeys(BUCKETED, ("seconds", "comm_bytes"))
+    found = sums(what.ops, frame, wanted | {"adam": ("m", "n", "k")})
     exposed = np.sum([found[part] for part in COMM], axis=0)
     values = {
         "tail_exposed": exposed,

@@ -71,9 +71,9 @@ class Tracks:
     @cached_property
     def _levels(self) -> tuple[dict[int, float], pl.DataFrame]:
         """Return the bytes of each stage's states, and what a micro-batch keeps of each of its chunks."""
-        adam = self.traced.program.filter(pl.col("op") == "adam").select("stage", "m", "n")
+        adam = self.traced.program.filter(pl.col("op") == "adam").select("stage", "m", "n", "k")
         states = self._frame.join(adam, how="cross").select(
-            "stage", bytes=pl.sum_horizontal(*state_bytes(pl.col("m"), pl.col("n")).values())
+            "stage", bytes=pl.sum_horizontal(*state_bytes(*map(pl.col, "mnk")).values())
         )
         layers = layer_layout(self._frame).group_by("stage", "chunk", "layer_kind").len()
         kept = self._frame.with_columns(**kept_bytes()).row(0, named=True)

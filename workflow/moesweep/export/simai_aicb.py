@@ -35,6 +35,7 @@ _NOT_EXPRESSED: dict[str, tuple[Any, str]] = {
     "virtual_pipeline": (1, "AICB writes the layers of a stage in that header field"),
     "recompute": ("none", "AICB's rows have no recomputation"),
     "moe_router_dtype": ("none", "AICB's exchanges carry 16 bits"),
+    "fp8": ("none", "AICB's messages and sizes are of 16 bits"),
     "moe_router_fusion": (False, "AICB's rows are of single kernels"),
     "moe_permute_fusion": (False, "AICB's rows are of single kernels"),
     "cross_entropy_loss_fusion": (False, "AICB writes three all_reduces of the loss"),

@@ -24,7 +24,7 @@ PARAMETERS: dict[str, tuple[str, ...]] = {
         *("sequence_parallel", "recompute", "recompute_modules", "recompute_method", "recompute_num_layers"),
         *("moe_router_dtype", "moe_router_fusion", "moe_permute_fusion"),
         *("cross_entropy_loss_fusion", "cross_entropy_fusion_impl", "cuda_graph_impl", "cuda_graph_scope"),
-        *("flash_attention", "distributed_optimizer", "dtype", "framework", "routing"),
+        *("flash_attention", "distributed_optimizer", "dtype", "fp8", "fp8_recipe", "framework", "routing"),
     ),
 }
 

@@ -101,6 +101,7 @@ def best(space: Space, cluster: Cluster, top: int) -> Found:
     """Return the fastest points of a space that fit; raise BadInput where none is legal."""
     kept, faster, legal, left_out = [], [], 0, Counter[str]()
     choice = Choice(top=top, fits=True)
+    space = space.on({cluster.name: cluster.values})
     for part in space.parts(AT_ONCE):
         batch = space.batch(part)
         left_out.update(batch.left_out)

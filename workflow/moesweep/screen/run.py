@@ -100,6 +100,7 @@ def screen(
     BadInput where no point is legal, or where a condition cannot be asked of the points; what other shards
     are making is all that stays then.
     """
+    space = space.on({name: cluster.values for name, cluster in clusters.items()})
     mine = [part for part in parts if part.number % shard[1] == shard[0] - 1]
     progress = Progress(len(mine))
     for part in progress.over(mine):
@@ -129,6 +130,7 @@ def screened(space: Space, clusters: Mapping[str, Cluster], choice: Choice) -> p
 
     Raises BadInput where no point is legal.
     """
+    space = space.on({name: cluster.values for name, cluster in clusters.items()})
     kept, left_out = [], Counter[str]()
     for part in space.parts(AT_ONCE):
         batch = space.batch(part)

@@ -92,8 +92,6 @@ _moments = [
 moment_bytes = _moments[0] + _moments[1]
 """What both moments of a parameter take."""
 
-precision_aware = pl.col("use_precision_aware_optimizer")
-
 MODULES = ("core_attn", "moe_act", "layernorm", "mla_up_proj", "mlp", "moe", "shared_experts")
 """What selective recomputation may repeat (Megatron `transformer_config.py`, recompute_modules)."""
 

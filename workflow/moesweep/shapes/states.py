@@ -6,7 +6,8 @@ from operator import add
 import polars as pl
 
 from moesweep.shapes.layer_kinds import number_of_moe_layers
-from moesweep.shapes.sizes import ELEMENT_BYTES, gradient_bytes, mla, moment_bytes, precision_aware
+from moesweep.shapes.precision import fp8, keeps_remainders, weight_copy_bytes
+from moesweep.shapes.sizes import ELEMENT_BYTES, gradient_bytes, mla, moment_bytes
 
 MASTER_BYTES, REMAINDER_BYTES = 4, 2
 """Of a parameter that a rank updates: its fp32 master weight, or the bits of it that a bf16 weight lacks."""
@@ -19,19 +20,24 @@ MEMORY = ("weights", "gradients", "optimizer", "activations", "workspace")
 MEMORY_PARTS = tuple(f"{part}_bytes" for part in MEMORY)
 
 
-def state_bytes(parameters: pl.Expr, owned: pl.Expr) -> dict[str, pl.Expr]:
+def state_bytes(parameters: pl.Expr, owned: pl.Expr, quantised: pl.Expr) -> dict[str, pl.Expr]:
     """Return `weights_bytes gradients_bytes optimizer_bytes` of the parameters that a rank holds and updates.
+
+    `quantised` of them are multiplied in fp8.
 
     2P, 4P and 12 of those owned; gradients of 16 bits are 2P, and the step makes an fp32 copy of the owned
     ones (Megatron-LM, docs of the distributed optimizer: 18 bytes a parameter in all, with fp16 20). A
     precision-aware optimizer (Transformer Engine's FusedAdam with parameter remainders) needs no copy, keeps
-    2 bytes for the master weight's 4, and 2 for a moment in bf16: 6 to 10 of those owned.
+    2 bytes for the master weight's 4, and 2 for a moment in bf16: 6 to 10 of those owned. With fp8 recipes
+    other than delayed it keeps whole master weights, and needs the copy: 8 to 12 (Megatron
+    `use_precision_aware_optimizer_no_fp8_or_ds_fp8`). In fp8 a linear's weight is there twice more, as its
+    products read it: 2P + 2 of those quantised, or 2 of these alone where parameters are gathered in fp8.
     """
-    copies = (gradient_bytes < FP32_BYTES) & ~precision_aware
+    copies = (gradient_bytes < FP32_BYTES) & ~keeps_remainders
     copied = pl.when(copies).then(FP32_BYTES).otherwise(0)
-    master = pl.when(precision_aware).then(REMAINDER_BYTES).otherwise(MASTER_BYTES)
+    master = pl.when(keeps_remainders).then(REMAINDER_BYTES).otherwise(MASTER_BYTES)
     return {
-        "weights_bytes": ELEMENT_BYTES * parameters,
+        "weights_bytes": ELEMENT_BYTES * parameters + weight_copy_bytes * quantised,
         "gradients_bytes": gradient_bytes * parameters + copied * owned,
         "optimizer_bytes": (master + moment_bytes) * owned,
     }
@@ -60,4 +66,5 @@ def least_state_bytes() -> pl.Expr:
         pl.when(c("distributed_optimizer")).then(size).otherwise(1) for size in (c("dp") * c("cp"), c("edp"))
     ]
     owned = of_all / replicas[0] + of_experts / replicas[1]
-    return reduce(add, state_bytes(of_all + of_experts, owned).values())
+    held = of_all + of_experts
+    return reduce(add, state_bytes(held, owned, pl.when(fp8).then(held).otherwise(0.0)).values())

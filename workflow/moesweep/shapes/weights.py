@@ -20,6 +20,7 @@ from moesweep.shapes.layer_kinds import (
     number_of_moe_layers,
     predicts_with_experts,
 )
+from moesweep.shapes.precision import fp8
 
 ALWAYS, ZERO = pl.lit(True), pl.lit(0, dtype=pl.Int64)
 
@@ -30,7 +31,7 @@ class Weight:
 
     cut_n cut_k   over how many ranks its rows or columns are cut
     partial       under sequence parallelism each tp rank's gradient is of its own tokens only
-    linear        whether a linear layer of Transformer Engine computes its gradient
+    linear        whether a linear layer of Transformer Engine computes its gradient, and may use fp8
     """
 
     n: pl.Expr
@@ -166,6 +167,10 @@ def _partial(weights: Iterable[Weight]) -> pl.Expr:
     return _sum((ZERO, *(weight.held for weight in weights if weight.partial)))
 
 
+def _linear(weights: Iterable[Weight]) -> pl.Expr:
+    return _sum((ZERO, *(weight.held for weight in weights if weight.linear)))
+
+
 def layers_of(kinds: Iterable[str]) -> pl.Expr:
     """Return how many layers of some kinds a stage, or a whole model, has: of columns `<kind>_layers`."""
     return _sum((ZERO, *(pl.col(f"{kind}_layers") for kind in kinds)))
@@ -222,9 +227,20 @@ def stage_parameters() -> tuple[pl.Expr, pl.Expr]:
         + pl.when(head).then(TABLE.held).otherwise(0)
         + pl.when(copy).then(TABLE.held).otherwise(0)
     )
-    experts = _routed * s.local_experts * _held(EXPERT)
+    return _by_buffer(dense, _routed * s.local_experts * _held(EXPERT))
+
+
+def _by_buffer(dense: pl.Expr, experts: pl.Expr) -> tuple[pl.Expr, pl.Expr]:
     joined = s.expert_in_dense_buffer
     return dense + pl.when(joined).then(experts).otherwise(0), pl.when(joined).then(0).otherwise(experts)
+
+
+def quantised_parameters() -> tuple[pl.Expr, pl.Expr]:
+    """Return of both `stage_parameters` those that are multiplied in fp8: linears' weights, or none."""
+    dense = _of_layers(_linear, layers_of(KINDS), _routed, _predicting)
+    buffers = _by_buffer(dense, _routed * s.local_experts * _linear(EXPERT))
+    in_dense, in_expert = (pl.when(fp8).then(held).otherwise(0) for held in buffers)
+    return in_dense, in_expert
 
 
 def partial_parameters() -> pl.Expr:

@@ -188,12 +188,12 @@ def configured(configuration: Configuration, sweep: str | None = None) -> Config
     return Configured(data, cluster, *found)
 
 
-def judged_on(cluster: Cluster | None) -> tuple[int, float]:
-    """Return GPUs a node and usable bytes a GPU, to judge workloads by; of no cluster a DGX A100's."""
+def judged_on(cluster: Cluster | None) -> tuple[int, float, dict[str, dict[str, float]]]:
+    """Return GPUs a node, usable bytes a GPU, and constants, to judge workloads by; of none a DGX A100's."""
     if cluster is None:
-        return 8, math.inf
+        return 8, math.inf, {}
     usable = cluster.value("hbm_bytes") - cluster.value("reserved_hbm_bytes")
-    return int(cluster.value("gpus_per_node")), usable
+    return int(cluster.value("gpus_per_node")), usable, {cluster.name: cluster.values}
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:

@@ -305,6 +305,16 @@ COLUMNS: tuple[Derived, ...] = (
         "Format of the first moment.", "fp32"),
     Key("exp_avg_sq_dtype", one_of("fp32", "bf16", unmodelled=("fp16", "fp8")),
         "Format of the second moment.", "fp32"),
+    Key("fp8", one_of("none", "e4m3", "hybrid"),
+        "What linears of layers multiply in 8 bits: inputs, weights and gradients as e4m3, or gradients as "
+        "e5m2 (hybrid); none: 16 bits.", "none"),
+    Key("fp8_recipe", one_of("delayed", "tensorwise", "blockwise", "mxfp8", unmodelled=("custom",)),
+        "What has a scale of its own in fp8: a tensor, by the iterations before (delayed) or by itself "
+        "(tensorwise); 128 elements, and 128 by 128 of a weight (blockwise); 32 elements (mxfp8).",
+        "delayed"),
+    Key("fp8_param_gather", TRUTH,
+        "Weights of linears are kept in fp8 beside their master weights, and gathered in it, but for mxfp8.",
+        False),
     Key("moe_router_dtype", one_of("none", "fp32", unmodelled=("fp64",)),
         "Format of the router's logits and probabilities, of which those of a token travel with it; none: 16 "
         "bits, and none that travel.", "none", without=pl.lit("none")),

@@ -7,6 +7,7 @@ from moesweep.study.balance_rules import BALANCE_RULES
 from moesweep.study.capacity_rules import CAPACITY_RULES
 from moesweep.study.context_rules import CONTEXT_RULES
 from moesweep.study.dispatch_rules import DISPATCH_RULES
+from moesweep.study.fp8_rules import FP8_RULES
 from moesweep.study.graph_rules import GRAPH_RULES
 from moesweep.study.group_rules import GROUP_RULES
 from moesweep.study.kernel_rules import KERNEL_RULES
@@ -294,6 +295,7 @@ RULES = (
         ~_aware & ((_c("exp_avg_dtype") != "fp32") | (_c("exp_avg_sq_dtype") != "fp32")),
         "exp_avg_dtype {exp_avg_dtype} and exp_avg_sq_dtype {exp_avg_sq_dtype} are those of a precision-"
         "aware optimizer", nearest_is("true")),
+    *FP8_RULES,
     *OVERLAP_RULES,
     error("countable", "seq_length", _flops >= COUNTABLE_FLOPS,
         "a micro-batch of {micro_batch_size} * {seq_length} tokens has more operations than can be counted",

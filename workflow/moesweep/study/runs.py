@@ -11,6 +11,7 @@ import polars as pl
 
 from moesweep.edge.problems import Problem, collect, did_you_mean, shown
 from moesweep.study.axes import encoded, with_rules_applied
+from moesweep.study.catalog import load_cluster
 from moesweep.study.csv_table import read_table
 from moesweep.study.keys import KEYS, NEEDED, SCHEMA, Key
 from moesweep.study.models import given_by_model
@@ -77,7 +78,10 @@ def read_runs(path: Path, clusters: list[str], root: Path = Path(), cluster: str
                 row, "cluster", "known_cluster", name, f"no cluster {name}", did_you_mean(name, clusters)
             )
     workloads = _resolved(frame.filter(~pl.col(ROW).is_in(list(runs.problems))))
-    for found in findings(workloads).filter(pl.col("severity") == "error").iter_rows(named=True):
+    in_fp8 = workloads.filter(pl.col("fp8") != "none")["cluster"].unique().sort()
+    machines = {name: load_cluster(root, name).values for name in in_fp8}
+    broken = findings(workloads, clusters=machines).filter(severity="error")
+    for found in broken.iter_rows(named=True):
         about = [found[key] for key in ("key", "rule", "value", "message", "suggestion")]
         runs.add(int(found["workload"]), *about)
     return Runs(given, workloads.filter(~pl.col(ROW).is_in(list(runs.problems))), runs.problems, passing)

@@ -14,7 +14,7 @@ MoE points follow them, each once and if it is legal itself: TWIN is 1 there, co
 """
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from math import prod
 from pathlib import Path
@@ -27,6 +27,7 @@ from moesweep.study.axes import rule_roots
 from moesweep.study.blocks import CLUSTER, POINT, ROW, Block, is_of_experts
 from moesweep.study.conditions import ERRORS, checks, removed
 from moesweep.study.entries import blocks, points
+from moesweep.study.fp8_rules import with_rates
 from moesweep.study.ids import with_ids
 from moesweep.study.keys import SCHEMA
 from moesweep.study.parts import Parts, read_parts
@@ -74,10 +75,15 @@ class Batch:
 
 @dataclass(frozen=True)
 class Space:
-    """An enumerable space: the parts of its file, and blocks of points."""
+    """An enumerable space: the parts of its file, blocks of points, and constants of its clusters by name."""
 
     file: Parts
     blocks: tuple[Block, ...]
+    machines: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+
+    def on(self, machines: Mapping[str, Mapping[str, float]]) -> "Space":
+        """Return the space with its points judged on clusters, whose constants are given by name."""
+        return replace(self, machines=machines)
 
     @cached_property
     def size(self) -> int:
@@ -98,13 +104,13 @@ class Space:
         """Return the legal points of a part; raise BadInput where a condition cannot be asked of them."""
         block = self.blocks[part.block]
         frame = points(block, part.start, part.stop)
-        gone = removed(frame, block.where, legal=True)
+        gone = removed(with_rates(frame, self.machines), block.where, legal=True)
         names = list(checks(block.where, legal=True))
         legal = with_ids(frame.filter(gone.is_null()))
         left_out = _counted(gone, names)
         refused = [_refused(frame, gone, names)] if with_refused else []
         if self.file.twins:
-            legal, twins, lost = _with_twins(legal, block)
+            legal, twins, lost = _with_twins(legal, block, self.machines)
             names = list(checks((), legal=True))
             left_out |= {f"{rule} (of a twin)": count for rule, count in _counted(lost, names).items()}
             refused += [_refused(twins, lost, names)] if with_refused else []
@@ -188,7 +194,9 @@ def _with_one_twin(block: Block) -> int:
     return prod(axis.size for axis in block.axes if is_of_experts(axis.name))
 
 
-def _with_twins(listed: pl.DataFrame, block: Block) -> tuple[pl.DataFrame, pl.DataFrame, pl.Series]:
+def _with_twins(
+    listed: pl.DataFrame, block: Block, machines: Mapping[str, Mapping[str, float]]
+) -> tuple[pl.DataFrame, pl.DataFrame, pl.Series]:
     """Legal points followed by their legal twins; all the twins, and what removes each of them."""
     group = pl.col(POINT) // (1 if _is_of_rows(block) else _with_one_twin(block))
     cluster = _cluster(listed)
@@ -199,7 +207,7 @@ def _with_twins(listed: pl.DataFrame, block: Block) -> tuple[pl.DataFrame, pl.Da
     twins = twins.join(
         listed.filter(kind="dense"), on=["workload", *cluster], how="anti", maintain_order="left"
     )
-    gone = removed(twins, (), legal=True)
+    gone = removed(with_rates(twins, machines), (), legal=True)
     lost = twins.filter(gone.is_not_null())["workload"].implode()
     named = (
         listed.with_columns(group=group)

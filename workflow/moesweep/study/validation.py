@@ -7,7 +7,7 @@ Of memory only the least is judged here, the states of the parameters: the cost 
 
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import polars as pl
@@ -16,38 +16,48 @@ from moesweep.edge.problems import BadInput, Problem, and_more, collect
 from moesweep.edge.schema import load_schema
 from moesweep.shapes.parallelism import GPUS_PER_NODE
 from moesweep.shapes.states import least_state_bytes
+from moesweep.study.fp8_rules import with_rates
 from moesweep.study.rule import Rule
 from moesweep.study.rules import RULES
 from moesweep.study.sweep import Sweep, sound_part
 from moesweep.study.workload import with_value
 
 Judged = Callable[[pl.DataFrame], pl.DataFrame]
+Clusters = Mapping[str, Mapping[str, float]]
+"""Constants of clusters by name, for what rules read of a GPU."""
 
 COLUMNS = ("workload", "severity", "rule", "message", "value", "suggestion")
 
 
 def checked(
-    root: Path, path: Path | str, gpus_per_node: int = GPUS_PER_NODE, usable_hbm_bytes: float = math.inf
+    root: Path,
+    path: Path | str,
+    gpus_per_node: int = GPUS_PER_NODE,
+    usable_hbm_bytes: float = math.inf,
+    clusters: Clusters | None = None,
 ) -> tuple[Sweep, pl.DataFrame]:
     """Enumerate and validate a sweep file; raise BadInput with every fault that either finds."""
     sweep, problems = sound_part(root, path)
     warnings = None
     if sweep is not None:
-        warnings = collect(problems, validate, sweep, gpus_per_node, usable_hbm_bytes)
+        warnings = collect(problems, validate, sweep, gpus_per_node, usable_hbm_bytes, clusters)
     if sweep is None or warnings is None or problems:
         raise BadInput(problems)
     return sweep, warnings
 
 
 def validate(
-    sweep: Sweep, gpus_per_node: int = GPUS_PER_NODE, usable_hbm_bytes: float = math.inf
+    sweep: Sweep,
+    gpus_per_node: int = GPUS_PER_NODE,
+    usable_hbm_bytes: float = math.inf,
+    clusters: Clusters | None = None,
 ) -> pl.DataFrame:
     """The warnings about a sweep as text columns: workload severity rule message value suggestion.
 
     `usable_hbm_bytes` is a GPU's memory without what the framework reserves; memory is not judged without it.
     Ordered by workload, then by rule. Raises BadInput with all errors, if there are any.
     """
-    found = findings(sweep.workloads, gpus_per_node, usable_hbm_bytes)
+    found = findings(sweep.workloads, gpus_per_node, usable_hbm_bytes, clusters)
     errors = found.filter(severity="error")
     if errors.height:
         raise BadInput(_problems(errors, sweep))
@@ -55,13 +65,19 @@ def validate(
 
 
 def findings(
-    workloads: pl.DataFrame, gpus_per_node: int = GPUS_PER_NODE, usable_hbm_bytes: float = math.inf
+    workloads: pl.DataFrame,
+    gpus_per_node: int = GPUS_PER_NODE,
+    usable_hbm_bytes: float = math.inf,
+    clusters: Clusters | None = None,
 ) -> pl.DataFrame:
-    """Every broken rule of every workload, warnings and errors: COLUMNS and the rule's key, in order."""
+    """Every broken rule of every workload, warnings and errors: COLUMNS and the rule's key, in order.
+
+    A GPU's formats are judged on `clusters`: the one of a workload's column `cluster`, or else the only one.
+    """
 
     def judged(frame: pl.DataFrame) -> pl.DataFrame:
         """The columns that rules read beside a workload's own."""
-        return frame.with_columns(
+        return with_rates(frame, clusters or {}).with_columns(
             gpus_per_node=pl.lit(gpus_per_node, pl.Int64),
             usable_gib=pl.lit(max(usable_hbm_bytes / 2**30, 0.1)).round(1),
             least_state_gib=(least_state_bytes() / 2**30).round(1),

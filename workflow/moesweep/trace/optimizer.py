@@ -3,7 +3,14 @@
 import polars as pl
 
 from moesweep.shapes import sizes as s
-from moesweep.shapes.weights import TABLE, partial_parameters, shares_embedding, stage_parameters
+from moesweep.shapes.precision import gathered_saving, keeps_remainders, weight_quantised_bytes
+from moesweep.shapes.weights import (
+    TABLE,
+    partial_parameters,
+    quantised_parameters,
+    shares_embedding,
+    stage_parameters,
+)
 from moesweep.trace.vocabulary import Op, all_gather, all_reduce, reduce_scatter
 
 # Adam on fp32 state: reads a gradient, writes a weight of 16 bits, reads and writes master and moments. One
@@ -32,10 +39,9 @@ def _gradient_reductions(name: str, group_kind: str, parameters: pl.Expr) -> lis
     ]
 
 
-def _parameter_gather(name: str, group_kind: str, parameters: pl.Expr) -> Op:
-    return all_gather(name, group_kind, s.ELEMENT_BYTES * parameters).only(
-        s.sharded_optimizer & (parameters > 0)
-    )
+def _parameter_gather(name: str, group_kind: str, parameters: pl.Expr, quantised: pl.Expr) -> Op:
+    size = s.ELEMENT_BYTES * parameters - gathered_saving * quantised
+    return all_gather(name, group_kind, size).only(s.sharded_optimizer & (parameters > 0))
 
 
 def _gradient_norm(expert: pl.Expr) -> list[Op]:
@@ -49,16 +55,27 @@ def _gradient_norm(expert: pl.Expr) -> list[Op]:
 
 
 def _adam_bytes() -> pl.Expr:
-    """Return the bytes of device memory that Adam moves for a parameter: 30, aware of precision 18 to 28."""
+    """Return the bytes of device memory that Adam moves for a parameter: 30, aware of precision 18 to 28.
+
+    Moments of 16 bits beside whole master weights, which fp8 asks for: 22 to 30.
+    """
     plain = pl.lit(ADAM_GRADIENT + ADAM_WEIGHT + ADAM_MASTER)
     aware = s.gradient_bytes + ADAM_AWARE_WEIGHT + ADAM_REMAINDER
-    return pl.when(s.precision_aware).then(aware).otherwise(plain) + 2 * s.moment_bytes
+    return pl.when(keeps_remainders).then(aware).otherwise(plain) + 2 * s.moment_bytes
 
 
 def optimizer_ops() -> list[Op]:
-    """Return what follows the last micro-batch, in Megatron's order (`finalize_model_grads`, then `step`)."""
+    """Return what follows the last micro-batch, in Megatron's order (`finalize_model_grads`, then `step`).
+
+    The shape of `adam`: m parameters that the rank holds, n of which it updates, k that it multiplies in fp8.
+    These are quantised once an iteration, by the first micro-batch (Transformer Engine,
+    `is_first_microbatch`): counted here, where what happens once stands.
+    """
     dense, expert = stage_parameters()
+    quantised_dense, quantised_expert = quantised_parameters()
+    quantised = quantised_dense + quantised_expert
     owned = owned_parameters()
+    moved = _adam_bytes() * owned + weight_quantised_bytes * quantised
     ops = [
         *_gradient_reductions("grad_reduce_dense", "dp", dense),
         *_gradient_reductions("grad_reduce_expert", "edp", expert),
@@ -69,8 +86,8 @@ def optimizer_ops() -> list[Op]:
             shares_embedding()
         ),
         *_gradient_norm(expert),
-        Op("adam", "optimizer", m=dense + expert, n=owned, hbm_bytes=_adam_bytes() * owned),
-        _parameter_gather("param_gather_dense", "dp", dense),
-        _parameter_gather("param_gather_expert", "edp", expert),
+        Op("adam", "optimizer", m=dense + expert, n=owned, k=quantised, hbm_bytes=moved),
+        _parameter_gather("param_gather_dense", "dp", dense, quantised_dense),
+        _parameter_gather("param_gather_expert", "edp", expert, quantised_expert),
     ]
     return [op.times(pl.lit(1, dtype=pl.Int64)) for op in ops]

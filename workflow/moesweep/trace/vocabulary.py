@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 
 import polars as pl
 
+from moesweep.shapes.precision import UNQUANTISED_OPS, operand_bytes, quantised_bytes
 from moesweep.shapes.sizes import ELEMENT_BYTES, GROUP_SIZE, gradient_bytes, repeats
 
 ZERO = pl.lit(0, dtype=pl.Int64)
@@ -59,8 +60,10 @@ def gemm(
 ) -> Op:
     """Return [m, k] x [k, n]: 2mnk flops; reads both operands, writes the product, 2 bytes each.
 
-    With `groups`, m is the rows of all groups together and each group has its own [k, n] weight.
+    With `groups`, m is the rows of all groups together and each group has its own [k, n] weight. In fp8 the
+    operands are 1 byte each, and the first one is quantised before: read in 16 bits, written twice.
     """
+    operand, quantised = _of_operands(name)
     groups = pl.lit(1, dtype=pl.Int64) if groups is None else groups
     return Op(
         name,
@@ -70,19 +73,27 @@ def gemm(
         k=k,
         groups=groups,
         flops=2 * m * n * k,
-        hbm_bytes=ELEMENT_BYTES * (m * k + groups * k * n + m * n),
+        hbm_bytes=operand * (m * k + groups * k * n) + ELEMENT_BYTES * m * n + quantised * m * k,
     )
+
+
+def _of_operands(name: str) -> tuple[pl.Expr, pl.Expr]:
+    """Return the bytes of an element of a product's operands, and what quantising the first one moves."""
+    if name in UNQUANTISED_OPS:
+        return pl.lit(ELEMENT_BYTES), ZERO
+    return operand_bytes, quantised_bytes
 
 
 def linear_backward(forward: Op) -> tuple[Op, Op]:
     """Return the data-gradient and weight-gradient GEMMs of a forward GEMM y[m, n] = x[m, k] w[k, n].
 
     dx[m, k] = dy[m, n] wT; dw[n, k] += dyT[n, m] x[m, k]. The weight gradient is accumulated into
-    the main gradient, read and written: 4 bytes, or 2 (Megatron `gradient_accumulation_fusion`).
+    the main gradient, read and written: 4 bytes, or 2 (Megatron `gradient_accumulation_fusion`). In fp8 the
+    first quantises dy as x was before: transposed too, which the second reads.
     """
     dgrad = gemm(f"{forward.name}_dgrad", forward.m, forward.k, forward.n, forward.kind, forward.groups)
     wgrad_bytes = (
-        ELEMENT_BYTES * forward.m * (forward.k + forward.n)
+        _of_operands(forward.name)[0] * forward.m * (forward.k + forward.n)
         + 2 * gradient_bytes * forward.groups * forward.n * forward.k
     )
     wgrad = replace(

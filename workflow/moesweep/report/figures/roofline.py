@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING
 
 import polars as pl
 
+from moesweep.cost.compute import peak_flops_per_second
+from moesweep.cost.model import with_constants
 from moesweep.report.evidence import Evidence
 from moesweep.report.figures import style
 from moesweep.report.figures.ink import INK
@@ -23,10 +25,13 @@ _ROOFS = ("matrix_flops_per_second", "hbm_bytes_per_second", "nic_bytes_per_seco
 
 
 def shown(evidence: Evidence) -> style.Shown:
-    """Return every distinct op of the sweep, and what limits them."""
+    """Return every distinct op of the sweep, and what limits them: products by the fastest format's peak."""
     distinct = ("kind", "collective", "flops", "hbm_bytes", "wire_bytes", "seconds")
     ops = evidence.ops.filter(pl.col("seconds") > 0).select(distinct).unique(maintain_order=True)
-    return {"ops": ops, "roofs": {name: evidence.cluster.value(name) for name in _ROOFS}}
+    roofs = {name: evidence.cluster.value(name) for name in _ROOFS}
+    formats = evidence.workloads.select("fp8", "fp8_recipe").unique(maintain_order=True)
+    peak = with_constants(formats, evidence.cluster.values).select(peak_flops_per_second.max()).item()
+    return {"ops": ops, "roofs": roofs | {"matrix_flops_per_second": peak}}
 
 
 def draw(ops: pl.DataFrame, roofs: Mapping[str, float]) -> "Figure":

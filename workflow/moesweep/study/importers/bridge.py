@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from moesweep.study.importers.draft import Draft, Told
+from moesweep.study.importers.eight_bits import fp8_of_precision
 from moesweep.study.importers.flags import read_options
 
 _SECTIONS = ("train", "ddp", "optimizer", "dataset", "comm_overlap", "mixed_precision", "dist", "model")
@@ -32,8 +33,7 @@ def read_recipe(data: Mapping[str, Any], file: str) -> Draft:
     precision = data.get("mixed_precision")
     if isinstance(precision, str):
         said |= {word: True for start, word in _PRECISIONS.items() if precision.startswith(start)}
-        if "fp8" in precision:
-            said["fp8"] = precision
+    said |= fp8_of_precision(precision)
     read_options(draft, Told(said), switches=False)
     rest = {name: value for name, value in data.items() if name not in _SECTIONS}
     draft.leave(Told(rest), rest)

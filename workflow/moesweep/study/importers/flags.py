@@ -11,6 +11,7 @@ from typing import Any, NoReturn
 from moesweep.shapes.placement import LAYOUT, layout_parts
 from moesweep.study.importers.dispatchers import read_balancing, read_capacity, read_dispatcher
 from moesweep.study.importers.draft import MAX_LAYERS, Draft, Told, whole
+from moesweep.study.importers.eight_bits import read_fp8
 from moesweep.study.importers.graphs import read_graphs
 from moesweep.study.keys import KEYS
 from moesweep.study.names import MEGATRON, UNMODELLED
@@ -52,6 +53,7 @@ def read_options(draft: Draft, told: Told, switches: bool) -> None:
     _layout(draft, told)
     _beside(draft, told)
     read_graphs(draft, told)
+    read_fp8(draft, told)
     _training(draft, told)
     for name in list(told.left()):
         key = MEGATRON.get(name, name)
