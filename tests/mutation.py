@@ -29,7 +29,7 @@ CHECKOUT = Path(__file__).resolve().parents[1]
 PACKAGE = CHECKOUT / "workflow/moesweep"
 ROOMS = ("shapes", "trace", "cost")
 NOT_FORMULAS = ("__init__.py", "command.py", "files.py", "words.py")
-SIZES = ("CACHED_ELEMENTS", "KNOWN_ORDERS", "LONGER", "WINDOW", "STEADY", "_SHIFT")
+SIZES = ("CACHED_ELEMENTS", "KNOWN_ORDERS", "LONGER", "WINDOW", "STEADY", "_SHIFT", "RESOLUTION")
 """Sizes of caches, tolerances, terms of a series: with others near them the same comes out."""
 
 TRACE = ("device_bytes", "hand_worked", "programs")

@@ -199,11 +199,18 @@ def test_all_to_all_over_four_nodes() -> None:
     assert seconds(found, "moe_dispatch") == pytest.approx(1e-3 + buffer / 2 / (10e9 * 0.5))
 
 
+BOTH = ("balanced", "uncontrolled")
+
+
 def test_busiest_rank_of_uncontrolled_routing() -> None:
     even = costs(MOE, expert_load_variation=0.5)
     uneven = costs(MOE | {"routing": "uncontrolled"}, expert_load_variation=0.5)
-    # four ranks of one expert each: 1 + 0.5 x 0.564 x 2^0.8
+    # four ranks of one expert each: 1 + 0.5 x 0.564 x 2^0.8; of four each, whose mean scatters half as much
     share = 1 + 0.5 * 0.564 * 2**0.8
+    several = [costs(MOE | {"num_experts": 16, "routing": of}, expert_load_variation=0.5) for of in BOTH]
+    assert seconds(several[1], "moe_dispatch") / seconds(several[0], "moe_dispatch") == pytest.approx(
+        1 + 0.25 * 0.564 * 2**0.8
+    )
     for op in ("expert_fc1", "moe_dispatch", "expert_activation"):
         assert seconds(uneven, op) == pytest.approx(share * seconds(even, op))
     assert seconds(uneven, "qkv") == seconds(even, "qkv")
@@ -214,7 +221,7 @@ def test_uneven_parts_are_gathered_by_one_broadcast_each() -> None:
     changes = MOE | {"etp": 4, "ep": 2, "num_experts": 2, "world_size": 8}
     gathers = [
         seconds(costs(changes | {"routing": routing}, expert_load_variation=0.5), "expert_gather")
-        for routing in ("balanced", "uncontrolled")
+        for routing in BOTH
     ]
     assert gathers[1] / gathers[0] == pytest.approx(4 / 3 * (1 + 0.5 * 0.564))
 
