@@ -16,11 +16,12 @@ from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
+from matplotlib.patches import StepPatch
 
 from answers import make_answers
 from moesweep.cli import main
 from moesweep.report.evidence import Evidence, parts_of_iteration
-from moesweep.report.figures import ep_scaling, option_ratios, style
+from moesweep.report.figures import ep_scaling, memory_parts, option_ratios, style
 from moesweep.report.figures.gallery import FIGURES
 from moesweep.report.figures.ink import MEMORY, PARTS
 from moesweep.report.pass_seconds import pass_seconds, tail_seconds
@@ -353,3 +354,20 @@ def test_legends_lie_within_the_figure(name: str, evidence: Evidence) -> None:
     for legend in drawn.legends:
         box = legend.get_window_extent()
         assert 0 <= box.x0 <= box.x1 <= width
+
+
+def test_many_stacks_are_steps_of_the_same_heights(evidence: Evidence) -> None:
+    shown = FIGURES["memory"].shown(evidence)
+    rows = shown["rows"].filter(kind="moe").sort("peak_memory_bytes", maintain_order=True)
+    rows = rows.with_columns(model=pl.lit("one"), fits=pl.int_range(pl.len()) != 1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(memory_parts, "MOST_BARS", 0)
+        axes = FIGURES["memory"].draw(rows, shown["hbm_bytes"]).axes[0]
+    outlines = [patch.get_data() for patch in axes.patches if isinstance(patch, StepPatch)]
+    *outlines, over = outlines
+    assert len(outlines) == len(MEMORY)
+    peaks = (rows["peak_memory_bytes"] / 2**30).to_list()
+    assert over.values.tolist() == pytest.approx([0, peaks[1], *[0] * (rows.height - 2)])
+    assert outlines[0].values.tolist() == pytest.approx(peaks)
+    # The first part is drawn last, over the others.
+    assert outlines[-1].values.tolist() == pytest.approx((rows["weights_bytes"] / 2**30).to_list())

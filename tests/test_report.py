@@ -227,6 +227,11 @@ def test_a_page_of_many_workloads_leaves_drawings_out(
     assert "leaves out their maps, timelines and seconds" in text
     assert "<h3>Timeline</h3>" not in text
     assert len(text.encode()) < before
+    # What all workloads have in common is said once.
+    (shared,) = re.findall(r'id="shared">The same for all: (.*)\.</p>', text)
+    assert "dtype bf16" in shared.split(", ")
+    assert "<dt>dtype</dt>" not in text
+    assert text.count("<dt>ep</dt>") == len(ids(results))
 
 
 def test_commands_of_a_section_name_its_workload(results: Results) -> None:

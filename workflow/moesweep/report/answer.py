@@ -72,7 +72,9 @@ def fitting(evidence: Evidence) -> str:
     """Return how many workloads of each kind fit a GPU."""
     kinds = evidence.workloads.group_by("kind", maintain_order=True).agg(pl.col("fits").sum(), n=pl.len())
     names = {"moe": "MoE", "dense": "dense"}
-    fit = " and ".join(f"{fits} of {n} {names[str(kind)]} workloads" for kind, fits, n in kinds.iter_rows())
+    fit = " and ".join(
+        f"{fits:,} of {n:,} {names[str(kind)]} workloads" for kind, fits, n in kinds.iter_rows()
+    )
     return f"{fit} fit the {evidence.cluster.value('hbm_bytes') / 2**30:g} GiB of a GPU"
 
 
@@ -131,7 +133,7 @@ def _memory_and_trust(evidence: Evidence) -> str:
     unlike = evidence.workloads.filter(kind="moe", validated="outside").height
     moe = evidence.workloads.filter(kind="moe").height
     trust = (
-        f"; seconds are predictions, and for {unlike} of {count(moe, 'MoE workload')} no run like them was "
+        f"; seconds are predictions, and for {unlike:,} of {count(moe, 'MoE workload')} no run like them was "
         "measured to hold them against."
         if unlike
         else "; seconds are predictions, not measurements."

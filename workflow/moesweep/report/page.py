@@ -59,7 +59,8 @@ def _render(evidence: Evidence) -> str:
 
 def _context(evidence: Evidence) -> dict[str, Any]:
     across, moe = experts_across_nodes(evidence)
-    shown = columns(evidence)
+    shown, told = columns(evidence), sections(evidence)
+    drawn = len(told) <= MOST_DRAWN
     # Ours, not a user's: they go into the page as they are.
     own = {
         name: Markup((TEMPLATES / name).read_text(encoding="utf-8")) for name in ("report.css", "report.js")
@@ -93,11 +94,28 @@ def _context(evidence: Evidence) -> dict[str, Any]:
         "moe": moe,
         "warnings": _warnings(evidence),
         "tags": _tags(evidence),
-        "sections": sections(evidence),
+        "shared": {} if drawn else _told_once(told),
+        "sections": told,
         "where": _where(evidence.results.root),
-        "drawn": evidence.workloads.height <= MOST_DRAWN,
+        "drawn": drawn,
         "colours": {"part": PARTS, "memory": MEMORY, "pass": PASSES},
     }
+
+
+def _told_once(told: list[dict[str, Any]]) -> dict[str, Any]:
+    """Take the parameters that all workloads have in common out of their sections, and return them."""
+    first = {
+        (title, name): value for title, own in told[0]["parameters"].items() for name, value in own.items()
+    }
+    shared = {
+        (title, name): value
+        for (title, name), value in first.items()
+        if all(each["parameters"][title][name] == value for each in told)
+    }
+    for title, name in shared:
+        for each in told:
+            del each["parameters"][title][name]
+    return {name: value for (_, name), value in shared.items()}
 
 
 def _where(results: Path) -> str:

@@ -22,7 +22,7 @@ LINE_INCHES = 0.13
 MOST_BARS = 24
 """In a panel: comparisons that do not fit beside one another go on in the next."""
 
-MOST_PANELS = 16
+MOST_PANELS = 12
 """What does not fit them stands in the table."""
 
 

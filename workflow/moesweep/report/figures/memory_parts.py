@@ -14,6 +14,9 @@ if TYPE_CHECKING:
 
 GIB = 2.0**30
 MOST_MODELS = 6
+MOST_BARS = 150
+"""In a panel: more of them are drawn as steps, as they would touch."""
+
 LEGEND_INCHES = 5.0
 """The least width that shows the legend whole."""
 
@@ -50,8 +53,12 @@ def draw(rows: pl.DataFrame, hbm_bytes: float) -> "Figure":
 def _panel(axes: "Axes", rows: pl.DataFrame, hbm: float) -> None:
     at = [float(place) for place in range(rows.height)]
     parts = {name: (rows[f"{name}_bytes"] / GIB).to_list() for name in MEMORY}
-    tops = style.stack(axes, at, parts, MEMORY, 0.9)
-    style.cross_out(axes, at, tops, (~rows["fits"]).to_list(), 0.9)
+    misfits = (~rows["fits"]).to_list()
+    if rows.height > MOST_BARS:
+        style.steps(axes, parts, MEMORY, misfits)
+    else:
+        tops = style.stack(axes, at, parts, MEMORY, 0.9)
+        style.cross_out(axes, at, tops, misfits, 0.9)
     axes.axhline(hbm, color=INK, linewidth=1, linestyle="--")
     axes.set_xticks([])
     axes.yaxis.grid(True)

@@ -137,6 +137,21 @@ def stack(
     return tops
 
 
+def steps(
+    axes: "Axes", parts: Mapping[str, Sequence[float]], look: dict[str, str], misfits: Sequence[bool]
+) -> None:
+    """Draw stacks side by side as one outline a part, each from 0 to its top; hatch what does not fit."""
+    tops, levels = [0.0] * len(next(iter(parts.values()))), list[tuple[str, list[float]]]()
+    for name, values in parts.items():
+        tops = [top + value for top, value in zip(tops, values, strict=True)]
+        levels.append((name, tops))
+    edges = [place - 0.5 for place in range(len(tops) + 1)]
+    for name, level in reversed(levels):
+        axes.stairs(level, edges, fill=True, color=look[name], linewidth=0)
+    over = [top if misfit else 0.0 for top, misfit in zip(tops, misfits, strict=True)]
+    axes.stairs(over, edges, fill=True, facecolor="none", edgecolor=INK, hatch=MISFIT_HATCH, linewidth=0)
+
+
 def cross_out(
     axes: "Axes", at: Sequence[float], tops: Sequence[float], misfits: Sequence[bool], width: float
 ) -> None:
