@@ -53,7 +53,7 @@ def op(changes: dict[str, Any], name: str, phase: str = "forward") -> dict[str, 
     return _program(json.dumps(changes)).filter(stage=0, op=name, phase=phase).row(0, named=True)
 
 
-@pytest.mark.parametrize(("recipe", "quantised"), zip(RECIPES, (4, 6, 4, 4), strict=True))
+@pytest.mark.parametrize(("recipe", "quantised"), [*zip(RECIPES, (4, 6, 4, 4), strict=True)])
 def test_bytes_of_products(recipe: str, quantised: int) -> None:
     workload = ALONE | HYBRID | {"fp8_recipe": recipe}
     tokens = 1024 * 1024
@@ -167,7 +167,7 @@ def test_what_travels_over_tp(recipe: str, share: float) -> None:
 QUANTISED = 2 * 12 * 64 * 64 // 2
 
 
-@pytest.mark.parametrize(("recipe", "quantised"), zip(RECIPES, (4, 6, 4, 4), strict=True))
+@pytest.mark.parametrize(("recipe", "quantised"), [*zip(RECIPES, (4, 6, 4, 4), strict=True)])
 def test_the_optimizer_quantises_weights(recipe: str, quantised: int) -> None:
     workload = DENSE | HYBRID | {"fp8_recipe": recipe}
     plain, adam = op(DENSE, "adam", "optimizer"), op(workload, "adam", "optimizer")
