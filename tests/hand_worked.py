@@ -55,6 +55,7 @@ GPT_13B_MOE: dict[str, Any] = {
     "moe_router_topk": 2,
     "moe_router_num_groups": 0,
     "moe_router_group_topk": 0,
+    "moe_router_enable_expert_bias": False,
     "moe_ffn_hidden_size": 20480,
     "num_shared_experts": 0,
     "first_k_dense": 0,

@@ -35,7 +35,11 @@ def naive_groups(w: Workload) -> dict[str, list[list[int]]]:
     # Ranks of one sequence hold the same parameters as those of any other.
     shared |= {"dp": "tp pp", "etp": "ep edp pp", "ep": "etp edp pp"}
     shared |= {"edp": "etp ep pp", "tp_ep": "edp pp", "embedding": "tp cp dp", "world": ""}
-    shared |= {"model": "cp dp", "expert_model": "edp"}
+    shared |= {"model": "cp dp", "expert_model": "edp", "tp_cp": "dp pp", "tp_cp_dp": "pp"}
+    if w["moe_router_load_balancing_type"] == "none":
+        del shared["tp_cp"]
+    if not w["moe_router_enable_expert_bias"]:
+        del shared["tp_cp_dp"]
     groups: dict[str, list[list[int]]] = {}
     for kind, names in shared.items():
         members: dict[tuple[int, ...], list[int]] = {}

@@ -131,6 +131,7 @@ def group_size(w: Workload, kind: str) -> int:
     composite = {"tp_ep": w["etp"] * w["ep"], "embedding": min(2, w["pp"]), "world": w["world_size"]}
     composite |= {"dp": w["dp"] * w["cp"]}
     composite |= {"model": w["tp"] * w["pp"], "expert_model": w["etp"] * w["ep"] * w["pp"]}
+    composite |= {"tp_cp": w["tp"] * w["cp"], "tp_cp_dp": w["tp"] * w["cp"] * w["dp"]}
     return int(composite[kind] if kind in composite else w[kind])
 
 

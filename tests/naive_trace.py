@@ -91,6 +91,7 @@ class Program(Dispatchers):
             reads, writes = (*reads, 4, 4, 4), (*writes, 4, 4)
         self.light("router_topk", own_tokens(w) * experts, reads=reads, writes=writes)
         self.balancing_loss()
+        self.expert_bias()
         self.to_experts()
         self.gemm("expert_fc1", rows, fc1_multiple(w) * f, h, local, "grouped_gemm")
         self.activation("expert_activation", rows, f, backward=False, weighted=True)
@@ -111,8 +112,20 @@ class Program(Dispatchers):
             reads, writes = (4, 1, 4), (4, 4, 1)
         self.light("balancing_loss", own_tokens(w) * w["num_experts"], reads=reads, writes=writes)
         lots = w["micro_batch_size"] if w["moe_router_load_balancing_type"] == "seq_aux_loss" else 1
-        for kind in ("tp", "cp"):
+        # Who has parts of the same tokens.
+        sharing = {(True, False): "tp", (False, True): "cp", (True, True): "tp_cp"}
+        kind = sharing.get((w["tp"] > 1, w["cp"] > 1))
+        if kind:
             self.collect("balancing_loss_reduce", "all_reduce", kind, 4 * lots * w["num_experts"])
+
+    def expert_bias(self) -> None:
+        """Scores with a bias, unless a kernel adds it on the way; a sum of the map of chosen experts."""
+        w = self.w
+        if w["moe_router_enable_expert_bias"]:
+            added = (
+                {"reads": (1,), "writes": ()} if w["moe_router_fusion"] else {"reads": (4, 1), "writes": (4,)}
+            )
+            self.light("expert_bias", own_tokens(w) * w["num_experts"], **added)
 
     def moe_mlp_backward(self) -> None:
         """The reverse of moe_mlp_forward; permuted tokens were kept, so nothing is gathered again."""
@@ -277,6 +290,9 @@ class Program(Dispatchers):
         if self.shares_table():
             size = gradient_bytes(w) * table(w).size()
             self.collect("embedding_grad_reduce", "all_reduce", "embedding", size)
+        routed = len([layer for layer in stage_layers(w, self.stage) if layer.routed])
+        if w["moe_router_enable_expert_bias"] and routed:
+            self.collect("expert_bias_reduce", "all_reduce", "tp_cp_dp", 4 * w["num_experts"] * routed)
         if shared:
             self.collect("grad_norm", "all_reduce", "world", 4)
         else:

@@ -335,6 +335,14 @@ MODELS: dict[str, dict[str, Any]] = {
     "fp8 by block, full, no ep": {
         **{"fp8": "hybrid", "fp8_recipe": "blockwise", "recompute": "full", "ep": 1, "mtp_num_layers": 1},
     },
+    "balanced over tp and cp ranks, biased": {
+        **{"moe_router_load_balancing_type": "aux_loss", "cp": 2, "flash_attention": True, "world_size": 16},
+        **{"moe_router_enable_expert_bias": True, "recompute": "full", "first_k_dense": 1},
+    },
+    "balanced, biased in a fused router": {
+        **{"moe_router_load_balancing_type": "aux_loss", "moe_router_fusion": True},
+        **{"moe_router_enable_expert_bias": True, "mtp_num_layers": 1},
+    },
     "balanced by sequence": {
         **{"moe_router_load_balancing_type": "seq_aux_loss", "micro_batch_size": 2, "recompute": "full"},
     },

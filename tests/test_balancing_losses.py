@@ -7,8 +7,10 @@ import yaml
 
 import foreign_files
 from moesweep.study.importers.bridge import read_recipe
+from moesweep.study.importers.transformers import read_config
 from moesweep.trace.programs import folded, programs
 from naive_trace import naive_program
+from public_configs import DEEPSEEK_V3
 from small import DENSE, small
 
 LOSS = "moe_router_load_balancing_type"
@@ -51,8 +53,30 @@ def test_tokens_are_counted_over_who_shares_them(trace: Any) -> None:
     assert of_losses(trace(**{LOSS: "aux_loss"} | shared))[1] == (
         *("forward", "balancing_loss_reduce", 0, "cp", 2, 16, 16),
     )
+    # Ranks of one micro-batch are tp 2 x cp 2: 2 x 3/4 x 16 B each
+    both_ways = {"cp": 2, "flash_attention": True, "world_size": 16}
+    assert of_losses(trace(**{LOSS: "aux_loss"} | both_ways))[1] == (
+        *("forward", "balancing_loss_reduce", 0, "tp_cp", 4, 16, 24),
+    )
     alone = of_losses(trace(**{LOSS: "aux_loss", "tp": 1}))
     assert [row[1] for row in alone] == ["balancing_loss", "balancing_loss"]
+
+
+@both
+def test_biases_follow_the_tokens_of_a_stage_once_an_iteration(trace: Any) -> None:
+    """Of 2 layers with 4 experts each 4 B a count; 9 B a logit of 32 tokens when experts are chosen."""
+    rows = trace(moe_router_enable_expert_bias=True, world_size=16)
+    bias = [row for row in rows if row["op"] == "expert_bias"]
+    assert [(row["phase"], row["layer"], row["hbm_bytes"]) for row in bias] == [
+        ("forward", layer, 9 * 32 * 4) for layer in (0, 1)
+    ]
+    (reduced,) = [row for row in rows if row["op"] == "expert_bias_reduce"]
+    assert (reduced["group_kind"], reduced["group_size"], reduced["comm_bytes"]) == ("tp_cp_dp", 8, 2 * 4 * 4)
+    assert (reduced["wire_bytes"], reduced["num_microbatches"]) == (56, 1)
+    order = [row["op"] for row in rows]
+    assert order[order.index("expert_bias_reduce") + 1] == "grad_norm"
+    fused = trace(moe_router_enable_expert_bias=True, moe_router_fusion=True)
+    assert next(row for row in fused if row["op"] == "expert_bias")["hbm_bytes"] == 32 * 4
 
 
 @both
@@ -65,6 +89,16 @@ def test_a_recomputed_module_counts_again(trace: Any) -> None:
 def test_without_a_loss_or_experts_nothing_changes() -> None:
     assert folded(small()).rows() == folded(small(**{LOSS: "none"})).rows()
     assert folded(small(**DENSE)).rows() == folded(small(**DENSE | {LOSS: "aux_loss"})).rows()
+
+
+@pytest.mark.parametrize("said", [True, False])
+def test_a_bias_is_read_alike_from_recipes_and_checkpoints(said: bool) -> None:
+    name = "moe_router_enable_expert_bias"
+    recipe = yaml.safe_load(foreign_files.BRIDGE)
+    recipe["model"] |= {name: said}
+    found = [read_recipe(recipe, "recipe.yaml"), read_config(DEEPSEEK_V3 | {name: said}, "config.json")]
+    assert [(draft.model | draft.row)[name][0] for draft in found] == [said, said]
+    assert not any(name in draft.unread or name in draft.idle for draft in found)
 
 
 @pytest.mark.parametrize(

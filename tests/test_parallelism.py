@@ -12,11 +12,14 @@ from moesweep.shapes.communication import GROUP_KINDS
 from moesweep.shapes.parallelism import grouped, groups, placement, ranks, runs, standing
 
 LAYOUT = "pipeline_model_parallel_layout"
+LOSS, BIAS = "moe_router_load_balancing_type", "moe_router_enable_expert_bias"
+BALANCED = {LOSS: "aux_loss", BIAS: True}
 
 # 16 ranks in two stages, tensor-parallel in pairs; 2 of a stage's 4 data-parallel ranks share its experts.
 SIXTEEN = {
     **{"world_size": 16, "tp": 2, "cp": 1, "pp": 2, "dp": 4, "etp": 2, "ep": 2, "edp": 2},
     "num_experts": 4,
+    **BALANCED,
 }
 
 
@@ -31,7 +34,7 @@ def degrees(draw: st.DrawFn, powers_of_two: bool = False) -> dict[str, Any]:
     dense = {"world_size": stage * pp, "tp": tp, "cp": cp, "pp": pp, "dp": stage // tp // cp}
     predicts = draw(st.integers(1, pp)) if pp > 1 else pp  # pp: nothing says a stage
     layout = "E" + "|" * predicts + "m" + "|" * (pp - 1 - predicts) + "L" if predicts < pp else "none"
-    return {**dense, "etp": etp, "ep": ep, "edp": edp, "num_experts": 60, LAYOUT: layout}
+    return {**dense, "etp": etp, "ep": ep, "edp": edp, "num_experts": 60, LAYOUT: layout, **BALANCED}
 
 
 def shares_table(world: dict[str, Any]) -> int:
@@ -68,8 +71,17 @@ def test_ranks_that_share_sequences_stand_between_tp_and_dp() -> None:
     assert members(frame, "cp") == [[0, 2], [1, 3], [4, 6], [5, 7], [8, 10], [9, 11], [12, 14], [13, 15]]
     assert members(plain, "cp") == []
     # Gradients go over both: the very groups of four data-parallel ranks.
-    for kind in GROUP_KINDS[:-3]:
+    for kind in (*GROUP_KINDS[: GROUP_KINDS.index("model")], "tp_cp_dp"):
         assert members(frame, kind) == members(plain, kind)
+    assert members(frame, "tp_cp") == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 10, 11], [12, 13, 14, 15]]
+    assert members(frame, "tp_cp_dp") == [list(range(8)), list(range(8, 16))]
+    assert members(plain, "tp_cp") == members(plain, "tp")
+    # Nobody counts where nothing balances experts.
+    told = [
+        {LOSS: loss, BIAS: bias} for loss, bias in (("none", False), ("seq_aux_loss", False), ("none", True))
+    ]
+    kinds = [set(groups(SIXTEEN | each)["group_kind"]) & {"tp_cp", "tp_cp_dp"} for each in told]
+    assert kinds == [set(), {"tp_cp"}, {"tp_cp_dp"}]
     assert members(frame, "model") == [[0, 1, 8, 9], [2, 3, 10, 11], [4, 5, 12, 13], [6, 7, 14, 15]]
     row = ranks({**SIXTEEN, "cp": 2, "dp": 2}).row(11, named=True)
     # 11 = 8 (stage 1) + 3; 3 = tp 1 + 2 * (cp 1 + 2 * dp 0)
@@ -88,7 +100,7 @@ def test_one_rank_of_sixteen_by_hand() -> None:
     coordinates = {"stage": 1, "tp_rank": 1, "dp_rank": 1, "etp_rank": 1, "ep_rank": 1, "edp_rank": 0}
     coordinates |= {"cp_rank": 0}
     ids = {"tp": 5, "etp": 5, "ep": 5, "dp": 3, "edp": 7, "pp": 3, "tp_ep": 2, "embedding": 3, "world": 0}
-    ids |= {"model": 1, "expert_model": 0, "cp": 11}
+    ids |= {"model": 1, "expert_model": 0, "cp": 11, "tp_cp": 5, "tp_cp_dp": 1}
     assert row == {
         "rank": 11,
         **coordinates,
@@ -109,7 +121,7 @@ def test_only_the_ends_of_a_pipeline_share_the_embedding() -> None:
 
 
 def test_dense_workloads_have_no_expert_groups() -> None:
-    dense = {**SIXTEEN, "etp": 2, "ep": 1, "edp": 4, "num_experts": 0}
+    dense = {**SIXTEEN, "etp": 2, "ep": 1, "edp": 4, "num_experts": 0, LOSS: "none", BIAS: False}
     assert set(groups(dense)["group_kind"]) == {"tp", "dp", "pp", "embedding", "world", "model"}
 
 

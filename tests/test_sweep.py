@@ -111,6 +111,7 @@ def test_every_key_of_a_sweep_reaches_its_column(root: Path, tmp_path: Path) -> 
         "moe_router_topk": 3,
         "moe_router_num_groups": 4,
         "moe_router_group_topk": 2,
+        "moe_router_enable_expert_bias": True,
         "moe_ffn_hidden_size": 1024,
         "num_layers": 12,
         "hidden_size": 512,
@@ -194,7 +195,7 @@ def test_every_key_of_a_sweep_reaches_its_column(root: Path, tmp_path: Path) -> 
     }
     texts = {"moe_layer_freq": "2", "window_size": "[127,0]", "window_attn_skip_freq": "[1,0]"}
     texts |= {"recompute_modules": "core_attn+moe", "cuda_graph_scope": "attn+moe"}
-    keys = set(load_schema("sweep")["$defs"]) - {"cluster", "grid", "range", "row"}
+    keys = set(load_schema("sweep")["$defs"]) - {"claims", "cluster", "grid", "range", "row"}
     assert set(given) == keys
     row = enumerate_sweep(root, write(tmp_path, json.dumps({"rows": [given]})))
     assert {key: row[key].item() for key in given} == given | texts

@@ -39,6 +39,7 @@ _NOT_EXPRESSED: dict[str, tuple[Any, str]] = {
     "moe_router_fusion": (False, "AICB's rows are of single kernels"),
     "moe_permute_fusion": (False, "AICB's rows are of single kernels"),
     "cross_entropy_loss_fusion": (False, "AICB writes three all_reduces of the loss"),
+    "moe_router_enable_expert_bias": (False, "AICB has no biases that balance experts"),
     "moe_router_load_balancing_type": ("none", "AICB has no losses that balance experts"),
     "moe_pad_expert_input_to_capacity": (False, "AICB pads no experts"),
     "routing": ("balanced", "AICB gives every expert as many tokens"),

@@ -39,9 +39,11 @@ _SUFFIXES = {
     "world": "",
     "model": "",
     "expert_model": "_DP_EP",
+    "tp_cp_dp": "",
 }
-"""SimAI has four groups. The token counts' tp_ep goes over EP; embedding and gradient norms over DP."""
-_IN_WEIGHT_GRADIENT = ("dp", "edp", "embedding", "world", "model", "expert_model")
+"""SimAI has four groups. The token counts' tp_ep goes over EP; embedding, gradient norms and what experts of
+a whole stage got over DP."""
+_IN_WEIGHT_GRADIENT = ("dp", "edp", "embedding", "world", "model", "expert_model", "tp_cp_dp")
 
 
 @dataclass(frozen=True)

@@ -14,15 +14,16 @@ import polars as pl
 from moesweep.network.flows import Floats, Flows, Ints
 from moesweep.network.order import slots
 from moesweep.shapes.communication import GROUP_KINDS
-from moesweep.shapes.parallelism import Runs, grouped, runs
+from moesweep.shapes.parallelism import Runs, balanced_kinds, grouped, runs
 from moesweep.shapes.placement import stage_of_prediction
 from moesweep.shapes.rings import ring_shares
 
 LAYOUT = (
     *("world_size", "tp", "cp", "dp", "pp", "etp", "ep", "edp", "cp_comm_type"),
-    "pipeline_model_parallel_layout",
+    *("pipeline_model_parallel_layout", "moe_router_load_balancing_type", "moe_router_enable_expert_bias"),
 )
-"""Columns of a workload that say who stands where, how cp ranks share a sequence, and who shares a table."""
+"""Columns of a workload that say who stands where, how cp ranks share a sequence, who shares a table, and who
+balances experts."""
 
 Way = Literal["ring", "exchange", "neighbours", "next"]
 """How members exchange: round rings, each with all others, with both neighbours, or on to the next one."""
@@ -64,7 +65,7 @@ def patterns(layout: Mapping[str, Any], order: str | None = None) -> dict[str, P
     """
     placed = () if order is None else tuple((name, layout[name]) for name in LAYOUT)
     ways = _WAYS | ({"cp": way} if (way := _WAYS_OF_CP.get(layout["cp_comm_type"])) else {})
-    found = {kind: runs(kind, layout) for kind in GROUP_KINDS}
+    found = {kind: runs(kind, layout) for kind in balanced_kinds(layout)}
     other = {"embedding": stage_of_prediction(layout)}
     return {
         kind: Pattern(ways.get(kind, "ring"), lie, other.get(kind), order, placed)

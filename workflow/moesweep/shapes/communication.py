@@ -6,11 +6,11 @@ import polars as pl
 
 GROUP_KINDS = (
     *("tp", "etp", "ep", "dp", "edp", "pp", "tp_ep", "embedding", "world"),
-    *("model", "expert_model", "cp"),
+    *("model", "expert_model", "cp", "tp_cp", "tp_cp_dp"),
 )
 """Every kind of communicator, in the order of the release: a new one comes last. `dp` are the ranks that hold
 the same dense parameters (dp·cp), `model` those that hold one copy of them (tp·pp), `expert_model` those of
-the experts (etp·ep·pp)."""
+the experts (etp·ep·pp), `tp_cp` those that share a micro-batch, `tp_cp_dp` all of a stage."""
 
 COMM_KINDS = ("tp", "cp", "etp", "ep", "dp", "edp", "pp", "other")
 """What the seconds of communication are told apart by: columns `<kind>_comm_seconds`."""

@@ -41,6 +41,8 @@ _MASKS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "model": (DENSE_ORDER, ("tp", "pp")),
     "expert_model": (EXPERT_ORDER, ("etp", "ep", "pp")),
     "cp": (DENSE_ORDER, ("cp",)),
+    "tp_cp": (DENSE_ORDER, ("tp", "cp")),
+    "tp_cp_dp": (DENSE_ORDER, ("tp", "cp", "dp")),
 }
 _COORDINATE_COLUMNS = {
     "stage": (DENSE_ORDER, "pp"),
@@ -86,12 +88,25 @@ def ranks(workload: Mapping[str, Any]) -> pl.DataFrame:
 def groups(workload: Mapping[str, Any]) -> pl.DataFrame:
     """One row per member of every communicator: group_kind, group_id, group_size, position, rank.
 
-    Groups of one rank are left out, and so are a dense workload's expert groups. Ordered by kind
+    Groups of one rank are left out, and so are a dense workload's expert groups, and those over which experts
+    would be balanced (`balanced_kinds`). Ordered by kind
     (GROUP_KINDS), id and position. Ids are those of `ranks`.
     """
     everyone = ranks(workload)
-    kinds = [kind for kind in GROUP_KINDS if workload["num_experts"] > 0 or kind not in EXPERT_KINDS]
+    kinds = [kind for kind in balanced_kinds(workload) if workload["num_experts"] or kind not in EXPERT_KINDS]
     return pl.concat([_members(everyone, kind, workload) for kind in kinds])
+
+
+def balanced_kinds(workload: Mapping[str, Any]) -> list[str]:
+    """Return GROUP_KINDS without those over which a workload would balance experts, and does not.
+
+    A loss counts tokens over `tp_cp`, biases over `tp_cp_dp`; who says nothing has neither.
+    """
+    over = {
+        "tp_cp": workload.get("moe_router_load_balancing_type", "none") != "none",
+        "tp_cp_dp": workload.get("moe_router_enable_expert_bias", False),
+    }
+    return [kind for kind in GROUP_KINDS if over.get(kind, True)]
 
 
 Runs = tuple[tuple[int, bool], ...]

@@ -28,6 +28,8 @@ in_groups = expert_groups > 0
 
 _balancing = pl.col("moe_router_load_balancing_type")
 has_balancing_loss = _balancing != "none"
+biases_experts = pl.col("moe_router_enable_expert_bias")
+"""Whether experts are chosen by scores with a bias, which follows how many tokens they got."""
 balanced_sequences = pl.when(_balancing == "seq_aux_loss").then(batch).otherwise(1)
 """For how many lots of tokens a loss counts what experts get: for each sequence of its own, or all as one."""
 
@@ -212,7 +214,7 @@ GROUP_SIZE: dict[str, pl.Expr] = dict(
         GROUP_KINDS,
         (
             *(tp, etp, ep, replicas, edp, pp, etp * ep, pl.min_horizontal(pp, 2), world),
-            *(tp * pp, etp * ep * pp, cp),
+            *(tp * pp, etp * ep * pp, cp, tp * cp, tp * cp * dp),
         ),
         strict=True,
     )

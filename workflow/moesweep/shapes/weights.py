@@ -176,7 +176,8 @@ def layers_of(kinds: Iterable[str]) -> pl.Expr:
     return _sum((ZERO, *(pl.col(f"{kind}_layers") for kind in kinds)))
 
 
-_routed = layers_of(kind for kind in KINDS if has_experts(kind))
+routed_layers = layers_of(kind for kind in KINDS if has_experts(kind))
+"""Layers of a stage with experts, those of multi-token prediction among them."""
 _predicting = layers_of(PREDICTING)
 _predicts = _predicting > 0
 _first, _last = pl.col("is_first"), pl.col("is_last")
@@ -221,13 +222,13 @@ def stage_parameters() -> tuple[pl.Expr, pl.Expr]:
     head = _last & (~s.tied | ~_first)
     copy = _predicts & ~_first & ~(_last & s.tied)
     dense = (
-        _of_layers(_held, layers_of(KINDS), _routed, _predicting)
+        _of_layers(_held, layers_of(KINDS), routed_layers, _predicting)
         + pl.when(_first).then(TABLE.held + POSITIONS.held).otherwise(0)
         + pl.when(_last).then(FINAL_NORM.held).otherwise(0)
         + pl.when(head).then(TABLE.held).otherwise(0)
         + pl.when(copy).then(TABLE.held).otherwise(0)
     )
-    return _by_buffer(dense, _routed * s.local_experts * _held(EXPERT))
+    return _by_buffer(dense, routed_layers * s.local_experts * _held(EXPERT))
 
 
 def _by_buffer(dense: pl.Expr, experts: pl.Expr) -> tuple[pl.Expr, pl.Expr]:
@@ -237,8 +238,8 @@ def _by_buffer(dense: pl.Expr, experts: pl.Expr) -> tuple[pl.Expr, pl.Expr]:
 
 def quantised_parameters() -> tuple[pl.Expr, pl.Expr]:
     """Return of both `stage_parameters` those that are multiplied in fp8: linears' weights, or none."""
-    dense = _of_layers(_linear, layers_of(KINDS), _routed, _predicting)
-    buffers = _by_buffer(dense, _routed * s.local_experts * _linear(EXPERT))
+    dense = _of_layers(_linear, layers_of(KINDS), routed_layers, _predicting)
+    buffers = _by_buffer(dense, routed_layers * s.local_experts * _linear(EXPERT))
     in_dense, in_expert = (pl.when(fp8).then(held).otherwise(0) for held in buffers)
     return in_dense, in_expert
 
@@ -250,7 +251,7 @@ def partial_parameters() -> pl.Expr:
     rank applies them to its own heads (`_allreduce_non_tensor_model_parallel_grads`).
     """
     of_heads = layers_of(KINDS) * QUERY_KEY_NORMS.held
-    of_layers = _of_layers(_partial, layers_of(KINDS), _routed, _predicting)
+    of_layers = _of_layers(_partial, layers_of(KINDS), routed_layers, _predicting)
     of_tokens = of_layers + pl.when(_last).then(FINAL_NORM.held).otherwise(0)
     return of_heads + pl.when(s.sequence_parallel).then(of_tokens).otherwise(0)
 
@@ -269,8 +270,8 @@ def gradient_shapes(part: Part) -> list[tuple[pl.Expr, pl.Expr, pl.Expr]]:
     """
     places = (
         (layers_of(KINDS) > 0, ATTENTION),
-        (layers_of(KINDS) - _routed > 0, DENSE),
-        (_routed > 0, (*ROUTED, *EXPERT)),
+        (layers_of(KINDS) - routed_layers > 0, DENSE),
+        (routed_layers > 0, (*ROUTED, *EXPERT)),
         (_predicts, PREDICTION),
     )
     linear = [(there, weight) for there, weights in places for weight in weights if weight.linear]

@@ -3,7 +3,6 @@
 import polars as pl
 
 from moesweep.shapes.placement import ACCOUNTED, COUNTED, LAYOUT, UNSAID
-from moesweep.study.balance_rules import BALANCE_RULES
 from moesweep.study.capacity_rules import CAPACITY_RULES
 from moesweep.study.context_rules import CONTEXT_RULES
 from moesweep.study.dispatch_rules import DISPATCH_RULES
@@ -279,7 +278,6 @@ RULES = (
         "the model lacks some of the modules {recompute_modules}", nearest_is(modules_there())),
     error("modules_within_moe", "recompute_modules", repeats_within_moe(),
         "moe repeats the activation of experts and the shared experts already", nearest_is(modules_apart())),
-    *BALANCE_RULES,
     *CAPACITY_RULES,
     *DISPATCH_RULES,
     *GROUP_RULES,

@@ -21,6 +21,8 @@ BALANCING, BALANCING_BACKWARD = 26, 28
 # Of two kernels: softmax and its map of 1 (read, write three: it keeps the softmax for later), and the counts
 # (read) by which scores are summed (read); backward they write and read as much.
 FUSED_BALANCING = 18
+# An expert's bias: scores with it (fp32, read and write), and the map of 1 of who was chosen, counted (read).
+BIAS, BIAS_FUSED = 9, 1
 GATING, GATING_BACKWARD = 4, 12  # times a number a token, like BY_PROBABILITY
 SUM = 6  # shared and routed experts' outputs: read two, write one
 
@@ -50,15 +52,25 @@ def _router_topk(backward: bool = False) -> Op:
 
 
 def _balancing_loss() -> list[Op]:
-    """Return the loss that balances experts; ranks that share sequences count tokens together, in fp32."""
-    counts = 4 * s.experts * s.balanced_sequences
+    """Return the loss that balances experts, whose tokens the ranks of a micro-batch count together, in fp32.
+
+    Megatron `router.py`, `_apply_aux_loss`, `_apply_seq_aux_loss`.
+    """
+    counts, over = 4 * s.experts * s.balanced_sequences, "balancing_loss_reduce"
     moved = pl.when(s.fuses_router).then(FUSED_BALANCING).otherwise(BALANCING)
     ops = [
         elementwise("balancing_loss", moved * s.local_tokens * s.experts),
-        all_reduce("balancing_loss_reduce", "tp", counts),
-        all_reduce("balancing_loss_reduce", "cp", counts),
+        all_reduce(over, "tp", counts).only(s.cp == 1),
+        all_reduce(over, "cp", counts).only(s.tp == 1),
+        all_reduce(over, "tp_cp", counts).only((s.tp > 1) & (s.cp > 1)),
     ]
     return [op.only(s.has_balancing_loss) for op in ops]
+
+
+def _expert_bias() -> Op:
+    """Return adding biases to scores, unless fused routers do that, and counting the chosen experts."""
+    moved = pl.when(s.fuses_router).then(BIAS_FUSED).otherwise(BIAS)
+    return elementwise("expert_bias", moved * s.local_tokens * s.experts).only(s.biases_experts)
 
 
 def _balancing_loss_backward() -> Op:
@@ -117,6 +129,7 @@ def _experts_forward(rows: s.Rows) -> list[Op]:
         _router(),
         _router_topk(),
         *_balancing_loss(),
+        _expert_bias(),
         *dispatch(rows),
         fc1,
         _activation(rows),

@@ -8,6 +8,7 @@ from moesweep.shapes.weights import (
     TABLE,
     partial_parameters,
     quantised_parameters,
+    routed_layers,
     shares_embedding,
     stage_parameters,
 )
@@ -84,6 +85,10 @@ def optimizer_ops() -> list[Op]:
         ),
         all_reduce("embedding_grad_reduce", "embedding", s.gradient_bytes * TABLE.held).only(
             shares_embedding()
+        ),
+        # What every expert got, of all layers at once (Megatron `_update_router_expert_bias`): fp32.
+        all_reduce("expert_bias_reduce", "tp_cp_dp", 4 * s.experts * routed_layers).only(
+            s.biases_experts & (routed_layers > 0)
         ),
         *_gradient_norm(expert),
         Op("adam", "optimizer", m=dense + expert, n=owned, k=quantised, hbm_bytes=moved),

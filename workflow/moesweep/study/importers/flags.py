@@ -140,7 +140,7 @@ def _attention(draft: Draft, told: Told) -> None:
 
 _OF_EXPERTS = (
     *("moe_permute_fusion", "moe_router_fusion", "moe_router_dtype"),
-    *("overlap_moe_expert_parallel_comm", "delay_wgrad_compute"),
+    *("overlap_moe_expert_parallel_comm", "delay_wgrad_compute", "moe_router_enable_expert_bias"),
 )
 """Options that have no effect without experts."""
 

@@ -24,7 +24,7 @@ _IDLE = frozenset(
         *("bos_token_id", "eos_token_id", "pad_token_id", "initializer_range", "rms_norm_eps", "rope_theta"),
         *("max_position_embeddings", "norm_topk_prob", "output_router_logits", "scoring_func", "topk_method"),
         *("routed_scaling_factor", "pretraining_tp", "ep_size", "max_window_layers", "use_sliding_window"),
-        *("moe_router_enable_expert_bias", "original_max_position_embeddings", "attn_implementation"),
+        *("original_max_position_embeddings", "attn_implementation"),
         *("initial_context_length", "router_jitter_noise", "partial_rotary_factor", "rope_interleave"),
         *("id2label", "label2id", "_name_or_path", "is_llama_config", "for_llm_compressor", "sep_token_id"),
         *("rope_scaling", "rope_parameters", "no_rope_layers", "no_rope_layer_interval", "floor_scale"),
@@ -130,6 +130,7 @@ def _experts(draft: Draft, told: Told, number: str, width: str = "") -> None:
     draft.copy(told, "moe_router_topk", "num_experts_per_tok", "experts_per_token")
     if width:
         draft.copy(told, "moe_ffn_hidden_size", width)
+    draft.copy(told, "moe_router_enable_expert_bias", "moe_router_enable_expert_bias")
 
 
 def _layers_with_experts(draft: Draft, marks: list[int], source: str) -> None:

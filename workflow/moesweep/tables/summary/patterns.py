@@ -42,7 +42,7 @@ _PATTERNS = (
     ),
     (
         "The other groups",
-        ("tp", "dp", "pp", "tp_ep", "embedding", "world", "model", "expert_model", "cp"),
+        ("tp", "dp", "pp", "tp_ep", "embedding", "world", "model", "expert_model", "cp", "tp_cp", "tp_cp_dp"),
         ("Tensor parallelism outside experts, dense gradients and parameters, messages between stages",),
     ),
 )
