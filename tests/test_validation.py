@@ -426,7 +426,8 @@ def test_each_rule_on_many_workloads_and_their_twins(
 
 def test_every_rule_has_a_case() -> None:
     names = [rule.name for rule in RULES]
-    assert set(names) == {case[0] for case in BROKEN}
+    # Those of a GPU, which a workload alone does not have, are broken in test_fp8.py.
+    assert set(names) - {"fp8_of_gpu", "mxfp8_of_gpu"} == {case[0] for case in BROKEN}
     assert max(Counter(names).values()) == 1
     assert {rule.key for rule in RULES} <= set(GIVEN)
 
