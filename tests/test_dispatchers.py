@@ -182,6 +182,8 @@ def test_seconds_by_hand() -> None:
     assert seconds(other, "fused_dispatch", **slow) == pytest.approx(7 * 2 * each / 8e9)
     late = {"all_to_all_latency_seconds": 1e-3, "all_to_all_peer_seconds": 2e-3}
     assert seconds(NODES, "fused_dispatch", **late) == pytest.approx(3e-3 + of_node / 10e9)
+    reached = {"all_to_all_efficiency": 0.8}
+    assert seconds(NODES, "fused_dispatch", **reached) == pytest.approx(of_node / 0.8 / 10e9)
     # 4 x 64 rows of 128 B, read and written; HybridEP copies in kernels of its own.
     halved = [seconds(case, "permute", permute_hbm_fraction=0.5) for case in (NODES, other)]
     assert halved == pytest.approx([2 * 65_536 / 1e12, 65_536 / 1e12])
