@@ -345,6 +345,12 @@ BROKEN: list[tuple[str, dict[str, Any], str, str]] = [
     ),
     (
         "layout",
+        {LAYOUT: "Ettt|tttttm|*1L", "pp": 3, "mtp_num_layers": 1, "world_size": 24},
+        "Ettt|tttttm|*1L",
+        "behind m each | is written out",
+    ),
+    (
+        "layout",
         {LAYOUT: "Ett|tt|m|ttt|tm|L", "pp": 3, "virtual_pipeline": 2, "mtp_num_layers": 2, "world_size": 24},
         "Ett|tt|m|ttt|tm|L",
         "all m stand in one part; no t stands behind m; m stands in the last part of its stage, which is not "

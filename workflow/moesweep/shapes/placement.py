@@ -118,15 +118,14 @@ def stage_of_prediction(workload: Mapping[str, Any]) -> int:
     return pp - 1 if part is None else part % pp
 
 
-def _prediction_parts(layouts: pl.Series) -> pl.Series:
-    # Where a condition leaves rows out, polars hands on nulls.
-    parts = [None if layout is None else _prediction_part(layout) for layout in layouts]
-    return pl.Series(parts, dtype=pl.Int64)
-
+BEHIND_PREDICTION = r"m[m,]*([|,]*)L$"
+"""What stands behind multi-token prediction in the text of a layout: bars, each written out."""
 
 prediction_stage = (
-    pl.col(LAYOUT).map_batches(_prediction_parts, return_dtype=pl.Int64, is_elementwise=True) % pl.col("pp")
-).fill_null(pl.col("pp") - 1)
+    pl.col("pp")
+    - 1
+    - pl.col(LAYOUT).str.extract(BEHIND_PREDICTION).str.count_matches("|", literal=True).fill_null(0)
+)
 """The stage where a workload's multi-token prediction stands, or would: the last one unless a layout says."""
 
 predicts_apart = prediction_stage < pl.col("pp") - 1

@@ -1,11 +1,12 @@
 """What is wrong with layouts that say in letters which part of a pipeline holds what."""
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
 import polars as pl
 
-from moesweep.shapes.placement import LAYOUT, UNSAID, layout_parts
+from moesweep.shapes.placement import BEHIND_PREDICTION, LAYOUT, UNSAID, layout_parts
 
 _READ = (LAYOUT, "pp", "virtual_pipeline", "num_layers", "mtp_num_layers", "tied_embeddings")
 
@@ -61,6 +62,9 @@ def _faults_of_prediction(parts: tuple[str, ...], workload: Mapping[str, Any]) -
         faults.append("no t stands behind m")
     if any(place // pp != chunks - 1 or place % pp == 0 for place in places):
         faults.append("m stands in the last part of its stage, which is not the first one")
+    behind = re.search(BEHIND_PREDICTION, workload[LAYOUT])
+    if not faults and (behind is None or behind[1].count("|") != len(parts) - 1 - places[0]):
+        faults.append("behind m each | is written out")
     if workload["mtp_num_layers"] > 1:
         faults.append("several m before the last part are not modelled")
     if workload["tied_embeddings"]:
