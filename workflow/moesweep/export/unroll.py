@@ -78,13 +78,14 @@ def _with_own(rows: pl.LazyFrame, everyone: pl.DataFrame, each: pl.DataFrame) ->
     alone = nanoseconds(each).filter(
         ~((pl.col("kind") == "p2p") & (pl.col("group_kind") == "pp")).fill_null(False)
     )
-    key, taken = ("stage", "ep_rank", "op_index"), (*_OWN, "nanoseconds")
-    own = alone.lazy().select(*key, *(pl.col(name).alias(f"own_{name}") for name in taken))
+    key = ("stage", "ep_rank", "op_index")
+    own = {f"own_{name}": name for name in (*_OWN, "nanoseconds")}
+    end = pl.col("start_nanoseconds") + pl.col("own_nanoseconds")
     return (
         rows.join(everyone.lazy().select("rank", "ep_rank"), on="rank", how="left", maintain_order="left")
-        .join(own, on=key, how="left", maintain_order="left")
-        .with_columns(pl.coalesce(f"own_{name}", name).alias(name) for name in taken)
-        .with_columns(end_nanoseconds=pl.col("start_nanoseconds") + pl.col("nanoseconds"))
+        .join(alone.lazy().select(*key, **own), on=key, how="left", maintain_order="left")
+        .with_columns(pl.coalesce(f"own_{name}", name).alias(name) for name in _OWN)
+        .with_columns(end_nanoseconds=pl.coalesce(end, "end_nanoseconds"))
         .select("rank", *_SHARED, "group_id")
     )
 
