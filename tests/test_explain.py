@@ -48,22 +48,22 @@ def cluster() -> Cluster:
 
 
 @cache
-def fifty() -> pl.DataFrame:
+def sixty() -> pl.DataFrame:
     """Every variation of the small workload, then workloads of the default sweep, both kinds."""
     varied = [small(**changes).with_columns(workload=pl.lit(name)) for name, changes in VARIED.items()]
     swept = enumerate_sweep(ROOT, SWEEP)
-    few = max(50 - len(varied), 1)
+    few = 60 - len(varied)
     return pl.concat([*varied, swept.gather_every(swept.height // few)[:few]])
 
 
 @cache
 def costs() -> Costs:
-    return cost(folded(fifty()), with_constants(fifty(), cluster().values))
+    return cost(folded(sixty()), with_constants(sixty(), cluster().values))
 
 
 @cache
 def ledger(place: int) -> Ledger:
-    return Ledger(fifty()[place], cluster(), {})
+    return Ledger(sixty()[place], cluster(), {})
 
 
 def everything_below(root: Node) -> Iterator[Node]:
@@ -87,12 +87,12 @@ def agrees(node: Node) -> bool:
     return math.isclose(evaluate(node.reading.formula), node.value, rel_tol=CLOSE, abs_tol=1e-18)
 
 
-def test_there_are_fifty_workloads_of_every_sort() -> None:
-    assert fifty().height == 50
-    assert set(fifty()["kind"]) == {"moe", "dense"}
+def test_there_are_sixty_workloads_of_every_sort() -> None:
+    assert sixty().height == 60
+    assert set(sixty()["kind"]) == {"moe", "dense"}
 
 
-@pytest.mark.parametrize("place", sampled(range(50), 3))
+@pytest.mark.parametrize("place", sampled(range(60), 3))
 def test_every_cost_metric_is_the_tables_value_and_its_formulas(place: int) -> None:
     row = costs().workloads.row(place, named=True)
     for name in cost_metrics():
@@ -109,7 +109,7 @@ def test_every_cost_metric_is_the_tables_value_and_its_formulas(place: int) -> N
 
 @pytest.mark.parametrize("place", [1, 12, 30])
 def test_the_band_is_the_tables_value_and_its_formulas(place: int) -> None:
-    frame = fifty()[place].with_columns(cluster=pl.lit(CLUSTER))
+    frame = sixty()[place].with_columns(cluster=pl.lit(CLUSTER))
     row = costed(frame, constants_frame([cluster()])).row(0, named=True)
     for name in BAND:
         node = metric(ledger(place), name)
@@ -154,7 +154,7 @@ def test_the_kinds_of_node_that_are_read(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(_Reader, "walk", noted)
     # Trees of seconds have some of these kinds; one that nobody knows is an error wherever it is met.
     for place in (0, 12):
-        list(everything_below(metric(Ledger(fifty()[place], cluster(), {}), "peak_memory_bytes")))
+        list(everything_below(metric(Ledger(sixty()[place], cluster(), {}), "peak_memory_bytes")))
     assert met == NODE_KINDS
 
 
