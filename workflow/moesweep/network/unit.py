@@ -18,8 +18,11 @@ from moesweep.shapes.parallelism import Runs, balanced_kinds, grouped, runs
 from moesweep.shapes.placement import stage_of_prediction
 from moesweep.shapes.rings import ring_shares
 
+DEGREES = ("world_size", "tp", "cp", "dp", "pp", "etp", "ep", "edp")
+"""What places ranks."""
+
 LAYOUT = (
-    *("world_size", "tp", "cp", "dp", "pp", "etp", "ep", "edp", "cp_comm_type"),
+    *(*DEGREES, "cp_comm_type"),
     *("pipeline_model_parallel_layout", "moe_router_load_balancing_type", "moe_router_enable_expert_bias"),
 )
 """Columns of a workload that say who stands where, how cp ranks share a sequence, who shares a table, and who
@@ -63,7 +66,7 @@ def patterns(layout: Mapping[str, Any], order: str | None = None) -> dict[str, P
     layout   the columns LAYOUT; expert groups are there where etp, ep or edp say so
     order    axes in the order in which ranks are placed; None for rank order
     """
-    placed = () if order is None else tuple((name, layout[name]) for name in LAYOUT)
+    placed = () if order is None else tuple((name, layout[name]) for name in DEGREES)
     ways = _WAYS | ({"cp": way} if (way := _WAYS_OF_CP.get(layout["cp_comm_type"])) else {})
     found = {kind: runs(kind, layout) for kind in balanced_kinds(layout)}
     other = {"embedding": stage_of_prediction(layout)}
