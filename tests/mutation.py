@@ -42,6 +42,7 @@ TESTS = {
     "shapes/layer_kinds": ("states", "placement", "programs", "hand_worked"),
     "shapes/parallelism": ("rings", "placement", "parallelism", "collectives"),
     "shapes/placement": ("placement", "parallelism", "programs", "hand_worked"),
+    "shapes/precision": ("fp8",),
     "shapes/rings": ("rings", "collectives", "parallelism"),
     "shapes/schedule": ("steps", "memory"),
     "shapes/spread": ("dispatchers",),

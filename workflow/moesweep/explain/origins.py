@@ -27,6 +27,7 @@ def origins(root: Path, sweep_file: str, workload: Mapping[str, Any]) -> dict[st
     defaults = load_schema("sweep")["$defs"]
 
     def origin(name: str, value: object) -> Origin:
+        """Return where a column's value is from: the first that says it."""
         if workload["kind"] == "dense" and name in EXPERT_COLUMNS:
             return Origin("", "what a workload without experts has")
         if name in entry.get("own", ()):

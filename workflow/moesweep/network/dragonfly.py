@@ -115,6 +115,7 @@ class Dragonfly:
         one, other = np.repeat(every, count), np.tile(every, count)
 
         def spread(source: Ints, target: Ints) -> sparse.csr_array:
+            """Return the share of each link (columns) in what a leaf (rows) sends or gets."""
             legs = [
                 (one[rows], link, np.broadcast_to(share / count, link.shape))
                 for rows, link, share in self.legs(source, target)

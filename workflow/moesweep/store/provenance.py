@@ -108,6 +108,7 @@ def inputs(metadata: dict[str, str]) -> Inputs:
     """Return the inputs that a costs file's metadata tell; empty where it tells none."""
 
     def told(key: str) -> Any:
+        """Return what a key of the metadata says; nothing where that is no mapping."""
         try:
             found = json.loads(metadata.get(f"moesweep.{key}", "{}"))
         except ValueError:

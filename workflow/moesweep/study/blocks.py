@@ -153,6 +153,7 @@ def _values(path: str, own: list[str], grid: Mapping[str, Any], said: Said) -> d
     }
 
     def divided(column: str) -> list[int]:
+        """Return the values of a column that those of `all` divide."""
         if column not in values:
             return [said.instead(KEYS[column], model) for model in values["model"]]
         per_gpu = [value["per_gpu"] for value in values[column] if isinstance(value, dict)]

@@ -23,6 +23,7 @@ def with_rates(workloads: pl.DataFrame, clusters: Mapping[str, Mapping[str, floa
     """
 
     def of_clusters(name: str) -> pl.Expr:
+        """Return a rate of each workload's own cluster; of none that is known, any."""
         rates = {cluster: constants[name] for cluster, constants in clusters.items()}
         if "cluster" not in workloads.columns:
             return pl.lit(next(iter(rates.values()), math.inf))

@@ -103,6 +103,7 @@ def nearest_counts(key: str) -> pl.Expr:
     (other,) = (name for name in COUNTED if name != key)
 
     def nearest(row: dict[str, int]) -> str:
+        """Return them for one combination of layers, stages and chunks."""
         others, chunks = row["pp"] - 1 - (row["other"] > 0), row["virtual_pipeline"]
         unit = max(others, 1) * chunks
         most = row["num_layers"] - row["other"] - others * chunks

@@ -112,6 +112,7 @@ def _communication(collective: str) -> Callable[[str, str, pl.Expr], Op]:
     kind = "p2p" if collective in ("send", "recv") else "collective"
 
     def make(name: str, group_kind: str, comm_bytes: pl.Expr) -> Op:
+        """Return one such op, there where its group has several members."""
         return Op(
             name,
             kind,

@@ -31,6 +31,7 @@ def read_json(text: str, file: str) -> Any:
         raise BadInput([Problem(file, where, rule, "", message)])
 
     def pairs(found: list[tuple[str, Any]]) -> dict[str, Any]:
+        """Return a mapping; refuse a key that is given twice."""
         data = dict(found)
         if len(data) < len(found):
             ((name, _),) = Counter(name for name, _ in found).most_common(1)
@@ -38,6 +39,7 @@ def read_json(text: str, file: str) -> Any:
         return data
 
     def number(written: str) -> float:
+        """Return a number; refuse one that is too long, or no finite one."""
         if len(written) > MAX_NUMBER_CHARACTERS:
             refused("number", f"a number of {len(written)} characters")
         value = float(written)
