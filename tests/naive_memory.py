@@ -33,6 +33,7 @@ from naive_sizes import (
     qkv_width,
     query_size,
     repeated,
+    router_width,
     scattered,
     tokens,
 )
@@ -299,8 +300,8 @@ class Stage:
             found.append(2 * tokens(w) * (h + gate * w["ffn_hidden_size"] / w["tp"]))
         if any(layer.routed for layer in self.layers):
             found.append(2 * self.most * (h + gate * w["moe_ffn_hidden_size"] / w["etp"]))
-            if w["moe_router_dtype"] == "fp32" and w["etp"] > 1 and w["moe_token_dispatcher_type"] != "flex":
-                found.append((4 + 2) * self.most * h)  # gathered in fp32, and cast
+            if w["moe_router_dtype"] != "none" and w["etp"] > 1 and w["moe_token_dispatcher_type"] != "flex":
+                found.append((router_width(w) + 2) * self.most * h)  # gathered as the router has it, and cast
         return max(found)
 
     def of_other_positions(self) -> float:

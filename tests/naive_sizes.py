@@ -52,12 +52,12 @@ def repeated(w: Workload, module: str) -> bool:
 
 def router_width(w: Workload) -> int:
     """Bytes of the router's numbers."""
-    return 4 if w["moe_router_dtype"] == "fp32" else 2
+    return {"none": 2, "fp32": 4, "fp64": 8}[w["moe_router_dtype"]]
 
 
 def routed_size(w: Workload) -> int:
     """Bytes of a copy of a token on its way to an expert, with its probability where that has a format."""
-    return int(2 * w["hidden_size"] + (4 if w["moe_router_dtype"] == "fp32" else 0))
+    return int(2 * w["hidden_size"] + {"none": 0, "fp32": 4, "fp64": 8}[w["moe_router_dtype"]])
 
 
 def scattered(w: Workload) -> bool:

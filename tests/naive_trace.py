@@ -38,10 +38,13 @@ class Program(Dispatchers):
     """All rows of one pipeline stage."""
 
     def router(self) -> None:
-        """Logits of 16 bits, or of fp32 from the same operands."""
+        """Logits of 16 bits, or of fp32 from the same operands, or of fp64 from operands made so before."""
         w = self.w
-        self.gemm("router", own_tokens(w), w["num_experts"], w["hidden_size"])
-        self.rows[-1]["hbm_bytes"] += (router_width(w) - 2) * own_tokens(w) * w["num_experts"]
+        m, n, k = own_tokens(w), w["num_experts"], w["hidden_size"]
+        self.gemm("router", m, n, k)
+        self.rows[-1]["hbm_bytes"] += (router_width(w) - 2) * m * n
+        if router_width(w) == 8:
+            self.rows[-1]["hbm_bytes"] += (8 - 2 + 2 + 8) * (m * k + k * n)
 
     def router_backward(self) -> None:
         """Both gradients, of operands as wide as the logits."""
@@ -50,6 +53,10 @@ class Program(Dispatchers):
         of_input, of_weight = self.gradients("router", m, n, k)
         of_input["hbm_bytes"] += more * (m * n + n * k + m * k)
         of_weight["hbm_bytes"] += more * (m * n + m * k)
+        if router_width(w) == 8:
+            # Weight and input are made wide, and their gradients narrow again.
+            of_input["hbm_bytes"] += (2 + 8) * n * k + (8 + 2) * m * k
+            of_weight["hbm_bytes"] += (2 + 8) * m * k + (8 + 2) * n * k
 
     def shared_forward(self) -> None:
         """Experts that every token passes, and a gate that weighs their output."""
@@ -86,6 +93,9 @@ class Program(Dispatchers):
         self.router()
         # Softmax and top-k over fp32: read, write, read.
         reads, writes = (4, 4), (4,)
+        if router_width(w) == 8:
+            # Scores are of fp32 all the same: logits are cast, and probabilities come as wide as they were.
+            reads, writes = (8, 4, 4), (4, 8)
         if w["moe_router_num_groups"] and not w["moe_router_fusion"]:
             # The best of each group; a mask of the chosen groups; scores without the others.
             reads, writes = (*reads, 4, 4, 4), (*writes, 4, 4)
@@ -107,6 +117,8 @@ class Program(Dispatchers):
             return
         # Softmax, top-k, the map of whole numbers made one of truths, the two sums.
         reads, writes = (4, 4, 4, 1, 4), (4, 4, 1)
+        if router_width(w) == 8:
+            reads, writes = (8, *reads), (4, *writes)
         if w["moe_router_fusion"]:
             # A kernel of logits gives scores, softmax for later and map; one of both gives the loss.
             reads, writes = (4, 1, 4), (4, 4, 1)
@@ -144,10 +156,15 @@ class Program(Dispatchers):
         self.activation("expert_activation", rows, f, backward=True, weighted=True)
         self.gradients("expert_fc1", rows, wide, h, local, "grouped_gemm")
         self.to_experts_backward()
-        self.light("router_topk", own_tokens(w) * experts, reads=(4, 4), writes=(4,))
+        wide = router_width(w) == 8
+        # Of fp64 the gradient comes wide, and goes on so after what happens in fp32.
+        reads, writes = ((8, 4, 4), (4, 8)) if wide else ((4, 4), (4,))
+        self.light("router_topk", own_tokens(w) * experts, reads=reads, writes=writes)
         if w["moe_router_load_balancing_type"] != "none":
             # Experts' gradients spread out, softmax, the sum with what comes from the experts.
             reads, writes = (4, 4, 4, 4), (4, 4, 4)
+            if wide:
+                reads, writes = (4, 4, 4, 8, 8), (4, 4, 8, 8)
             self.light("balancing_loss", own_tokens(w) * experts, reads=reads, writes=writes)
         self.router_backward()
         self.again("shared_experts", self.shared_forward)

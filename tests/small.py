@@ -234,6 +234,23 @@ MODELS: dict[str, dict[str, Any]] = {
         **{"mtp_num_layers": 1, "num_layers_in_first_pipeline_stage": 4},
     },
     "routers of fp32": {"moe_router_dtype": "fp32", "recompute": "full", "num_shared_experts": 1},
+    "routers of fp64": {
+        **{"moe_router_dtype": "fp64", "num_shared_experts": 1, "num_experts": 8},
+        **{
+            "moe_router_load_balancing_type": "aux_loss",
+            "moe_router_num_groups": 4,
+            "moe_router_group_topk": 2,
+        },
+    },
+    "routers of fp64, recomputed, whole experts": {
+        **{
+            "moe_router_dtype": "fp64",
+            "recompute": "selective",
+            "recompute_modules": "moe",
+            "etp": 1,
+            "ep": 4,
+        },
+    },
     "routers of fp32, whole experts": {"moe_router_dtype": "fp32", "etp": 1, "ep": 4},
     "tokens once to a rank, permuted at once, routers of fp32": {
         **{"moe_token_dispatcher_type": "flex", "moe_permute_fusion": True, "moe_router_dtype": "fp32"},

@@ -39,7 +39,7 @@ AXES: dict[str, tuple[list[Any], list[str]]] = {
     ),
     "recompute_method": (["uniform", "block"], ["", "-recompute_methodblock"]),
     "recompute_num_layers": ([1, 2], ["", "-recompute_num_layers2"]),
-    "moe_router_dtype": (["none", "fp32"], ["", "-moe_router_dtypefp32"]),
+    "moe_router_dtype": (["none", "fp32", "fp64"], ["", "-moe_router_dtypefp32", "-moe_router_dtypefp64"]),
     "cuda_graph_impl": (["none", "local"], ["", "-cuda_graph_impllocal"]),
     "cuda_graph_scope": (
         [["attn"], ["moe", "attn"], []],

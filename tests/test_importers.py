@@ -462,12 +462,14 @@ def test_kernels_that_a_script_fuses(tmp_path: Path, said: str, found: tuple[Any
     assert draft.row.get("moe_router_dtype", ("none",))[0] == ("fp32" if "fp32" in said else "none")
 
 
-def test_a_router_of_fp64_is_not_read(tmp_path: Path) -> None:
-    script = MIXTRAL_SCRIPT.replace("--bf16", "--bf16 --moe-router-dtype fp64")
+@pytest.mark.parametrize("said", ["fp64", "fp128"])
+def test_routers_of_other_formats(tmp_path: Path, said: str) -> None:
+    script = MIXTRAL_SCRIPT.replace("--bf16", f"--bf16 --moe-router-dtype {said}")
     (tmp_path / "launch.sh").write_text(script, encoding="utf-8")
     draft = read_file(tmp_path / "launch.sh")
-    assert draft.unread["moe_router_dtype"] == "fp64"
-    assert "moe_router_dtype" not in draft.row
+    known = said == "fp64"
+    assert draft.unread.get("moe_router_dtype") == (None if known else said)
+    assert draft.row.get("moe_router_dtype", (None,))[0] == (said if known else None)
 
 
 @pytest.mark.parametrize(

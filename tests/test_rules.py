@@ -54,7 +54,7 @@ DRAWN: dict[str, st.SearchStrategy[Any]] = {
     "recompute_method": st.sampled_from(["uniform", "block"]),
     "recompute_num_layers": st.integers(1, 9),
     **dict.fromkeys(("moe_permute_fusion", "cross_entropy_loss_fusion"), st.booleans()),
-    "moe_router_dtype": st.sampled_from(["none", "fp32"]),
+    "moe_router_dtype": st.sampled_from(["none", "fp32", "fp64"]),
     "cross_entropy_fusion_impl": st.sampled_from(["native", "te"]),
     "fp8": st.sampled_from(["none", "e4m3", "hybrid"]),
     "fp8_recipe": st.sampled_from(["delayed", "tensorwise", "blockwise", "mxfp8"]),

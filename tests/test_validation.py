@@ -306,6 +306,11 @@ BROKEN: list[tuple[str, dict[str, Any], str, str]] = [
         "core_attn+moe+shared_experts",
         "nearest: core_attn+moe",
     ),
+    (
+        "fusion_of_fp64",
+        {"moe_router_fusion": True, "moe_router_dtype": "fp64"},
+        *("true", "nearest: false"),
+    ),
     ("fusion_of_loss", {"cross_entropy_fusion_impl": "te"}, "te", "nearest: native"),
     ("layers_of_full", {"recompute_num_layers": 2}, "2", "leave both out"),
     ("layers_of_full", {"recompute": "selective", "recompute_method": "block"}, "1", "leave both out"),

@@ -14,6 +14,7 @@ from moesweep.shapes.precision import UNQUANTISED_OPS, fp8, mxfp8, quantised_byt
 
 TILES = ((256, 128), (128, 256), (128, 128), (128, 64))
 LOSSES = ("cross_entropy", "mtp_cross_entropy")
+ROUTER_PRODUCTS = ("router", "router_dgrad", "router_wgrad")
 PERMUTATIONS = ("permute", "unpermute", "expert_sort", "expert_unsort")
 
 is_flash = pl.col("flash_attention")
@@ -64,6 +65,14 @@ fp8_speedup = (
 )
 """How much faster than in 16 bits a tile's products are once it has begun."""
 
+fp64_speedup = (
+    pl.when(s.fp64_router)
+    .then(constant("fp64_matrix_flops_per_second") / constant("matrix_flops_per_second"))
+    .otherwise(1.0)
+    .alias("fp64_speedup")
+)
+"""The same of a router of fp64, over 16 bits: far below 1."""
+
 
 def matmul_seconds(
     m: pl.Expr, n: pl.Expr, k: pl.Expr, batch: pl.Expr, efficiency: pl.Expr, speedup: pl.Expr | None = None
@@ -89,7 +98,8 @@ def gemm(op: Words) -> Timing:
     Grouped GEMMs are a batch of their experts' products at `grouped_gemm_efficiency` of a plain
     one's rate. Frameworks of fp16 runs add each weight gradient to the main gradient separately. In fp8 the
     declared bytes are also those of a kernel that quantises the first operand before, but of a weight
-    gradient's, which was quantised for the gradient of the input.
+    gradient's, which was quantised for the gradient of the input. Routers of fp64 multiply at the GPU's rate
+    of fp64, and two operands, or an operand and the result, are cast by kernels of their own.
     """
     in_16_bits = among(op.base, *UNQUANTISED_OPS)
     grouped, is_wgrad = among(op.kind, "grouped_gemm"), ends(op.op, "_wgrad")
@@ -99,10 +109,13 @@ def gemm(op: Words) -> Timing:
     backward = choose(ends(op.op, "_dgrad"), dgrad_efficiency, forward_efficiency)
     direction = choose(is_wgrad, wgrad_efficiency, backward)
     factor = choose(grouped, constant("grouped_gemm_efficiency"), pl.lit(1.0))
-    speedup = choose(in_16_bits, pl.lit(1.0), fp8_speedup)
+    routes = among(op.base, *ROUTER_PRODUCTS)
+    speedup = choose(routes, fp64_speedup, choose(in_16_bits, pl.lit(1.0), fp8_speedup))
     arithmetic = matmul_seconds(m, pl.col("n").cast(pl.Float64), k, batch, direction * factor, speedup)
     no, operand = pl.lit(0), quantised_bytes * pl.col("m") * pl.col("k")
-    quantising = choose(in_16_bits, no, choose(is_wgrad, no, operand))
+    own = choose(ends(op.op, "router"), pl.col("m") * pl.col("k"), pl.col("m") * pl.col("n"))
+    cast = s.router_cast_bytes * (pl.col("k") * pl.col("n") + own)
+    quantising = choose(routes, cast, choose(in_16_bits, no, choose(is_wgrad, no, operand)))
     memory = _hbm_seconds(pl.col("hbm_bytes") - quantising, constant("elementwise_hbm_fraction"))
     weights = batch * pl.col("m") * pl.col("n")
     accumulate = _hbm_seconds(
@@ -110,8 +123,9 @@ def gemm(op: Words) -> Timing:
     ).alias("accumulation_seconds")
     separate = pl.when(pl.col("dtype") == "fp16").then(accumulate).otherwise(0.0)
     before = _hbm_seconds(quantising, constant("elementwise_hbm_fraction")).alias("quantising_seconds")
-    extra = choose(is_wgrad, separate, before)
-    kernels = choose(in_16_bits, pl.lit(1), choose(is_wgrad, pl.lit(1), pl.when(fp8).then(2).otherwise(1)))
+    extra = choose(is_wgrad, separate + choose(routes, before, pl.lit(0.0)), before)
+    of_router = choose(routes, pl.when(s.fp64_router).then(3).otherwise(1), pl.lit(1))
+    kernels = choose(in_16_bits, of_router, choose(is_wgrad, pl.lit(1), pl.when(fp8).then(2).otherwise(1)))
     return Timing.roofline(arithmetic, memory, constant("kernel_seconds") * kernels, extra)
 
 

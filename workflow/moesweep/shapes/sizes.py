@@ -128,12 +128,17 @@ in_blocks = pl.col("recompute_method") == "block"
 together = pl.when(in_blocks).then(1).otherwise(pl.col("recompute_num_layers"))
 """Layers that full recomputation repeats at once, of which it keeps the first one's input alone."""
 
-widens_router = pl.col("moe_router_dtype") == "fp32"
-router_bytes = pl.when(widens_router).then(4).otherwise(ELEMENT_BYTES)
+_router_dtype = pl.col("moe_router_dtype")
+widens_router = _router_dtype != "none"
+fp64_router = _router_dtype == "fp64"
+router_bytes = pl.when(fp64_router).then(8).when(widens_router).then(4).otherwise(ELEMENT_BYTES)
 """What a logit of the router takes, and of a sum over the etp ranks of an expert an element."""
 
-probability_bytes = pl.when(widens_router).then(4).otherwise(0)
+probability_bytes = pl.when(widens_router).then(router_bytes).otherwise(0)
 """What travels with each copy of a token to its expert, where the router's format is given."""
+
+router_cast_bytes = pl.when(fp64_router).then(ELEMENT_BYTES + 8).otherwise(0).alias("router_cast_bytes")
+"""What casting an element of the router's input, weight or gradients of these to or from fp64 moves."""
 
 fuses_router = pl.col("moe_router_fusion")
 fuses_permutation = pl.col("moe_permute_fusion")

@@ -20,6 +20,8 @@ KERNEL_RULES = (
         (_c("recompute") == "full") & (_c("recompute_method") == "uniform") & (_c("mtp_num_layers") > 0)
         & (_c("recompute_num_layers") > 1),
         "Megatron recomputes layers of multi-token prediction one by one alone", nearest_is(1)),
+    error("fusion_of_fp64", "moe_router_fusion", _c("moe_router_fusion") & (_c("moe_router_dtype") == "fp64"),
+        "moe_router_dtype is fp64, which Transformer Engine's fused routers refuse", nearest_is("false")),
     error("fusion_of_loss", "cross_entropy_fusion_impl",
         (_c("cross_entropy_fusion_impl") != "native") & ~_c("cross_entropy_loss_fusion"),
         "cross_entropy_fusion_impl {cross_entropy_fusion_impl} says whose fused loss, and "

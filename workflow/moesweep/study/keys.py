@@ -318,7 +318,7 @@ COLUMNS: tuple[Derived, ...] = (
     Key("fp8_param_gather", TRUTH,
         "Weights of linears are kept in fp8 beside their master weights, and gathered in it, but for mxfp8.",
         False),
-    Key("moe_router_dtype", one_of("none", "fp32", unmodelled=("fp64",)),
+    Key("moe_router_dtype", one_of("none", "fp32", "fp64"),
         "Format of the router's logits and probabilities, of which those of a token travel with it; none: 16 "
         "bits, and none that travel.", "none", without=pl.lit("none")),
     Key("moe_router_fusion", TRUTH,

@@ -11,6 +11,8 @@ from moesweep.trace.mlp import mlp_backward, mlp_forward
 from moesweep.trace.vocabulary import Op, again, all_reduce, elementwise, gemm, linear_backward
 
 ROUTER_LOGIT = 12  # softmax and top-k: two reads and a write of one fp32 router logit
+# Of fp64: cast to fp32 (read 8, write 4), in which scores are, and a probability of 8 written; back the same.
+ROUTER_LOGIT_FP64 = 28
 # Beside them the groups' best are found (read), and a copy made (read, write) by a mask (write, read); one
 # kernel does so on its way (Transformer Engine `fused_topk_with_score_function`).
 OF_GROUPS = 20
@@ -18,6 +20,8 @@ OF_GROUPS = 20
 # write), it counted and scores summed (read, read). Backward: gradients of experts spread out (write, read),
 # softmax (read, write), and the sum with the router's own (read two, write one).
 BALANCING, BALANCING_BACKWARD = 26, 28
+# Of fp64 logits cast to fp32 (read 8, write 4). Backward: cast to fp64 (read 4, write 8), and that sum of 8.
+BALANCING_FP64, BALANCING_FP64_BACKWARD = 38, 52
 # Of two kernels: softmax and its map of 1 (read, write three: it keeps the softmax for later), and the counts
 # (read) by which scores are summed (read); backward they write and read as much.
 FUSED_BALANCING = 18
@@ -28,27 +32,38 @@ SUM = 6  # shared and routed experts' outputs: read two, write one
 
 
 def _router() -> Op:
-    """Return the product that gives logits, in fp32 where the router's format is that."""
+    """Return the product that gives logits in the router's format: of operands of 16 bits, or cast to fp64.
+
+    Megatron `moe_utils.py`, `RouterGatingLinearFunction`.
+    """
     # [b·s/t, E] <- [b·s/t, h]
     op = gemm("router", s.local_tokens, s.experts, s.hidden)
-    return replace(op, hbm_bytes=s.ELEMENT_BYTES * (op.m * op.k + op.k * op.n) + s.router_bytes * op.m * op.n)
+    operand = pl.when(s.fp64_router).then(s.router_bytes).otherwise(s.ELEMENT_BYTES) + s.router_cast_bytes
+    return replace(op, hbm_bytes=operand * (op.m * op.k + op.k * op.n) + s.router_bytes * op.m * op.n)
 
 
 def _router_backward() -> list[Op]:
-    """Return both gradients; of fp32 logits they are products of fp32, as what is given to them is cast."""
+    """Return both gradients, products in the router's format, as what is given to them is cast.
+
+    Casts to fp64, and of gradients back from it, are counted: of weight and input's gradient, and of input
+    and weight's.
+    """
     dgrad, wgrad = linear_backward(_router())
     m, n, k = s.local_tokens, s.experts, s.hidden
     summed = 2 * s.gradient_bytes * n * k
     return [
-        replace(dgrad, hbm_bytes=s.router_bytes * (m * n + n * k + m * k)),
-        replace(wgrad, hbm_bytes=s.router_bytes * m * (n + k) + summed),
+        replace(
+            dgrad, hbm_bytes=s.router_bytes * (m * n + n * k + m * k) + s.router_cast_bytes * (n + m) * k
+        ),
+        replace(wgrad, hbm_bytes=s.router_bytes * m * (n + k) + summed + s.router_cast_bytes * (m + n) * k),
     ]
 
 
 def _router_topk(backward: bool = False) -> Op:
     apart = s.in_groups & ~s.fuses_router
     more = 0 if backward else pl.when(apart).then(OF_GROUPS).otherwise(0)
-    return elementwise("router_topk", (ROUTER_LOGIT + more) * s.local_tokens * s.experts)
+    moved = pl.when(s.fp64_router).then(ROUTER_LOGIT_FP64).otherwise(ROUTER_LOGIT)
+    return elementwise("router_topk", (moved + more) * s.local_tokens * s.experts)
 
 
 def _balancing_loss() -> list[Op]:
@@ -57,7 +72,8 @@ def _balancing_loss() -> list[Op]:
     Megatron `router.py`, `_apply_aux_loss`, `_apply_seq_aux_loss`.
     """
     counts, over = 4 * s.experts * s.balanced_sequences, "balancing_loss_reduce"
-    moved = pl.when(s.fuses_router).then(FUSED_BALANCING).otherwise(BALANCING)
+    plain = pl.when(s.fp64_router).then(BALANCING_FP64).otherwise(BALANCING)
+    moved = pl.when(s.fuses_router).then(FUSED_BALANCING).otherwise(plain)
     ops = [
         elementwise("balancing_loss", moved * s.local_tokens * s.experts),
         all_reduce(over, "tp", counts).only(s.cp == 1),
@@ -74,8 +90,8 @@ def _expert_bias() -> Op:
 
 
 def _balancing_loss_backward() -> Op:
-    moved = BALANCING_BACKWARD * s.local_tokens * s.experts
-    return elementwise("balancing_loss", moved).only(s.has_balancing_loss)
+    moved = pl.when(s.fp64_router).then(BALANCING_FP64_BACKWARD).otherwise(BALANCING_BACKWARD)
+    return elementwise("balancing_loss", moved * s.local_tokens * s.experts).only(s.has_balancing_loss)
 
 
 def _expert_linears(rows: s.Rows) -> tuple[Op, Op]:
