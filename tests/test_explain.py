@@ -281,7 +281,7 @@ class TestCommand:
 
 @pytest.mark.usefixtures("_in_the_checkout")
 def test_letters_that_the_terminal_lacks_are_written_as_numbers() -> None:
-    words = [Path(sys.executable).parent / "moesweep", "explain", EXAMPLE, "mfu"]
+    words = [Path(sys.executable).parent / "moesweep", "explain", EXAMPLE, "mfu", "--results", "no-results"]
     environment = os.environ | {"PYTHONIOENCODING": "ascii"}
     done = subprocess.run(words, env=environment, capture_output=True, check=False)
     assert (done.returncode, done.stderr) == (0, b"")

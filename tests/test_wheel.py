@@ -9,7 +9,8 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from project import CHECKOUT, MODEL, SWEEP, Project, jobs
+from project import CHECKOUT, MODEL, SWEEP, Project
+from snippets import pasted
 
 pytestmark = pytest.mark.slow
 
@@ -40,26 +41,27 @@ def test_a_study_of_its_own(installed: Path, tmp_path: Path) -> None:
     (tmp_path / "config/models/tiny.yaml").write_text(MODEL)
     (tmp_path / "mine.yaml").write_text(SWEEP)
     study = Project(tmp_path, library=installed)
-    told = ["--set", "sweep=mine.yaml", "cluster=a100-80gb-pcie", "outputs=[]", "--results", "out"]
-    done = study.call("moesweep", "run", *told, "--", "--cores", "2", "--quiet", "host", "progress")
-    assert done.returncode == 0, done.stderr
-    assert set(jobs(done.stderr)) >= {"trace", "cost", "tables"}
+    line = 'moesweep run --set sweep=mine.yaml cluster=a100-80gb-pcie "outputs=[]" --results out -- --cores 4'
+    done = pasted(study, "docs/workflow.md", line)
+    assert set(re.findall(r"^(\w+) +█", done.stderr, re.MULTILINE)) >= {"trace", "cost", "tables"}
     costs = pl.read_parquet_metadata(tmp_path / "out/costs.parquet")
     assert costs["moesweep.cluster"] == "a100-80gb-pcie"
-    again = study.call("moesweep", "run", *told, "--", "--dry-run")
+    again = study.call("bash", "-c", f"{line} --dry-run")
     assert "Nothing to be done" in again.stdout
 
 
 def test_a_stranger_s_first_study(installed: Path, tmp_path: Path) -> None:
     """Nothing is typed but what the study's own README says."""
     outside = Project(tmp_path, library=installed)
-    assert outside.call("moesweep", "init", "study").returncode == 0
+    # As README and the page of the workflow say it.
+    pasted(outside, "README.md", "moesweep init study && cd study")
     again = outside.call("moesweep", "init", "study")
     assert (again.returncode, again.stdout) == (2, "")
     study = Project(tmp_path / "study", library=installed)
     readme = (study.root / "README.md").read_text()
     typed = re.findall(r"^    (moesweep [^#\n]+?) *(?:#.*)?$", readme, re.MULTILINE)
     assert [line.split()[1] for line in typed] == ["run", "best", "whatif", "explain"]
+    assert typed[0] == "moesweep run"
     said = [study.call("bash", "-c", line) for line in typed]
     assert [done.returncode for done in said] == [0, 0, 0, 0], [done.stderr for done in said]
     assert "All else equal, the highest ep takes" in said[0].stdout

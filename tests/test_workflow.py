@@ -8,21 +8,15 @@ import pytest
 
 from project import Project, jobs
 from rerun_table import copied, finished_project
+from snippets import blocks, pasted
 
 pytestmark = pytest.mark.slow
 
 OTHER = "a100-80gb-pcie"
-MODULE = """\
-module moesweep:
-    snakefile: "{snakefile}"
-    {more}config: {{"sweep": "mine.yaml", "cluster": "a100-80gb-pcie", "results": "moe", "outputs": []}}
-
-use rule * from moesweep
-
-rule answer:
-    input: "moe/costs.parquet"
+PAGE = "docs/workflow.md"
+ANSWER = """\
     output: "answer.txt"
-    shell: "echo {{input}} > {{output}}"
+    shell: "echo {input} > {output}"
 """
 
 
@@ -46,6 +40,19 @@ def ran(project: Project, *options: str, target: str = "all") -> list[str]:
     return sorted(name for name in jobs(done.stdout + done.stderr) if name != "all")
 
 
+def typed(project: Project, line: str) -> list[str]:
+    """Run a line of the page; return the rules that ran."""
+    # The profile leaves out the lines that say which rule runs.
+    project.edit("profiles/default/config.yaml", "quiet: [host, rules]", "quiet: [host, progress]")
+    return sorted(name for name in jobs(pasted(project, PAGE, line).stderr) if name != "all")
+
+
+def finds_all_made(project: Project, line: str) -> bool:
+    """Whether a line of the page has nothing to do."""
+    done = pasted(project, PAGE, line)
+    return "Nothing to be done" in done.stdout + done.stderr
+
+
 def would_run(project: Project, *options: str, target: str = "all") -> list[str]:
     """Return the rules that a run would run."""
     return ran(project, "--dry-run", *options, target=target)
@@ -67,10 +74,9 @@ def test_another_cluster_and_folder_leave_the_first_results(finished: Project, p
 
 def test_make_says_the_same(finished: Project, project: Project) -> None:
     other = (project.root / "config/sweeps/small.yaml").read_text().replace("tp: 4", "tp: 1")
-    (project.root / "mine.yaml").write_text(other)
-    make = [*project.make_with("default"), "SWEEP=mine.yaml", "RESULTS=out/y", f"CLUSTER={OTHER}"]
-    done = project.call(*make, "ARGS=--cores 2")
-    assert done.returncode == 0, done.stderr
+    (project.root / "config/sweeps/dense-a100-184.yaml").write_text(other)
+    make = "make sweep SWEEP=config/sweeps/dense-a100-184.yaml RESULTS=out/dense CLUSTER=a100-80gb-pcie"
+    done = pasted(project, PAGE, make)
     # A line a stage, and at the end where to look; Snakemake's own lines are in its log.
     assert re.search(r"^trace +█+  (\d)/\1  \d+:\d\d$", done.stderr, re.MULTILINE)
     assert "rule trace" not in done.stderr
@@ -78,29 +84,34 @@ def test_make_says_the_same(finished: Project, project: Project) -> None:
         *("made", "fits", "answer", "page", "read"),
     ]
     assert "made    5 workloads" in done.stdout
-    assert "out/y/summary.txt" in done.stdout
-    assert cluster_of(project.root / "out/y") == OTHER
-    assert "ws32-tp1" in " ".join(pl.read_parquet(project.root / "out/y/costs.parquet")["workload"])
+    assert "out/dense/summary.txt" in done.stdout
+    dense = project.root / "out/dense"
+    assert cluster_of(dense) == OTHER
+    assert "ws32-tp1" in " ".join(pl.read_parquet(dense / "costs.parquet")["workload"])
     assert project.files() == finished.files()
-    told = ["--config", "sweep=mine.yaml", "results=out/y", f"cluster={OTHER}"]
-    assert would_run(project, *told) == []
+    told = (
+        "snakemake --config sweep=config/sweeps/dense-a100-184.yaml results=out/dense cluster=a100-80gb-pcie"
+    )
+    assert finds_all_made(project, told)
+    pasted(project, PAGE, "moesweep cost --set cluster=a100-80gb-pcie --results out/dense")
+    assert would_run(project, *told.split()[1:]) == []
     # What stands in the environment is somebody else's.
     assert "Nothing to be done" in project.make("--dry-run", CLUSTER="site", SWEEP="x", RESULTS="/").stdout
 
 
 def test_a_configuration_file_of_its_own(project: Project) -> None:
     (project.root / "mine.yaml").write_text(f"cluster: {OTHER}\n")
-    told = ["--configfile", "mine.yaml"]
-    assert would_run(project, *told) == ["cost", "tables"]
-    assert ran(project, *told, target="results/costs.parquet") == ["cost"]
+    assert would_run(project, "--configfile", "mine.yaml") == ["cost", "tables"]
+    assert typed(project, "snakemake --configfile mine.yaml") == ["cost", "tables"]
     assert cluster_of(project.root / "results") == OTHER
 
 
 def test_targets_and_forced_rules(project: Project) -> None:
     traces = ["trace"] * 5
-    assert would_run(project, target="traces") == []
+    for line in ("snakemake -n", "snakemake traces", "snakemake results/costs.parquet"):
+        assert finds_all_made(project, line), line
     assert would_run(project, "--forcerun", "trace", target="traces") == [*traces, "traces"]
-    assert would_run(project, "--forcerun", "cost", target="results/costs.parquet") == ["cost"]
+    assert typed(project, "snakemake --forcerun cost") == ["cost", "tables"]
     before = {path: path.stat().st_mtime_ns for path in (project.root / "results/traces").rglob("*.parquet")}
     assert ran(project, "--forcerun", "trace", target="results/costs.parquet") == ["cost", *traces]
     # Parts that are what they would be are not made again.
@@ -108,10 +119,11 @@ def test_targets_and_forced_rules(project: Project) -> None:
 
 
 def test_resources_of_the_one_trace_rule(project: Project) -> None:
+    line = "snakemake --set-resources trace:mem_mb=8000 --set-threads cost=4"
+    pasted(project, PAGE, line)
     project.forget()
-    told = ["--set-resources", "trace:mem_mb=123", "--set-threads", "trace=2", "--quiet", "host"]
-    said = project.run("--dry-run", *told).stdout
-    assert len(re.findall(r"threads: 2\n +resources: .*mem_mb=123", said)) == 5
+    said = project.run(*line.split()[1:], "--set-threads", "trace=2", "--dry-run", "--quiet", "host").stdout
+    assert len(re.findall(r"threads: 2\n +resources: .*mem_mb=8000", said)) == 5
 
 
 SPACE = """\
@@ -152,7 +164,7 @@ def test_a_lost_part_is_made_again(finished: Project, project: Project, part: st
 
 
 def test_graphs_have_a_node_a_rule(project: Project) -> None:
-    drawn = project.run("--rulegraph").stdout
+    drawn = pasted(project, PAGE, "snakemake --rulegraph").stdout
     labels = sorted(re.findall(r'label = "(\w+)"', drawn))
     assert labels == ["all", "cost", "enumerate", "tables", "trace", "traffic", "validate"]
     assert drawn.count("->") < 30
@@ -160,7 +172,7 @@ def test_graphs_have_a_node_a_rule(project: Project) -> None:
 
 
 def test_rules_say_what_they_do(project: Project) -> None:
-    listed = project.run("--list-rules").stdout.splitlines()
+    listed = pasted(project, PAGE, "snakemake --list-rules").stdout.splitlines()
     assert [line.split(" ")[0] for line in listed] == sorted(["all", "png", "traces", *project.stages()])
     assert all(re.fullmatch(r"\w+ \(.+\.\)", line) for line in listed)
 
@@ -181,9 +193,17 @@ def test_a_report_and_a_figure_as_png(project: Project) -> None:
     assert ran(project, target=wanted) == ["figures", "network", "png"]
     assert (project.root / wanted).read_bytes().startswith(b"\x89PNG")
     assert would_run(project, target=wanted) == []
-    done = project.run("--report", "report.html")
-    assert done.returncode == 0, done.stderr
+    pasted(project, PAGE, "snakemake --report report.html")
     assert "ep scaling" in (project.root / "report.html").read_text()
+
+
+def module(project: Project) -> str:
+    """Return the page's importing workflow, whose rule says how its answer is made."""
+    (shown,) = [block.text for block in blocks() if block.page == PAGE and block.text.startswith("module")]
+    placed = shown.replace("path/to/moesweep/Snakefile", str(project.root / "Snakefile"))
+    assert placed != shown
+    assert placed.rstrip().endswith("...")
+    return placed.rstrip().removesuffix("    ...") + ANSWER
 
 
 @pytest.fixture
@@ -194,10 +214,11 @@ def importing(project: Project, tmp_path: Path) -> Project:
     for name in ("config/sweeps/small.yaml", "config/models/tiny.yaml"):
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).write_bytes((project.root / name).read_bytes())
-    (root / "config/sweeps/small.yaml").rename(root / "mine.yaml")
+    (root / "sweeps").mkdir()
+    (root / "config/sweeps/small.yaml").rename(root / "sweeps/mine.yaml")
     # An importing workflow's own configuration is none of ours.
     (root / "config/config.yaml").write_text("samples: [a, b]\n")
-    (root / "Snakefile").write_text(MODULE.format(snakefile=project.root / "Snakefile", more=""))
+    (root / "Snakefile").write_text(module(project))
     return Project(root, library=project.root / "workflow")
 
 
@@ -211,7 +232,7 @@ def test_another_workflow_imports_it(finished: Project, importing: Project) -> N
 
 
 def test_a_prefix_is_refused(project: Project, importing: Project) -> None:
-    text = MODULE.format(snakefile=project.root / "Snakefile", more='prefix: "x"\n    ')
+    text = module(project).replace("    config:", '    prefix: "x"\n    config:')
     (importing.root / "Snakefile").write_text(text)
     done = importing.run("--dry-run")
     assert done.returncode == 2
