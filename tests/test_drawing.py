@@ -56,7 +56,7 @@ def figure(folder: Path, text: str) -> Results:
 
 
 def test_what_draws_passes_and_says_the_same(tmp_path: Path) -> None:
-    inline = inline_figure(figure(tmp_path, SOUND), "memory", 'a "title" <b>')
+    inline, _ = inline_figure(figure(tmp_path, SOUND), "memory", 'a "title" <b>')
     root = ElementTree.fromstring(inline)
     assert [element.tag.rpartition("}")[2] for element in root.iter()] == [
         *("svg", "defs", "path", "clipPath", "rect", "g", "use", "image", "text")

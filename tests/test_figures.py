@@ -314,6 +314,15 @@ def test_a_comparison_says_the_options_and_batches_that_tell_it_from_others(evid
     assert words == ["gbs 8", "gbs 8", "gbs 16", "gbs 16", "cp2 full", "cp2 full"]
 
 
+@pytest.mark.parametrize("ends", [(0.84, 1.0), (1.0, 1.0), (0.2, 9.0)])
+def test_an_axis_of_ratios_has_ticks_to_read_it_by(ends: tuple[float, float]) -> None:
+    axes = Figure().subplots()
+    style.ratio_axis(axes, pl.DataFrame({"least": [ends[0]], "most": [ends[1]]}), "seconds")
+    low, high = axes.get_xlim()
+    assert low < ends[0] <= ends[1] < high
+    assert len([tick for tick in axes.get_xticks() if low <= tick <= high]) >= 3
+
+
 def test_an_option_s_line_goes_from_the_least_ratio_to_the_most(evidence: Evidence) -> None:
     rows = pl.DataFrame(
         {
@@ -334,6 +343,9 @@ def test_an_option_s_line_goes_from_the_least_ratio_to_the_most(evidence: Eviden
     assert [[x for x, _ in ends] for ends in lines[0].get_segments()] == [[0.9, 1.3], [1.1, 1.1], [1.2, 1.4]]
     assert [x for x, _ in memory.collections[1].get_offsets()] == pytest.approx([0.6, 0.8, 0.25])
     assert memory.get_xlim()[0] < 0.2 < 1 < memory.get_xlim()[1]
+    # The first line is on top, and neither it nor the last lies on the frame.
+    lowest, highest = seconds.get_ylim()
+    assert highest < -0.5 < 0 < seconds.get_yticks()[-1] + 0.5 < lowest
     # The lowest value of an option is what others are held against, and no line of its own.
     compared = evidence.table("options_compared")
     lowest = compared.group_by("axis", "comparison").first().select("axis", "value").unique()

@@ -21,7 +21,6 @@ from moesweep.report.answer import sentences
 from moesweep.report.evidence import Evidence
 from moesweep.report.figures.gallery import FIGURES
 from moesweep.report.heatmap import SIDE, heat_maps
-from moesweep.report.page import _render
 from moesweep.report.pipeline_map import pipeline_maps
 from moesweep.report.scatter import _Axis, scatter
 from moesweep.store.layout import Results
@@ -218,22 +217,6 @@ def test_chosen_workloads_stand_side_by_side(results: Results, page: WebDriver) 
     assert "with=" in page.current_url
 
 
-def test_a_page_of_many_workloads_leaves_drawings_out(
-    results: Results, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    before = results.report.stat().st_size
-    monkeypatch.setattr("moesweep.report.page.MOST_DRAWN", 3)
-    text = _render(Evidence(results))
-    assert "leaves out their maps, timelines and seconds" in text
-    assert "<h3>Timeline</h3>" not in text
-    assert len(text.encode()) < before
-    # What all workloads have in common is said once.
-    (shared,) = re.findall(r'id="shared">The same for all: (.*)\.</p>', text)
-    assert "dtype bf16" in shared.split(", ")
-    assert "<dt>dtype</dt>" not in text
-    assert text.count("<dt>ep</dt>") == len(ids(results))
-
-
 def test_commands_of_a_section_name_its_workload(results: Results) -> None:
     text = results.report.read_text(encoding="utf-8")
     for id_ in ids(results):
@@ -380,6 +363,10 @@ def test_a_sweep_without_experts(tmp_path: Path) -> None:
         assert main([command, "--results", str(tmp_path)]) == 0
     text = results.report.read_text(encoding="utf-8")
     assert "no MoE workload with a dense twin" in text
+    # What has nothing to show is said in a line, and takes no more room.
+    assert '<p class="note" id="figure-skew">No figure “What uneven routing costs”: This sweep has no' in text
+    assert '<figure id="figure-skew">' not in text
+    assert '<figure id="figure-memory">' in text
     assert "Experts across nodes" not in text
 
 

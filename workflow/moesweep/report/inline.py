@@ -4,7 +4,7 @@ import re
 from xml.etree import ElementTree
 
 from moesweep.report.drawing import HREF, read_drawing
-from moesweep.report.figures.ink import INK
+from moesweep.report.figures.ink import INK, NOTHING
 from moesweep.store.layout import Results
 
 JOINS = "stroke-linejoin: round; stroke-linecap: butt"
@@ -20,19 +20,21 @@ _REFERENCE = re.compile(r"(?<=url\(#)[^)]+")
 _POINTS = re.compile(r"([0-9]+(?:\.[0-9]+)?)pt")
 
 
-def inline_figure(results: Results, name: str, title: str) -> str:
-    """Return a figure's `<svg>` element with a title for screen readers.
+def inline_figure(results: Results, name: str, title: str) -> tuple[str, str]:
+    """Return a figure's `<svg>` element with a title for screen readers, and nothing; or nothing, and why.
 
     Raises BadInput if the file is missing, or does more than to draw.
     """
     drawing = read_drawing(results.figure(name, "svg"))
+    if (reason := drawing.find(f".//*[@id='{NOTHING}']")) is not None:
+        return "", " ".join("".join(reason.itertext()).split())
     _own_ids(drawing, name)
     length = _POINTS.fullmatch(drawing.attrib.pop("width", ""))
     drawing.attrib.pop("height", None)
     widest = round(float(length[1]) * PIXELS_A_POINT) if length else LEAST
     size = f"max-width:{widest}px;min-width:{min(widest, LEAST)}px"
     drawing.attrib |= {"style": f"{JOINS}; {size}", "role": "img", "aria-label": title}
-    return ElementTree.tostring(drawing, encoding="unicode").replace(INK, "currentColor")
+    return ElementTree.tostring(drawing, encoding="unicode").replace(INK, "currentColor"), ""
 
 
 def _own_ids(drawing: ElementTree.Element, name: str) -> None:

@@ -1,5 +1,6 @@
 """What each option of a sweep does, from the workloads that differ in it alone."""
 
+from statistics import median
 from typing import Any
 
 import polars as pl
@@ -44,5 +45,5 @@ def _spread(ratios: list[float]) -> str:
     """Return the median of sorted ratios, with their ends where they differ."""
     if not ratios:
         return rounded(None)
-    least, middle, most = (rounded(ratios[at], 3) for at in (0, len(ratios) // 2, -1))
+    least, middle, most = (rounded(ratio, 3) for ratio in (ratios[0], median(ratios), ratios[-1]))
     return middle if least == most else f"{middle} ({least} to {most})"

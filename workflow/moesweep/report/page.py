@@ -127,8 +127,8 @@ def _where(results: Path) -> str:
 
 def _figure(evidence: Evidence, name: str, title: str) -> dict[str, Any]:
     caption = " ".join((CAPTIONS / f"{name}.rst").read_text(encoding="utf-8").split()).replace("*", "")
-    svg = Markup(inline_figure(evidence.results, name, title))
-    return {"name": name, "title": title, "caption": caption, "svg": svg}
+    svg, left_out = inline_figure(evidence.results, name, title)
+    return {"name": name, "title": title, "caption": caption, "svg": Markup(svg), "left_out": left_out}
 
 
 def _warnings(evidence: Evidence) -> list[dict[str, Any]]:

@@ -36,7 +36,7 @@ def draw(pairs: pl.DataFrame) -> "Figure":
         _panel(axes, pairs, models, column)
         axes.set_xlabel(f"{words},\nMoE over dense (ratio)")
     panels[0].set_yticks(range(len(models)), models)
-    panels[0].invert_yaxis()
+    panels[0].set_ylim(len(models) - 0.5, -0.5)
     handles, labels = panels[0].get_legend_handles_labels()
     style.legend(drawn, handles, labels)
     return drawn

@@ -3,6 +3,9 @@
 INK = "#1b1b1f"
 """Text and axes. The report turns it into the colour of its own text."""
 
+NOTHING = "nothing"
+"""Id of the words of a figure that has nothing to show: the report says them, and shows no figure."""
+
 # After Okabe and Ito (2008), with dark and light next to each other in a stack, so that neighbours differ
 # in grey as well.
 PARTS: dict[str, str] = {

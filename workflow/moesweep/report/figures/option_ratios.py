@@ -41,7 +41,7 @@ def draw(rows: pl.DataFrame) -> "Figure":
         style.ratio_axis(axes, spread, label)
     names = [f"{axis} {value}" for axis, value in drawn_rows.select("axis", "value").iter_rows()]
     panels[0].set_yticks(drawn_rows["at"].to_list(), names)
-    panels[0].invert_yaxis()
+    panels[0].set_ylim(float(drawn_rows["at"][-1]) + 0.6, -0.6)
     if rows.height > MOST_ROWS:
         drawn.supxlabel(f"{rows.height - MOST_ROWS} more values: table options_compared", fontsize=7.5)
     return drawn

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from moesweep.report.figures.ink import INK
+from moesweep.report.figures.ink import INK, NOTHING
 
 # The plotting library takes half a second to import, which a run in which no figure changes need not spend.
 if TYPE_CHECKING:
@@ -30,6 +30,9 @@ RATIOS = (
     *(10, 15, 20, 30, 50, 70, 100, 1000),
 )
 """Ticks of ratio_axis; those within its ends are seen."""
+
+FINER = tuple(tenth / 10 for tenth in range(1, 20))
+"""The same where fewer than three of them are."""
 
 MARKERS = ("o", "s", "^", "D", "v", "P")
 SERIES = ("#26456e", "#f0a202", "#0072b2", "#c8500a", "#7fc4ee", "#5b5b63")
@@ -167,9 +170,11 @@ def ratio_axis(axes: "Axes", rows: "pl.DataFrame", label: str) -> None:
     ends = [1.0, *rows["least"].drop_nulls(), *rows["most"].drop_nulls()]
     axes.axvline(1, color=INK, linewidth=0.8)
     axes.set_xscale("log")
-    axes.set_xticks(RATIOS, map("{:g}".format, RATIOS))
+    low, high = 0.9 * min(ends), 1.1 * max(ends)
+    ticks = RATIOS if sum(low <= ratio <= high for ratio in RATIOS) > 2 else FINER
+    axes.set_xticks(ticks, map("{:g}".format, ticks))
     axes.set_xticks([], minor=True)
-    axes.set_xlim(0.9 * min(ends), 1.1 * max(ends))
+    axes.set_xlim(low, high)
     axes.set_xlabel(f"{label} (ratio, log scale)")
     axes.xaxis.grid(True)
 
@@ -177,5 +182,5 @@ def ratio_axis(axes: "Axes", rows: "pl.DataFrame", label: str) -> None:
 def nothing(message: str) -> "Figure":
     """Return a figure that says why there is nothing to see."""
     empty = figure(7, 1.2)
-    empty.text(0.5, 0.5, message, ha="center", va="center")
+    empty.text(0.5, 0.5, message, ha="center", va="center", gid=NOTHING)
     return empty

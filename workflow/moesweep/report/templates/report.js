@@ -152,13 +152,27 @@
     getSelection().selectAllChildren(code);
     navigator.clipboard?.writeText(code.textContent).then(() => { button.textContent = "copied"; }, () => {});
   });
+  // A page of many workloads keeps their sections as text, which opens sooner: each is built when a link asks for it.
+  const kept = Array.from(document.querySelectorAll("#details > noscript"), (each) => [each.dataset.workload, each]);
+  const texts = new Map(kept);
+  const named = () => decodeURIComponent(location.hash.slice(1));
+  function build() {
+    const text = texts.get(named());
+    if (!text) return;
+    texts.delete(named());
+    text.outerHTML = text.textContent;
+    // The address points at what was there when it changed.
+    location.replace(location.hash);
+  }
   // A section that a link opens takes the focus, so that reading and tabbing go on from there.
   window.addEventListener("hashchange", () => {
     if (location.hash.startsWith("#?")) return recall();
-    const target = document.getElementById(decodeURIComponent(location.hash.slice(1)));
+    build();
+    const target = document.getElementById(named());
     if (target) target.focus({ preventScroll: true });
   });
   // A browser may keep what was typed before a reload.
   filter();
   recall();
+  build();
 })();
