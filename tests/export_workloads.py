@@ -31,6 +31,10 @@ SMALL: dict[str, dict[str, Any]] = {
     "etp1": {"world_size": 16, "tp": 4, "pp": 2, "ep": 8, "etp": 1},
     "leading_dense": {"world_size": 16, "tp": 2, "pp": 4, "ep": 2, "first_k_dense": 3},
     "replicated": {"world_size": 8, "tp": 1, "pp": 4, "ep": 2, "distributed_optimizer": False},
+    "interleaved_in_groups": {
+        **{"world_size": 16, "tp": 2, "pp": 2, "ep": 2, "virtual_pipeline": 3},
+        "microbatch_group_size_per_vp_stage": 5,
+    },
     "interleaved_with_waits": {
         **{"world_size": 32, "tp": 2, "pp": 4, "ep": 2, "virtual_pipeline": 3, "overlap_p2p_comm": False},
     },
@@ -76,7 +80,7 @@ def workload(name: str) -> pl.DataFrame:
     dp = changes["world_size"] // (changes["tp"] * changes.get("cp", 1) * changes["pp"])
     sizes = {"etp": etp, "num_layers": 12, "global_batch_size": MICROBATCHES * dp, "seq_length": 1024}
     # What follows from others follows from these.
-    following = dict.fromkeys(("overlap_p2p_comm",))
+    following = dict.fromkeys(("overlap_p2p_comm", "microbatch_group_size_per_vp_stage"))
     return resolve([{**base, **following, **sizes, **changes}])
 
 

@@ -82,6 +82,7 @@ GPT_13B_MOE: dict[str, Any] = {
     "overlap_moe_expert_parallel_comm": False,
     "delay_wgrad_compute": False,
     "overlap_p2p_comm": False,
+    "microbatch_group_size_per_vp_stage": 2,
     "tp_comm_overlap": False,
     "overlap_grad_reduce": False,
     "overlap_param_gather": False,

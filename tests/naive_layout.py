@@ -51,16 +51,21 @@ def naive_groups(w: Workload) -> dict[str, list[list[int]]]:
     return groups
 
 
-def naive_schedule(pp: int, m: int, v: int, in_pairs: bool = False) -> list[tuple[int, int, str, int, int]]:
+def naive_schedule(
+    pp: int, m: int, v: int, in_pairs: bool = False, together: int | None = None
+) -> list[tuple[int, int, str, int, int]]:
     """(stage, step, phase, microbatch, chunk) in order: 1F1B, or interleaved for v > 1.
 
+    `together` micro-batches pass through a chunk before the next one begins: pp, or more.
     In pairs a forward pass more comes before them: no backward pass may wait for the one that it runs beside.
     """
-    assert v == 1 or (pp > 1 and m % pp == 0), "interleaving walks through micro-batches in rounds of pp"
+    size = together or pp
+    assert v == 1 or (pp > 1 and m >= size >= pp), "interleaving walks through micro-batches in rounds"
+    assert v == 1 or m % size == 0 or m % size >= pp, "no round leaves stages idle"
     rows: list[tuple[int, int, str, int, int]] = []
     for stage in range(pp):
-        turns = chunk_turns(pp, m, v)
-        warm_up = (pp - 1 - stage if v == 1 else 2 * (pp - 1 - stage) + (v - 1) * pp) + in_pairs
+        turns = chunk_turns(size, m, v)
+        warm_up = (pp - 1 - stage if v == 1 else 2 * (pp - 1 - stage) + (v - 1) * size) + in_pairs
         waiting_forward, waiting_backward = list(turns), [(mb, v - 1 - chunk) for mb, chunk in turns]
         order: list[tuple[str, int, int]] = []
         for _ in range(min(warm_up, m * v)):
@@ -73,12 +78,12 @@ def naive_schedule(pp: int, m: int, v: int, in_pairs: bool = False) -> list[tupl
     return rows
 
 
-def chunk_turns(pp: int, m: int, v: int) -> list[tuple[int, int]]:
-    """(micro-batch, chunk) of the forwards: rounds of pp micro-batches through one chunk after another."""
+def chunk_turns(size: int, m: int, v: int) -> list[tuple[int, int]]:
+    """(micro-batch, chunk) of the forwards: rounds of some micro-batches through one chunk after another."""
     if v == 1:
         return [(mb, 0) for mb in range(m)]
     turns: list[tuple[int, int]] = []
-    for start in range(0, m, pp):
+    for start in range(0, m, size):
         for chunk in range(v):
-            turns += [(mb, chunk) for mb in range(start, start + pp)]
+            turns += [(mb, chunk) for mb in range(start, min(start + size, m))]
     return turns

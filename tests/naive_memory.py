@@ -233,7 +233,8 @@ class Stage:
         """Full sets of a stage's layers that are alive at once, by walking through the schedule."""
         w, count, most = self.w, 0, 0
         pairs = w["overlap_moe_expert_parallel_comm"]
-        order = naive_schedule(w["pp"], w["num_microbatches"], w["virtual_pipeline"], pairs)
+        together = w["microbatch_group_size_per_vp_stage"]
+        order = naive_schedule(w["pp"], w["num_microbatches"], w["virtual_pipeline"], pairs, together)
         for stage, _, phase, _, _ in order:
             if stage == self.stage:
                 count += 1 if phase == "forward" else -1

@@ -26,15 +26,17 @@ def waited_for(w: dict[str, Any], stage: int, parameters: float, seconds: float,
     """Seconds from a stage's last backward pass to the end of its last reduction.
 
     `seconds` is what all buckets take together, `backward` a micro-batch's pass through the whole stage. The
-    last pp micro-batches of a chunk follow those of the chunk after it; of the last one, parameters get their
-    gradients one like the other.
+    last round of micro-batches of a chunk follow those of the chunk after it; of the last one, parameters
+    get their gradients one like the other.
     """
     chunks = w["virtual_pipeline"]
     each = backward / chunks
     free = float("-inf")
+    rounds = list(range(0, w["num_microbatches"], w["microbatch_group_size_per_vp_stage"]))
+    last = w["num_microbatches"] - rounds[-1]
     for place, own in enumerate(buckets(w, stage, parameters)):
         # The end of this chunk's last pass, before the end of all.
-        over = -(chunks - 1 - place) * w["pp"] * each
+        over = -(chunks - 1 - place) * last * each
         filled = 0.0
         for bucket in own:
             filled += bucket

@@ -13,6 +13,7 @@ def makespan(
     message: tuple[float, float] = (0.0, 0.0),
     stages: int | None = None,
     saved: Sequence[float] | None = None,
+    together: int | None = None,
 ) -> float:
     """Seconds until the last backward of any stage ends.
 
@@ -20,10 +21,11 @@ def makespan(
     how many there are. A pass starts when its stage is free and the neighbour that feeds it has finished:
     virtual stage c·pp + p needs the one before it forward, the one after it backward; a message between two
     stages takes `message`, forward or backward. Where passes run in pairs, the second one of a pair is
-    shorter by what the chunk of both saves that saves less, of `saved` by virtual stage.
+    shorter by what the chunk of both saves that saves less, of `saved` by virtual stage. `together`
+    micro-batches, or pp, pass through a chunk before the next one begins.
     """
     pp = len(forward) if stages is None else stages
-    order = naive_schedule(pp, microbatches, chunks, saved is not None)
+    order = naive_schedule(pp, microbatches, chunks, saved is not None, together)
     queues = [[entry[2:] for entry in order if entry[0] == stage] for stage in range(pp)]
     free = [0.0] * pp
     ended: dict[tuple[str, int, int], float] = {}
@@ -36,7 +38,7 @@ def makespan(
                 seconds = lengths[stage if stages is None else chunk * pp + stage]
                 if saved is not None:
                     if phase == "forward":
-                        alone = 2 * (pp - 1 - stage) + (chunks - 1) * pp + 1
+                        alone = 2 * (pp - 1 - stage) + (chunks - 1) * (together or pp) + 1
                         beside[stage] = chunk if forwards[stage] >= alone else -1
                         forwards[stage] += 1
                     elif beside[stage] >= 0:

@@ -94,6 +94,15 @@ VARIED: dict[str, dict[str, Any]] = {
     "dense, alone": DENSE | {"world_size": 1, "tp": 1, "pp": 1, "global_batch_size": 4},
     "dense, four stages, untied": DENSE | {"pp": 4, "tied_embeddings": False, "num_layers": 6},
     "dense, replicated optimizer": DENSE | {"distributed_optimizer": False},
+    "moe, interleaved in groups": {"virtual_pipeline": 2, "microbatch_group_size_per_vp_stage": 3},
+    "groups of chunks in pairs, of which the last is smaller": {
+        **{"virtual_pipeline": 2, "microbatch_group_size_per_vp_stage": 3, "global_batch_size": 20},
+        **{
+            "overlap_moe_expert_parallel_comm": True,
+            "overlap_grad_reduce": True,
+            "overlap_param_gather": True,
+        },
+    },
     "dense, interleaved": DENSE | {"virtual_pipeline": 2, "micro_batch_size": 2},
     "moe, latent attention": MLA | {"q_lora_rank": 48, "qk_layernorm": True, "flash_attention": True},
     "moe, wide heads, windows, sinks and biases": {

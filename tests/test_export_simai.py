@@ -15,6 +15,7 @@ from moesweep.store.layout import Results
 from moesweep.study.catalog import load_cluster
 from moesweep.study.sweep import enumerate_sweep
 from moesweep.study.workload import resolve
+from small import small
 
 MOE, DENSE = "config/sweeps/moe-a100-123.yaml", "config/sweeps/dense-a100-184.yaml"
 FIELDS = [
@@ -235,6 +236,14 @@ def assert_same_times(rows: pl.DataFrame, program: pl.DataFrame) -> None:
     assert rows["fwd_time"].sum() == forward > 0
     assert rows["weight_grad_time"].sum() == after.filter(weight).select(time_.sum()).item() > 0
     assert rows["input_grad_time"].sum() == after.filter(~weight).select(time_.sum()).item() > 0
+
+
+def test_simai_knows_one_order_of_chunks() -> None:
+    row = small(virtual_pipeline=2, microbatch_group_size_per_vp_stage=3).row(0, named=True)
+    (problem,) = simai_megatron.inexpressible(row)
+    assert (problem.path, problem.value) == ("microbatch_group_size_per_vp_stage", "3")
+    assert problem.suggestion == "only 2"
+    assert simai_megatron.inexpressible(small(virtual_pipeline=2).row(0, named=True)) == []
 
 
 def assert_limits(header: dict[str, str], rows: pl.DataFrame, workload: dict[str, Any]) -> None:

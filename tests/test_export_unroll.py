@@ -20,6 +20,7 @@ from export_workloads import (
 )
 from moesweep.cli import main
 from moesweep.cost.model import cost, with_constants
+from moesweep.export.request import in_groups
 from moesweep.export.source import traced
 from moesweep.export.timeline import optimizer_ops, step_programs, steps
 from moesweep.export.unroll import executed, unrolled
@@ -106,7 +107,7 @@ def test_a_stage_runs_its_steps_in_schedule_order_one_at_a_time(name: str) -> No
     assert after.join(last, on="stage").select((pl.col("start_nanoseconds") >= pl.col("end")).all()).item()
 
 
-@pytest.mark.parametrize("name", ["moe64", "interleaved", "leading_dense", "recompute"])
+@pytest.mark.parametrize("name", ["moe64", "interleaved", "interleaved_in_groups", "leading_dense"])
 def test_what_is_received_has_been_sent(name: str) -> None:
     each = traced_workload(name)
     pp, chunks = each.workload["pp"], each.workload["virtual_pipeline"]
@@ -159,7 +160,15 @@ def test_the_last_op_ends_when_the_costs_say_that_the_iteration_does(root: Path)
 
 
 @pytest.mark.parametrize(
-    "name", ["interleaved", "interleaved_with_waits", "two_stages_interleaved", *RINGS, *BESIDE]
+    "name",
+    [
+        "interleaved",
+        "interleaved_in_groups",
+        "interleaved_with_waits",
+        "two_stages_interleaved",
+        *RINGS,
+        *BESIDE,
+    ],
 )
 def test_an_interleaved_pipeline_ends_when_the_costs_say(root: Path, name: str) -> None:
     frame, cluster, each = workload(name), load_cluster(root, CLUSTER), traced_workload(name)
@@ -253,3 +262,12 @@ def test_unknown_workloads_ranks_and_full_folders_are_refused_together(
     assert f"did you mean {id_}" in lines[1]
     assert lines[2].endswith("there is no rank 512; nearest: 511")
     assert lines[3].endswith("an iteration has 16 micro-batches; nearest: 16")
+
+
+@pytest.mark.parametrize(
+    ("microbatches", "legal"),
+    [(1, False), (2, False), (3, True), (4, False), (5, True), (6, True), (7, False)],
+)
+def test_an_iteration_is_cut_where_groups_of_micro_batches_are_whole(microbatches: int, legal: bool) -> None:
+    # of 4 in groups of 3 one is left, fewer than pp 2
+    assert in_groups(microbatches, {"pp": 2, "microbatch_group_size_per_vp_stage": 3}) is legal

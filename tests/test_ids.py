@@ -29,6 +29,10 @@ BASE = "gpt_7B-ws64-tp4-pp2-ep4-gbs64-mbs1-seq128-moe"
 AXES: dict[str, tuple[list[Any], list[str]]] = {
     "etp": ([1, 2, "tp"], ["-etp1", "-etp2", ""]),
     "virtual_pipeline": ([1, 2, 6], ["", "-vp2", "-vp6"]),
+    "microbatch_group_size_per_vp_stage": (
+        [2, 4],
+        ["", "-microbatch_group_size_per_vp_stage4"],
+    ),
     "num_experts": ([4, 8, 16], ["-experts4", "", "-experts16"]),
     "moe_router_topk": ([1, 2], ["-topk1", ""]),
     "moe_ffn_hidden_size": ([0, 1408, 16384], ["", "-ffn1408", ""]),

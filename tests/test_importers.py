@@ -613,3 +613,14 @@ def test_modules_that_a_script_recomputes(
     row = read_file(tmp_path / "launch.sh").row
     assert row["recompute"][0] == recompute
     assert row.get("recompute_modules", (None,))[0] == modules
+
+
+@pytest.mark.parametrize(("chunks", "found"), [("--num-virtual-stages-per-pipeline-rank 2", 6), ("", None)])
+def test_groups_of_micro_batches_of_a_script(tmp_path: Path, chunks: str, found: int | None) -> None:
+    said = f"--bf16 --microbatch-group-size-per-virtual-pipeline-stage 6 {chunks}"
+    (tmp_path / "launch.sh").write_text(MIXTRAL_SCRIPT.replace("--bf16", said), encoding="utf-8")
+    draft = read_file(tmp_path / "launch.sh")
+    # without chunks there is nothing to run in groups
+    assert draft.row.get("microbatch_group_size_per_vp_stage", (None,))[0] == found
+    assert ("microbatch_group_size_per_virtual_pipeline_stage" in draft.idle) == (found is None)
+    assert not any("microbatch_group" in name for name in draft.unread)

@@ -211,10 +211,18 @@ def test_shared_experts_keep_what_a_dense_mlp_does() -> None:
 
 
 @pytest.mark.parametrize(
-    ("pp", "m", "v", "sets"), [(4, 8, 1, 4), (4, 2, 1, 2), (4, 8, 2, (6 + 4 + 1) / 2), (1, 4, 1, 1)]
+    ("pp", "m", "v", "group", "sets"),
+    [
+        *((4, 8, 1, None, 4), (4, 2, 1, None, 2), (4, 8, 2, None, (6 + 4 + 1) / 2), (1, 4, 1, None, 1)),
+        # groups of 6, and one of all
+        *((4, 10, 2, 6, (6 + 6 + 1) / 2), (4, 8, 2, 8, (6 + 8 + 1) / 2)),
+    ],
 )
-def test_micro_batches_in_flight_on_the_first_stage(pp: int, m: int, v: int, sets: float) -> None:
-    changes = {
+def test_micro_batches_in_flight_on_the_first_stage(
+    pp: int, m: int, v: int, group: int | None, sets: float
+) -> None:
+    changes = {} if group is None else {"microbatch_group_size_per_vp_stage": group}
+    changes |= {
         "pp": pp,
         "world_size": T * pp,
         "global_batch_size": B * m,

@@ -30,6 +30,8 @@ from naive_overlap import waited_for
 from naive_pipeline import makespan
 from small import DENSE, small
 
+GROUP = "microbatch_group_size_per_vp_stage"
+
 REDUCE = {"overlap_grad_reduce": True}
 BOTH = REDUCE | {"overlap_param_gather": True}
 WIDE: dict[str, Any] = DENSE | {
@@ -101,6 +103,19 @@ def test_chunks_hide_behind_those_before_them() -> None:
     assert hidden == pytest.approx([0.9, 0.5])
 
 
+def test_groups_of_micro_batches_hide_more() -> None:
+    """Two chunks of two stages, 5 micro-batches in groups of 3: the last group of 2, and 3 in the first one.
+
+    One chunk's 0.5 s of reductions are beside 2 passes of 0.1 s, of gathers beside 3 of them.
+    """
+    changes = {"virtual_pipeline": 2, "microbatch_group_size_per_vp_stage": 3, "global_batch_size": 20}
+    op = {"grad_reduce_dense_seconds": 1.0, "grad_reduce_dense_bytes": 400e6, "backward_seconds": 0.2}
+    assert stage_of(changes, op, stage=1)["grad_reduce_dense_hidden"] == pytest.approx(0.2)
+    op = {"param_gather_dense_seconds": 1.0, "param_gather_dense_bytes": 200e6, "forward_seconds": 0.2}
+    op["backward_seconds"] = 9.0
+    assert stage_of(changes, op, stage=1)["param_gather_dense_hidden"] == pytest.approx(0.3)
+
+
 def test_gathers_are_mirrored_beside_forward_passes() -> None:
     """2 bytes a parameter, whatever gradients take: 100 M in 0.5 s, beside a forward of 0.5 s 0.3 s."""
     op = {"param_gather_dense_seconds": 0.5, "param_gather_dense_bytes": 200e6, "backward_seconds": 9.0}
@@ -125,11 +140,20 @@ def test_experts_take_what_dense_gradients_leave() -> None:
     parameters=st.floats(1e6, 3e9),
     seconds=st.floats(1e-3, 10.0),
     backward=st.floats(1e-3, 10.0),
+    group=st.sampled_from([None, 4, 5, 6]),
 )
 def test_the_closed_form_is_what_buckets_do_one_by_one(
-    pp: int, chunks: int, stage: int, parameters: float, seconds: float, backward: float
+    pp: int,
+    chunks: int,
+    stage: int,
+    parameters: float,
+    seconds: float,
+    backward: float,
+    group: int | None,
 ) -> None:
     changes = {"pp": pp, "virtual_pipeline": chunks if pp > 1 else 1, "num_layers": 16, "world_size": 32}
+    # 64 sequences over 16/pp replicas are 4 pp micro-batches: of 8 in groups of 5 the last has 3
+    changes |= {} if group is None or pp == 1 else {"microbatch_group_size_per_vp_stage": group}
     stage = min(stage, pp - 1)
     w = small(**changes, global_batch_size=64).row(0, named=True)
     op = {"grad_reduce_dense_seconds": seconds, "grad_reduce_dense_bytes": 4 * parameters}
@@ -409,10 +433,14 @@ def test_messages_that_nothing_hides_are_part_of_their_chunk() -> None:
             "overlap_p2p_comm",
             None,
         ),
+        *(
+            ({}, {"virtual_pipeline_model_parallel_size": chunks, GROUP: 6}, GROUP, value)
+            for chunks, value in ((2, 6), (None, None))
+        ),
     ],
 )
 def test_recipes_say_what_has_an_effect(
-    said: dict[str, Any], changes: dict[str, Any], key: str, value: bool | None
+    said: dict[str, Any], changes: dict[str, Any], key: str, value: bool | int | None
 ) -> None:
     recipe = yaml.safe_load(foreign_files.BRIDGE)
     recipe["model"] |= {"tensor_model_parallel_size": 2} | changes

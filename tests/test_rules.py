@@ -56,6 +56,7 @@ DRAWN: dict[str, st.SearchStrategy[Any]] = {
     **dict.fromkeys(("moe_permute_fusion", "cross_entropy_loss_fusion"), st.booleans()),
     "moe_router_dtype": st.sampled_from(["none", "fp32", "fp64"]),
     "cross_entropy_fusion_impl": st.sampled_from(["native", "te"]),
+    "microbatch_group_size_per_vp_stage": st.sampled_from([None, 1, 2, 3, 4, 5, 6, 8, 100]),
     "fp8": st.sampled_from(["none", "e4m3", "hybrid"]),
     "fp8_recipe": st.sampled_from(["delayed", "tensorwise", "blockwise", "mxfp8"]),
     "fp8_param_gather": st.booleans(),

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from moesweep.cost.iteration import filled_and_drained
 from moesweep.shapes.schedule import SHAPE, most_warmup_steps, schedules
-from moesweep.shapes.steps import interleaved, makespans, order_of, step_ends
+from moesweep.shapes.steps import LONGER, interleaved, makespans, order_of, step_ends
 from naive_pipeline import makespan
 
 SHAPES = [(1, 1, 3), (2, 1, 2), (4, 1, 8), (8, 1, 5), (2, 2, 4), (4, 2, 8), (4, 3, 12), (8, 2, 16)]
@@ -32,7 +32,7 @@ ORDERS = {
 @pytest.mark.parametrize("shape", ORDERS)
 def test_steps_by_hand(shape: tuple[int, int, int, int]) -> None:
     pp, chunks, m, stage = shape
-    row = {"workload": "w"} | dict(zip(SHAPE, (pp, chunks, m, False), strict=True))
+    row = {"workload": "w"} | dict(zip(SHAPE, (pp, chunks, m, False, pp), strict=True))
     steps = schedules(pl.DataFrame([row])).filter(stage=stage).sort("step")
     said = steps.select(pl.col("phase").str.head(1).str.to_uppercase(), "microbatch", "chunk").rows()
     assert " ".join(f"{phase}{batch}{'-' * chunk}" for phase, batch, chunk in said) == ORDERS[shape]
@@ -43,8 +43,84 @@ def test_most_steps_ahead(pp: int, chunks: int, most: int) -> None:
     # pp - 1; 2·3 + 1·4 and 2·3 + 2·4 of chunks
     # In pairs one more: no backward pass runs beside the forward pass that it waits for.
     for in_pairs, steps in ((False, most), (True, most + 1)):
-        row = dict(zip(SHAPE, (pp, chunks, 1, in_pairs), strict=True))
+        row = dict(zip(SHAPE, (pp, chunks, 1, in_pairs, pp), strict=True))
         assert pl.DataFrame([row]).select(most_warmup_steps()).item() == steps
+
+
+GROUPS = {
+    # Megatron's own example (`schedules.py`): 2 stages, 2 chunks, groups of 3, 5 micro-batches. 2·1 + 3 = 5
+    # steps ahead on the first stage, 3 on the last; of the last group's 2 micro-batches each chunk runs both
+    (2, 2, 5, 3, 0): "F0 F1 F2 F0- F1- F2- B0- F3 B1- F4 B2- F3- B0 F4- B1 B2 B3- B4- B3 B4",
+    (2, 2, 5, 3, 1): "F0 F1 F2 F0- B0- F1- B1- F2- B2- F3 B0 F4 B1 F3- B2 F4- B3- B4- B3 B4",
+    # one group of all: all of the first chunk, then all of the second
+    (2, 2, 3, 3, 1): "F0 F1 F2 F0- B0- F1- B1- F2- B2- B0 B1 B2",
+}
+"""Steps by (stages, chunks, micro-batches, those of a group, stage)."""
+
+
+@pytest.mark.parametrize("shape", GROUPS)
+def test_steps_of_groups_by_hand(shape: tuple[int, int, int, int, int]) -> None:
+    pp, chunks, m, group, stage = shape
+    row = {"workload": "w"} | dict(zip(SHAPE, (pp, chunks, m, False, group), strict=True))
+    steps = schedules(pl.DataFrame([row])).filter(stage=stage).sort("step")
+    said = steps.select(pl.col("phase").str.head(1).str.to_uppercase(), "microbatch", "chunk").rows()
+    assert " ".join(f"{phase}{batch}{'-' * chunk}" for phase, batch, chunk in said) == GROUPS[shape]
+
+
+def test_groups_and_chunks_ahead() -> None:
+    # 2·3 + 2·6 of chunks, in pairs one more
+    for in_pairs, steps in ((False, 18), (True, 19)):
+        row = dict(zip(SHAPE, (4, 3, 60, in_pairs, 6), strict=True))
+        assert pl.DataFrame([row]).select(most_warmup_steps()).item() == steps
+
+
+GROUPED = [(2, 2, 5, 3), (2, 3, 8, 8), (4, 2, 14, 5), (4, 3, 11, 7), (3, 2, 33, 6)]
+
+
+@pytest.mark.parametrize(("pp", "chunks", "m", "group"), GROUPED)
+@pytest.mark.parametrize("in_pairs", [False, True])
+def test_groups_against_the_naive_loop(pp: int, chunks: int, m: int, group: int, in_pairs: bool) -> None:
+    rng = np.random.default_rng(pp + chunks + m)
+    lengths, delays = passes(rng, pp, chunks, 3, 3.0), rng.uniform(0, 0.5, (2, 3))
+    hidden = rng.uniform(0, 1, (pp * chunks, 3)) if in_pairs else None
+    found = makespans(lengths, delays, (pp, chunks), np.arange(3), np.full(3, m), hidden, group)
+    for pipeline in range(3):
+        forward, backward = lengths[0::2, pipeline], lengths[1::2, pipeline]
+        saved = None if hidden is None else hidden[:, pipeline]
+        expected = makespan(forward, backward, m, chunks, tuple(delays[:, pipeline]), pp, saved, group)
+        assert found[pipeline] == pytest.approx(expected, rel=1e-12)
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    pp=st.integers(2, 4),
+    chunks=st.integers(2, 3),
+    more=st.integers(0, 6),
+    rounds=st.integers(1, 20),
+    rest=st.integers(0, 9),
+    spread=st.sampled_from([1.0, 1.3, 4.0]),
+    seed=st.integers(0, 1000),
+)
+def test_a_short_iteration_of_groups_stands_for_a_long_one(
+    pp: int, chunks: int, more: int, rounds: int, rest: int, spread: float, seed: int
+) -> None:
+    group = pp + more
+    m = rounds * group + (rest if pp <= rest < group else 0)
+    rng = np.random.default_rng(seed)
+    lengths, delays = passes(rng, pp, chunks, 4, spread), rng.uniform(0, 0.3, (2, 4))
+    whole = interleaved(pp, chunks, m, group=group).ends(lengths, delays).max(axis=0)
+    found = makespans(lengths, delays, (pp, chunks), np.arange(4), np.full(4, m), group=group)
+    assert found == pytest.approx(whole, rel=1e-11)
+
+
+def test_groups_are_stepped_in_short_too() -> None:
+    lengths, delays = passes(np.random.default_rng(1), 4, 2, 2, 2.0), np.zeros((2, 2))
+    interleaved.cache_clear()
+    m = 6 * 1000 + 5
+    found = makespans(lengths, delays, (4, 2), np.arange(2), np.full(2, m), group=6)
+    # a few short orders, not all LONGER ones and then that of all
+    assert interleaved.cache_info().misses <= len(LONGER)
+    assert (found > m * lengths.reshape(2, 4, 2, 2).sum(axis=(0, 2)).max(axis=0)).all()
 
 
 def passes(rng: np.random.Generator, pp: int, chunks: int, pipelines: int, spread: float) -> np.ndarray:
@@ -134,7 +210,7 @@ def test_a_pipeline_that_its_last_stage_paces_fills_and_drains_as_the_formula_sa
 
 
 def test_steps_with_lengths_of_their_own_end_one_after_the_other() -> None:
-    values = zip(SHAPE, (2, 1, 2, False), strict=True)
+    values = zip(SHAPE, (2, 1, 2, False, 2), strict=True)
     workload = pl.DataFrame({"workload": ["x"], **{name: [value] for name, value in values}})
     schedule = schedules(workload).with_columns(length=pl.int_range(1, pl.len() + 1, dtype=pl.Int64))
     # stage 0: F0 F1 B0 B1 of 1 2 3 4; stage 1: F0 B0 F1 B1 of 5 6 7 8

@@ -179,6 +179,7 @@ def test_every_key_of_a_sweep_reaches_its_column(root: Path, tmp_path: Path) -> 
         "overlap_moe_expert_parallel_comm": True,
         "delay_wgrad_compute": True,
         "overlap_p2p_comm": True,
+        "microbatch_group_size_per_vp_stage": 3,
         "tp_comm_overlap": True,
         "overlap_grad_reduce": True,
         "overlap_param_gather": True,

@@ -57,7 +57,9 @@ def test_normal_form_rebuilds_the_ops(results: Results, name: str) -> None:
 def test_schedules(results: Results, name: str) -> None:
     row, tables = tables_of(results, name)
     shape = (row["pp"], row["num_microbatches"], row["virtual_pipeline"])
-    theirs = naive_schedule(*shape, row["overlap_moe_expert_parallel_comm"])
+    theirs = naive_schedule(
+        *shape, row["overlap_moe_expert_parallel_comm"], row["microbatch_group_size_per_vp_stage"]
+    )
     assert tables["schedules"].select("stage", "step", "phase", "microbatch", "chunk").rows() == theirs
 
 
@@ -66,7 +68,7 @@ def test_schedules(results: Results, name: str) -> None:
 )
 def test_long_and_short_schedules(pp: int, m: int, v: int) -> None:
     for in_pairs in (False, True) if v > 1 or pp == 1 else (False,):
-        values = zip(SHAPE, (pp, v, m, in_pairs), strict=True)
+        values = zip(SHAPE, (pp, v, m, in_pairs, pp), strict=True)
         frame = pl.DataFrame({"workload": ["w"], **{name: [value] for name, value in values}})
         assert schedules(frame).drop("workload").rows() == naive_schedule(pp, m, v, in_pairs)
 

@@ -45,6 +45,7 @@ SOUND: dict[str, Any] = {
     **{"overlap_moe_expert_parallel_comm": False, "delay_wgrad_compute": False},
     # Left out: it follows from virtual_pipeline.
     "overlap_p2p_comm": None,
+    "microbatch_group_size_per_vp_stage": None,
     **{"cp": 1, "cp_comm_type": "p2p", "moe_token_dispatcher_type": "alltoall"},
     **{"moe_flex_dispatcher_backend": "deepep", "moe_flex_dispatcher_num_sms": 0},
     **{"moe_router_num_groups": 0, "moe_router_group_topk": 0, "moe_router_enable_expert_bias": False},
@@ -59,6 +60,8 @@ GROUPS, OF_GROUPS = "moe_router_num_groups", "moe_router_group_topk"
 FACTOR, PADS = "moe_expert_capacity_factor", "moe_pad_expert_input_to_capacity"
 BALANCING = {"moe_router_load_balancing_type": "aux_loss"}
 ZIPF = "zipf(alpha=1,seed=1)"
+GROUP = "microbatch_group_size_per_vp_stage"
+CHUNKED = {"virtual_pipeline": 2}
 FLEX = {"moe_token_dispatcher_type": "flex"}
 SHARED: dict[str, Any] = {"cp": 2, "flash_attention": True}
 ALONE = {"world_size": 1, "tp": 1, "pp": 1, "ep": 1, "etp": 1, "global_batch_size": 1}
@@ -249,6 +252,15 @@ BROKEN: list[tuple[str, dict[str, Any], str, str]] = [
         "24",
         "nearest: 16, 32",
     ),
+    ("group_of_chunks", {GROUP: 4}, "4", "leave it out"),
+    ("group_of_stages", CHUNKED | {GROUP: 1}, "1", "nearest: 2"),
+    ("group_of_microbatches", CHUNKED | {GROUP: 9, "global_batch_size": 40}, "9", "nearest: 5"),
+    (
+        "group_of_microbatches",
+        CHUNKED | {GROUP: 9, "global_batch_size": 8},
+        *("9", "a global_batch_size of at least 16"),
+    ),
+    ("last_group", CHUNKED | {GROUP: 4, "global_batch_size": 40}, "4", "nearest: 3, 5"),
     ("mla_widths", {"attention": "mla"}, "mla", ""),
     ("countable", {"seq_length": 2**24, "micro_batch_size": 64, "hidden_size": 2**14}, str(2**24), "use a"),
     ("heads_by_tp", {"num_attention_heads": 2, "num_query_groups": 2}, "4", "nearest: 2"),

@@ -10,6 +10,7 @@ import polars as pl
 
 from moesweep.cost.timing import constant
 from moesweep.shapes import sizes as s
+from moesweep.shapes.schedule import group, last_group
 
 LEAST_BUCKET, BUCKET_OF_A_REPLICA = 40e6, 1e6
 """Parameters of a bucket: so many, or so many for each rank that reduces."""
@@ -78,13 +79,15 @@ def _hidden(op: str) -> tuple[pl.Expr, pl.Expr]:
     """Return what of an op of BUCKETED could be hidden, and how long the passes are that may hide it.
 
     Of v chunks of T/v seconds and P/v parameters, whose backward takes b a micro-batch, chunk c is filled
-    c · pp · b before the first chunk, whose buckets of B parameters are filled one by one from
-    b · (1 - B/(P/v)) before its end on. Buckets go one after the other, so some bucket is the last that its
-    link stood idle for; what is waited for is the most over all buckets of what is left from that one on,
-    less the time since it was full: of the last bucket; of the last one that is as large as the others; of
-    the first chunk's first; and of whole chunks, (c + 1) · T/v - c · pp · b, most for c = 1 or c = v - 1.
+    c · N · b before the first chunk, of N micro-batches in the last group (gathers mirror it: in the first
+    one). The buckets of the first chunk, of B parameters, are filled one by one from b · (1 - B/(P/v)) before
+    its end on. Buckets go one after the other, so some bucket is the last that its link stood idle for; what
+    is waited for is the most over all buckets of what is left from that one on, less the time since it was
+    full: of the last bucket; of the last one that is as large as the others; of the first chunk's first; and
+    of whole chunks, (c + 1) · T/v - c · N · b, most for c = 1 or c = v - 1.
     """
     phase, bytes_ = BUCKETED[op]
+    together = last_group if phase == "backward" else group
     seconds = pl.col(f"{op}_seconds")
     parameters = pl.max_horizontal(pl.col(f"{op}_bytes") / bytes_ / _chunks, 1.0)
     buckets = pl.when(pl.col("stage") == 0).then((parameters / _bucket).ceil()).otherwise(1.0)
@@ -93,8 +96,8 @@ def _hidden(op: str) -> tuple[pl.Expr, pl.Expr]:
     last = 1 - (buckets - 1) * share
     before_last = pl.when(buckets > 1).then((last + share) * chunk - last * pass_).otherwise(0.0)
     beside = pl.when(buckets > 1).then(pass_ * (1 - share)).otherwise(0.0)
-    later = (_chunks - 1) * pl.col("pp") * pass_
-    several = pl.max_horizontal(2 * chunk - pl.col("pp") * pass_, seconds - later)
+    later = (_chunks - 1) * together * pass_
+    several = pl.max_horizontal(2 * chunk - together * pass_, seconds - later)
     of_chunks = pl.when(_chunks > 1).then(several).otherwise(0.0)
     waited = pl.max_horizontal(last * chunk, before_last, chunk - beside, of_chunks)
     return seconds - waited, pl.when(_chunks > 1).then(later).otherwise(beside)

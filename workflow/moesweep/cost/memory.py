@@ -13,7 +13,7 @@ from moesweep.shapes.expressions import Part, exact, in_place
 from moesweep.shapes.layer_kinds import DECODER, KINDS, PREDICTING, has_experts, is_kept, is_predicting
 from moesweep.shapes.placement import predicts_apart
 from moesweep.shapes.precision import delayed, fp8, saved_again_bytes, saved_bytes
-from moesweep.shapes.schedule import more_warmup
+from moesweep.shapes.schedule import group, more_warmup
 from moesweep.shapes.states import state_bytes
 from moesweep.shapes.weights import layers_of
 
@@ -189,7 +189,7 @@ def _in_flight() -> pl.Expr:
     Where a forward pass runs beside a backward one: one of these more.
     """
     behind = s.pp - pl.col("stage")
-    interleaved = 2 * (behind - 1) + (s.chunks - 1) * s.pp + 1
+    interleaved = 2 * (behind - 1) + (s.chunks - 1) * group + 1
     alive = pl.when(s.chunks > 1).then(interleaved).otherwise(behind) + more_warmup
     in_flight = pl.min_horizontal(alive, s.microbatches * s.chunks) / s.chunks
     return in_flight.alias("microbatches_in_flight")

@@ -12,6 +12,7 @@ from moesweep.cost.iteration import overlaps_messages
 from moesweep.cost.pairs import PHASES, pairs
 from moesweep.shapes.expressions import total
 from moesweep.shapes.placement import ARRIVALS, ENDS, alike, chunk_contents
+from moesweep.shapes.schedule import GROUP
 from moesweep.shapes.steps import makespans
 
 
@@ -20,7 +21,7 @@ def stepped(
 ) -> pl.DataFrame:
     """Return workload, num_microbatches and `stepped_seconds`, null where `filled_and_drained` is exact.
 
-    workloads   with pp, virtual_pipeline and num_microbatches
+    workloads   with the columns of SHAPE
     stages      with their `own_seconds`
     passes      those of moesweep.cost.stages
     layers      rows of `layer_layout` whose kinds are those of the passes
@@ -37,8 +38,8 @@ def stepped(
     lengths = _lengths(chunks.join(differ, on="workload", how="semi", maintain_order="left"), passes)
     delays = _delays(passes, chunks)
     seconds: dict[str, float] = {}
-    shapes = ("pp", "virtual_pipeline", "overlap_moe_expert_parallel_comm")
-    for (pp, v, in_pairs), some in differ.group_by(shapes, maintain_order=True):
+    shapes = ("pp", "virtual_pipeline", GROUP, "overlap_moe_expert_parallel_comm")
+    for (pp, v, group, in_pairs), some in differ.group_by(shapes, maintain_order=True):
         ids = some.select("workload")
         each = ids.join(lengths, on="workload", maintain_order="left_right")
         waits = ids.join(delays, on="workload", maintain_order="left").select(PHASES).to_numpy().T
@@ -49,6 +50,7 @@ def stepped(
             np.arange(some.height),
             some["num_microbatches"].to_numpy(),
             each["paired"].to_numpy().reshape(some.height, -1).T if in_pairs else None,
+            int(group),
         )
         seconds |= dict(zip(ids["workload"], ended.tolist(), strict=True))
     return workloads.select(

@@ -16,7 +16,7 @@ from moesweep.evaluate.distinct import Array, Codes, distinct, joined
 from moesweep.evaluate.layouts import Layouts
 from moesweep.evaluate.segments import Segments, segments
 from moesweep.shapes.placement import ARRIVALS, ENDS
-from moesweep.shapes.schedule import in_pairs
+from moesweep.shapes.schedule import GROUP, in_pairs
 from moesweep.shapes.steps import makespans
 
 OF_A_STAGE = ("seconds", "exposed", "cp_hidden", "ep_hidden", *COMM, *MODEL_FLOPS)
@@ -47,7 +47,8 @@ def pipelines(batch: Batch) -> Pipelines:
     """Return the pipelines of a batch."""
     lines = batch.layouts
     passes = {scope: batch.passes(scope) for scope in batch.scopes if scope[0] in lines.scopes}
-    codes = [batch.layout, batch.coded.codes("overlap_p2p_comm"), *(each.codes for each in passes.values())]
+    own = (batch.coded.codes(name) for name in ("overlap_p2p_comm", GROUP))
+    codes = [batch.layout, *own, *(each.codes for each in passes.values())]
     found = distinct(joined(codes, batch.workloads.height))
     paired = _paired(batch, passes, found.first)
     layout = batch.layout.of[found.first]
@@ -128,6 +129,7 @@ class Stepping:
         self._layouts, self._passes, self._paired, self._first = batch.layouts, passes, paired, first
         self._layout, own = batch.layout.of[first], batch.workloads[first]
         self._pp, self._chunks = own["pp"].to_numpy(), own["virtual_pipeline"].to_numpy()
+        self._groups = own[GROUP].to_numpy()
         self._overlaps = own.select(overlaps_messages).to_series().to_numpy()
         self._in_pairs = own.select(in_pairs).to_series().to_numpy()
         self._stepped = ~closed & (self._pp > 1)
@@ -142,15 +144,15 @@ class Stepping:
         codes = [Codes(line, len(self._first)), Codes(count, int(count.max()) + 1)]
         pairs = distinct(joined(codes, some.size))
         line, count = line[pairs.first], count[pairs.first]
-        found, most = np.empty(len(line)), int(self._chunks.max()) + 1
-        shapes = (self._pp[line] * most + self._chunks[line]) * 2 + self._in_pairs[line]
-        for shape in np.unique(shapes).tolist():
-            here = np.flatnonzero(shapes == shape)
+        found = np.empty(len(line))
+        shapes = np.stack([each[line] for each in (self._pp, self._chunks, self._groups, self._in_pairs)])
+        kinds, of = np.unique(shapes, axis=1, return_inverse=True)
+        for kind, (pp, chunks, group, paired) in enumerate(kinds.T.tolist()):
+            here = np.flatnonzero(of.ravel() == kind)
             own, which = np.unique(line[here], return_inverse=True)
-            pp, chunks = divmod(shape // 2, most)
             lengths, delays = self._times(own, pp, chunks)
-            hidden = self._hidden(own, pp, chunks) if shape % 2 else None
-            found[here] = makespans(lengths, delays, (pp, chunks), which, count[here], hidden)
+            hidden = self._hidden(own, pp, chunks) if paired else None
+            found[here] = makespans(lengths, delays, (pp, chunks), which, count[here], hidden, group)
         ended[some] = found[pairs.index]
         return ended
 

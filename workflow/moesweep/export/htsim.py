@@ -19,7 +19,7 @@ from moesweep.export.timeline import step_programs
 from moesweep.network.hashed import HashedTree
 from moesweep.network.topology import Topology
 from moesweep.network.tree import Tree
-from moesweep.shapes.schedule import schedules
+from moesweep.shapes.schedule import GROUP, schedules
 from moesweep.store.tablefile import whole
 from moesweep.study.keys import SCHEMA
 from moesweep.study.networks import Network
@@ -149,7 +149,7 @@ def _everything(traced: Traced) -> list[list[tuple[int, int]]]:
     """Return all ops of one micro-batch, in the order in which they wait for one another."""
     workload = pl.DataFrame([traced.workload], schema=SCHEMA)
     order = (
-        schedules(workload.with_columns(num_microbatches=pl.col("pp")))
+        schedules(workload.with_columns(num_microbatches=pl.col(GROUP)))
         .filter(pl.col("microbatch") == 0)
         .select("stage", "phase", "chunk")
     )

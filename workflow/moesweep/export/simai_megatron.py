@@ -18,6 +18,7 @@ from moesweep.export.simai_text import NONE, Block, Communication, header, row, 
 from moesweep.export.source import Traced
 from moesweep.export.timeline import nanoseconds
 from moesweep.shapes.placement import LAYOUT, stage_of_prediction
+from moesweep.shapes.schedule import GROUP
 
 MAX_COMM_BYTES = 17_179_869_184
 MAX_NANOSECONDS = 2**31 - 1
@@ -61,7 +62,8 @@ class _Part:
 def inexpressible(workload: Mapping[str, Any]) -> list[Problem]:
     """Return a problem for each thing of which SimAI has one for all.
 
-    One size for the experts' tensor groups and the tp groups; one for all messages between stages.
+    One size for the experts' tensor groups and the tp groups; one for all messages between stages; one order
+    of chunks.
     """
     id_, etp, tp, found = workload["workload"], workload["etp"], workload["tp"], []
     if workload["kind"] == "moe" and etp != tp:
@@ -71,6 +73,10 @@ def inexpressible(workload: Mapping[str, Any]) -> list[Problem]:
         message, advice = "SimAI's messages between stages are all of one size", "only m in the last part"
         layout = shown(workload[LAYOUT])
         found.append(Problem(id_, LAYOUT, "simai", layout, message, advice, workload=id_))
+    if workload[GROUP] != workload["pp"]:
+        message = f"SimAI's pipelines go through chunks in groups of pp, not of {GROUP} {workload[GROUP]}"
+        advice = f"only {workload['pp']}"
+        found.append(Problem(id_, GROUP, "simai", shown(workload[GROUP]), message, advice, workload=id_))
     return found
 
 

@@ -135,7 +135,8 @@ def _with_overlaps(id_: str, program: pl.DataFrame, described: pl.DataFrame) -> 
     workload = described.filter(pl.col("workload") == id_)
     passed = passes(costed, workload)
     waits = passed.select(*PASS_KEY, wait_seconds=(pl.col("seconds") - kernels).clip(lower_bound=0))
-    stages = stage_seconds(passed).join(workload, on="workload", maintain_order="left")
+    named_as_ever = workload.rename({"microbatches": "num_microbatches"})
+    stages = stage_seconds(passed).join(named_as_ever, on="workload", maintain_order="left")
     stages = stages.with_columns(**hidden_of_the_tail())
     hidden = stages.select("stage", *HIDDEN_OF_THE_TAIL).unpivot(
         index="stage", variable_name="op", value_name="hidden_seconds"

@@ -8,6 +8,14 @@ import polars as pl
 in_pairs = pl.col("overlap_moe_expert_parallel_comm")
 """A forward step runs beside the backward step that follows it, once the warm-up is over."""
 
+GROUP = "microbatch_group_size_per_vp_stage"
+group = pl.col(GROUP)
+"""Micro-batches that pass through a chunk before the next chunk begins; the last group may have fewer."""
+
+_rest = pl.col("num_microbatches") % group
+last_group = pl.when(_rest > 0).then(_rest).otherwise(group)
+"""Micro-batches of the last group."""
+
 more_warmup = pl.when(in_pairs).then(1).otherwise(0)
 """Steps of warm-up that pairs need more: a backward pass cannot run beside what it waits for."""
 
@@ -15,10 +23,11 @@ more_warmup = pl.when(in_pairs).then(1).otherwise(0)
 def warmup_steps() -> pl.Expr:
     """Return a stage's forward steps before its first backward, or before the first pair of both.
 
-    min(pp-1-p, m) for v = 1; min(2(pp-1-p) + (v-1)·pp, m·v) chunk steps for v > 1; in pairs one more.
+    min(pp-1-p, m) for v = 1; min(2(pp-1-p) + (v-1)·N, m·v) chunk steps for v > 1, of groups of N
+    micro-batches; in pairs one more.
     """
     behind, chunks = pl.col("pp") - 1 - pl.col("stage"), pl.col("virtual_pipeline")
-    interleaved = 2 * behind + (chunks - 1) * pl.col("pp")
+    interleaved = 2 * behind + (chunks - 1) * group
     steps = pl.when(chunks > 1).then(interleaved).otherwise(behind) + more_warmup
     return pl.min_horizontal(steps, pl.col("num_microbatches") * chunks)
 
@@ -26,24 +35,28 @@ def warmup_steps() -> pl.Expr:
 def most_warmup_steps() -> pl.Expr:
     """Return the warm-up steps of the first stage, which has most, where micro-batches abound."""
     chunks, pp = pl.col("virtual_pipeline"), pl.col("pp")
-    return pl.when(chunks > 1).then(2 * (pp - 1) + (chunks - 1) * pp).otherwise(pp - 1) + more_warmup
+    return pl.when(chunks > 1).then(2 * (pp - 1) + (chunks - 1) * group).otherwise(pp - 1) + more_warmup
 
 
-SHAPE = ("pp", "virtual_pipeline", "num_microbatches", "overlap_moe_expert_parallel_comm")
+SHAPE = ("pp", "virtual_pipeline", "num_microbatches", "overlap_moe_expert_parallel_comm", GROUP)
 """Columns of a workload that its schedule follows from."""
 
 
-def _unit(order: pl.Expr, chunks: pl.Expr, pp: pl.Expr) -> tuple[pl.Expr, pl.Expr]:
-    """Return (micro-batch, chunk) of the i-th forward: pp micro-batches of a chunk, then the next chunk."""
-    within = order % (pp * chunks)
+def _unit(order: pl.Expr, chunks: pl.Expr) -> tuple[pl.Expr, pl.Expr]:
+    """Return (micro-batch, chunk) of the i-th forward: a chunk's group of micro-batches, then the next one's.
+
+    Megatron `get_schedule_table`.
+    """
+    before, within = order // (group * chunks) * group, order % (group * chunks)
+    size = pl.min_horizontal(group, pl.col("num_microbatches") - before)
     several = chunks > 1
-    microbatch = pl.when(several).then(order // (pp * chunks) * pp + within % pp).otherwise(order)
-    return microbatch, pl.when(several).then(within // pp).otherwise(0)
+    microbatch = pl.when(several).then(before + within % size).otherwise(order)
+    return microbatch, pl.when(several).then(within // size).otherwise(0)
 
 
 def schedules(workloads: pl.DataFrame) -> pl.DataFrame:
     """Return workload, stage, step, phase, microbatch, chunk: 2·m·v steps a stage, in execution order."""
-    pp, chunks = pl.col("pp"), pl.col("virtual_pipeline")
+    chunks = pl.col("virtual_pipeline")
     total = pl.col("num_microbatches") * chunks
     step, warmup = pl.col("step"), pl.col("warmup")
     alternating = step - warmup
@@ -59,7 +72,7 @@ def schedules(workloads: pl.DataFrame) -> pl.DataFrame:
         .then(done)
         .otherwise(step - total)
     )
-    microbatch, chunk = _unit(pl.col("order"), chunks, pp)
+    microbatch, chunk = _unit(pl.col("order"), chunks)
     return (
         workloads.select("workload", *SHAPE)
         .with_columns(stage=pl.int_ranges(0, "pp", dtype=pl.Int64))

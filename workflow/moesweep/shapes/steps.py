@@ -136,11 +136,17 @@ def _levels(stage: Array, feeder: Array) -> tuple[Array, ...]:
 
 
 @lru_cache(KNOWN_ORDERS)
-def interleaved(pp: int, chunks: int, microbatches: int, in_pairs: bool = False) -> Order:
-    """Return the order of 1F1B, interleaved where a stage has several chunks; of passes alone or in pairs."""
-    values = zip(SHAPE, (pp, chunks, microbatches, in_pairs), strict=True)
+def interleaved(
+    pp: int, chunks: int, microbatches: int, in_pairs: bool = False, group: int | None = None
+) -> Order:
+    """Return the order of 1F1B, interleaved where a stage has several chunks; of passes alone or in pairs.
+
+    `group` micro-batches pass through a chunk before the next one begins; unless said otherwise pp.
+    """
+    size = pp if group is None else group
+    values = zip(SHAPE, (pp, chunks, microbatches, in_pairs, size), strict=True)
     schedule = schedules(pl.DataFrame({"workload": ["one"], **{name: [value] for name, value in values}}))
-    return order_of(schedule, _warmup(pp, chunks, in_pairs, microbatches) if in_pairs else None)
+    return order_of(schedule, _warmup(pp, chunks, in_pairs, size, microbatches) if in_pairs else None)
 
 
 def step_ends(schedule: pl.DataFrame, delays: tuple[Any, Any] = (0, 0)) -> list[Any]:
@@ -158,7 +164,8 @@ LONGER = (1, 2, 4, 8, 16)
 """Multiples of the least iteration in which a steady state shows that are tried, one after the other."""
 
 WINDOW = 16
-"""Steps of a stage that are compared: more than lie between a step and the one that it waits for."""
+"""Steps of a stage that are compared: more than lie between a step and the one that it waits for. In groups
+of N micro-batches 2(N - pp) more, as a chunk's next step comes N steps of its phase later."""
 
 STEADY = 1e-12
 """How alike two periods have to be, as a share of the whole."""
@@ -171,14 +178,16 @@ def makespans(
     pipeline: Array,
     microbatches: Array,
     hidden: Array | None = None,
+    group: int | None = None,
 ) -> Array:
     """Return when the last step ends of each iteration: `microbatches` of them through one `pipeline` each.
 
     lengths, delays   as for `Order.ends`, of all pipelines; `shape` is their pp and chunks a stage
     pipeline          which of them each iteration runs
     hidden            what passes save that run in pairs (`with_pairs`), None where they do not
+    group             micro-batches that pass through a chunk before the next one begins, None: pp
 
-    Steps come in the order of the period before, a micro-batch earlier (interleaved: pp of them). So a
+    Steps come in the order of the period before, a micro-batch earlier (interleaved: a group of them). So a
     short iteration is stepped through, and where all stages' steps in a window lie one and the same time
     after those of the period before, so do all that follow, and the micro-batches left out take that time a
     period.
@@ -188,17 +197,21 @@ def makespans(
     in_pairs = hidden is not None
     if hidden is not None:
         lengths = with_pairs(lengths, hidden, pp, chunks)
-    period = pp if chunks > 1 else 1
-    least = int(-(-(2 * _warmup(pp, chunks, in_pairs).max() + WINDOW + 2 * period * chunks) // (2 * chunks)))
+    size = pp if group is None else group
+    period = size if chunks > 1 else 1
+    compared = _compared(pp, size)
+    most = _warmup(pp, chunks, in_pairs, size).max()
+    least = int(-(-(2 * most + compared + 2 * period * chunks) // (2 * chunks)))
     ended, rest = np.full(len(pipeline), np.nan), np.arange(len(pipeline))
     for longer in LONGER:
         for residue in np.unique(microbatches[rest] % period).tolist():
-            short = longer * least + (residue - longer * least) % period
+            tried = longer * least + residue  # a last group of fewer comes after what is compared
+            short = tried + (residue - tried) % period
             some = rest[(microbatches[rest] % period == residue) & (microbatches[rest] >= short + period)]
             if not some.size:
                 continue
             which, own = np.unique(pipeline[some], return_inverse=True)
-            whole = pp, chunks, short, in_pairs
+            whole = pp, chunks, short, in_pairs, size
             last, each, steady = _settled(lengths[:, which], delays[:, which], whole, period)
             left_out = (microbatches[some] - short) // period
             ended[some] = np.where(steady[own], last[own] + each[own] * left_out, np.nan)
@@ -206,7 +219,7 @@ def makespans(
     for count in np.unique(microbatches[rest]).tolist():
         some = rest[microbatches[rest] == count]
         which, own = np.unique(pipeline[some], return_inverse=True)
-        order = interleaved(pp, chunks, count, in_pairs)
+        order = interleaved(pp, chunks, count, in_pairs, size)
         ended[some] = _ended(lengths[:, which], delays[:, which], order)[own]
     return ended
 
@@ -223,7 +236,7 @@ def _batches(lengths: Array, delays: Array, order: Order) -> Iterator[tuple[Arra
 
 
 def _settled(
-    lengths: Array, delays: Array, shape: tuple[int, int, int, bool], period: int
+    lengths: Array, delays: Array, shape: tuple[int, int, int, bool, int], period: int
 ) -> tuple[Array, Array, Array]:
     """Return the end of each pipeline, the time of its last period, and whether it has settled by then."""
     order = interleaved(*shape)
@@ -238,17 +251,27 @@ def _settled(
 
 
 @lru_cache(KNOWN_ORDERS)
-def _windows(pp: int, chunks: int, microbatches: int, in_pairs: bool, period: int) -> tuple[Array, Array]:
-    """Return the last steps of every stage before the first one drains, and those a period earlier."""
+def _windows(
+    pp: int, chunks: int, microbatches: int, in_pairs: bool, group: int, period: int
+) -> tuple[Array, Array]:
+    """Return the last steps of every stage that are like those a period earlier, and these.
+
+    They end before the first stage drains, or before it begins with a last group of fewer micro-batches.
+    """
     steps = 2 * microbatches * chunks
-    until = steps - int(_warmup(pp, chunks, in_pairs).max())
-    later = (np.arange(pp) * steps)[:, None] + np.arange(until - WINDOW, until)
+    until = steps - 2 * (microbatches % period) * chunks - int(_warmup(pp, chunks, in_pairs, group).max())
+    later = (np.arange(pp) * steps)[:, None] + np.arange(until - _compared(pp, group), until)
     return later.ravel(), later.ravel() - 2 * period * chunks
 
 
+def _compared(pp: int, group: int) -> int:
+    """Return how many steps of a stage are compared (WINDOW)."""
+    return WINDOW + 2 * (group - pp)
+
+
 @lru_cache(KNOWN_ORDERS)
-def _warmup(pp: int, chunks: int, in_pairs: bool, microbatches: int = 1 << 40) -> Array:
+def _warmup(pp: int, chunks: int, in_pairs: bool, group: int, microbatches: int = 1 << 40) -> Array:
     """Return each stage's `warmup_steps`; unless said otherwise, micro-batches abound."""
-    stages = pl.DataFrame(dict(zip(SHAPE, (pp, chunks, microbatches, in_pairs), strict=True)))
+    stages = pl.DataFrame(dict(zip(SHAPE, (pp, chunks, microbatches, in_pairs, group), strict=True)))
     stages = stages.with_columns(stage=pl.int_ranges(0, "pp", dtype=pl.Int64)).explode("stage")
     return stages.select(warmup_steps()).to_series().to_numpy()

@@ -9,6 +9,7 @@ from moesweep.study.dispatch_rules import DISPATCH_RULES
 from moesweep.study.fp8_rules import FP8_RULES
 from moesweep.study.graph_rules import GRAPH_RULES
 from moesweep.study.group_rules import GROUP_RULES
+from moesweep.study.interleaving_rules import GROUPED, INTERLEAVING_RULES
 from moesweep.study.kernel_rules import KERNEL_RULES
 from moesweep.study.overlap_rules import OVERLAP_RULES
 from moesweep.study.pipeline_layouts import layout_faults
@@ -223,7 +224,7 @@ RULES = (
     error("layout", LAYOUT, _laid_out & (layout_faults() != ""),
         "the layout does not place the {num_layers} layers", layout_faults()),
     error("interleaving_by_microbatches", "global_batch_size",
-        _interleaved & CP_FITS & (_c("num_microbatches") % _c("pp") != 0),
+        _interleaved & CP_FITS & ~GROUPED & (_c("num_microbatches") % _c("pp") != 0),
         "pp {pp} does not divide num_microbatches {num_microbatches}, as interleaving needs",
         nearest_multiples("global_batch_size", _batch_unit * _c("pp"))),
     error("mla_widths", "attention", MLA & (_least_mla_width < 1),
@@ -283,6 +284,7 @@ RULES = (
     *DISPATCH_RULES,
     *GROUP_RULES,
     *GRAPH_RULES,
+    *INTERLEAVING_RULES,
     *KERNEL_RULES,
     error("precision_needs_shards", "use_precision_aware_optimizer",
         _aware & ~_c("distributed_optimizer"),

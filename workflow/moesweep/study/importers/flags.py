@@ -9,6 +9,7 @@ import re
 from typing import Any, NoReturn
 
 from moesweep.shapes.placement import LAYOUT, layout_parts
+from moesweep.shapes.schedule import GROUP
 from moesweep.study.importers.dispatchers import read_balancing, read_capacity, read_dispatcher
 from moesweep.study.importers.draft import MAX_LAYERS, Draft, Told, whole
 from moesweep.study.importers.eight_bits import read_fp8
@@ -229,6 +230,7 @@ def _layout(draft: Draft, told: Told) -> None:
     draft.copy(told, "etp", "expert_tensor_parallel_size")
     _sequences(draft, told)
     _chunks(draft, told)
+    _groups(draft, told)
     parallel = told.take("sequence_parallel", False)
     draft.say("sequence_parallel", bool(parallel), _source(draft, told, "sequence_parallel"))
 
@@ -247,6 +249,15 @@ def _chunks(draft: Draft, told: Told) -> None:
         per_stage = whole(draft, told, "num_layers") // stages
         source = draft.at("num_layers_per_virtual_pipeline_stage")
         draft.say("virtual_pipeline", max(per_stage // each, 1), source)
+
+
+def _groups(draft: Draft, told: Told) -> None:
+    """How many micro-batches pass through a chunk; where there is but one, that has no effect."""
+    names = (GROUP, "microbatch_group_size_per_virtual_pipeline_stage")
+    if draft.row.get("virtual_pipeline", (1, ""))[0] != 1:
+        draft.copy(told, GROUP, *names)
+    else:
+        draft.idle += [name for name in names if told.take(name) is not None]
 
 
 def _parts(layout: Any) -> int:
