@@ -227,8 +227,9 @@ def test_the_timeline_is_the_schedule_run_step_by_step(evidence: Evidence) -> No
     row = evidence.workloads.row(0, named=True)
     ops = evidence.ops.filter(pl.col("workload") == row["workload"])
     schedule = evidence.schedule(row["workload"])
-    steps = pass_seconds(ops, row["iteration_seconds"], schedule)
-    assert steps["end"].max() == pytest.approx(row["iteration_seconds"] - tail_seconds(ops))
+    starts, ends = pass_seconds(ops, pl.DataFrame([row]), schedule)
+    steps = schedule.with_columns(start=pl.Series(starts[:, 0]), end=pl.Series(ends[:, 0]))
+    assert steps["end"].max() == pytest.approx(row["iteration_seconds"] - tail_seconds(ops)["tail"].item())
     lengths = steps.with_columns(seconds=pl.col("end") - pl.col("start")).group_by("phase", "stage").first()
     seconds = {
         (phase, stage): s for phase, stage, s in lengths.select("phase", "stage", "seconds").iter_rows()

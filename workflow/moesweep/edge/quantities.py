@@ -3,7 +3,7 @@
 import math
 import re
 from fractions import Fraction
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any
 
 from moesweep.edge.problems import shown
@@ -109,6 +109,7 @@ def _with_unit(value: object, unit: str) -> float:
     return float(Fraction(number) * _factor(written, unit))
 
 
+@lru_cache(256)
 def _factor(written: str, unit: str) -> Fraction:
     """How many `unit` one `written` is."""
     registry = _registry()

@@ -1,18 +1,22 @@
 """The pipeline of every workload as SVG paths: both ends of the iteration, a line a stage."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
+import numpy as np
 import polars as pl
 
 from moesweep.report.evidence import Evidence
 from moesweep.report.pass_seconds import pass_seconds
+from moesweep.shapes.schedule import SHAPE, schedules
+from moesweep.shapes.steps import Array
 
 WIDTH, LINE = 500, 10
 """Units of the drawing: width of each end, height of a stage."""
 BESIDES = 5
 """Micro-batches shown at either end besides one for every stage."""
+AT_ONCE = 1 << 21
+"""Steps that are timed together."""
 
 
 @dataclass(frozen=True)
@@ -27,33 +31,60 @@ class End:
 def pipeline_maps(evidence: Evidence, ids: Sequence[str]) -> dict[str, list[End]]:
     """Return both ends of some workloads' iterations by workload; one end where that is all of it."""
     chosen = pl.col("workload").is_in(list(ids))
-    ops = evidence.ops.filter(chosen).partition_by("workload", as_dict=True, maintain_order=True)
-    return {
-        row["workload"]: _ends(ops[(row["workload"],)], row, evidence.schedule(row["workload"]))
-        for row in evidence.workloads.filter(chosen).iter_rows(named=True)
+    workloads, ops = evidence.workloads.filter(chosen), evidence.ops.filter(chosen)
+    found: dict[str, list[End]] = {}
+    for alike in workloads.partition_by(SHAPE, maintain_order=True):
+        schedule = schedules(alike[:1])
+        for some in alike.iter_slices(max(1, AT_ONCE // schedule.height)):
+            own = ops.filter(pl.col("workload").is_in(some["workload"].implode()))
+            for id_, end in _ends(some, schedule, *pass_seconds(own, some, schedule)):
+                found.setdefault(id_, []).append(end)
+    return found
+
+
+def _ends(
+    workloads: pl.DataFrame, schedule: pl.DataFrame, starts: Array, ends: Array
+) -> Iterator[tuple[str, End]]:
+    """Yield the ends of workloads that run one schedule, from when each of its steps starts and ends."""
+    total = workloads["iteration_seconds"].to_numpy()
+    microbatches, pp = max(1, int(workloads["num_microbatches"][0])), int(workloads["pp"][0])
+    window = total * (pp + BESIDES) / microbatches
+    whole = 2 * (pp + BESIDES) >= microbatches
+    views = [(0.0 * total, total)] if whole else [(0.0 * total, window), (total - window, total)]
+    width = 2 * WIDTH if whole else WIDTH
+    for low, high in views:
+        drawn = _paths(schedule, starts, ends, low, high, width)
+        closing = _across(ends.max(axis=0), low, high, width)
+        for column, id_ in enumerate(workloads["workload"]):
+            paths = drawn.get(column, {})
+            if closing[column] < width:
+                left, rest = closing[column], width - closing[column]
+                paths = paths | {"closing": f"M{left} 0h{rest}v{pp * LINE}h-{rest}z"}
+            yield id_, End(float(low[column]), float(high[column]), paths)
+
+
+def _paths(
+    schedule: pl.DataFrame, starts: Array, ends: Array, low: Array, high: Array, width: int
+) -> dict[int, dict[str, str]]:
+    """Return by column of `ends` the path of each phase's steps between two times."""
+    column, step = np.nonzero(((ends > low) & (starts < high)).T)
+    shown = schedule[step].select("phase", top=pl.col("stage") * LINE + 1)
+    sides = {
+        name: _across(times[step, column], low[column], high[column], width)
+        for name, times in (("left", starts), ("right", ends))
     }
+    frame = shown.with_columns(pl.Series(name, at) for name, at in {"column": column, **sides}.items())
+    long = pl.col("right") - pl.col("left")
+    path = pl.format("M{} {}h{}v{}h-{}z", "left", "top", long, pl.lit(LINE - 2), long)
+    found: dict[int, dict[str, str]] = {}
+    by_phase = frame.group_by("column", "phase", maintain_order=True).agg(path.str.join(""))
+    for at, phase, drawn in by_phase.iter_rows():
+        found.setdefault(at, {})[str(phase)] = drawn
+    return found
 
 
-def _ends(ops: pl.DataFrame, row: dict[str, Any], schedule: pl.DataFrame) -> list[End]:
-    steps = pass_seconds(ops, row["iteration_seconds"], schedule)
-    total, microbatches = row["iteration_seconds"], max(1, row["num_microbatches"])
-    window = total * (row["pp"] + BESIDES) / microbatches
-    if 2 * window >= total:
-        return [_end(steps, row["pp"], 0.0, total, 2 * WIDTH)]
-    return [_end(steps, row["pp"], 0.0, window, WIDTH), _end(steps, row["pp"], total - window, total, WIDTH)]
-
-
-def _end(steps: pl.DataFrame, pp: int, low: float, high: float, width: int) -> End:
-    def across(column: str) -> pl.Expr:
-        return ((pl.col(column).clip(low, high) - low) / (high - low) * width).round().cast(pl.Int64)
-
-    left, right, top = across("start"), across("end"), pl.col("stage") * LINE + 1
-    path = pl.format("M{} {}h{}v{}h-{}z", left, top, right - left, pl.lit(LINE - 2), right - left)
-    shown = steps.filter((pl.col("end") > low) & (pl.col("start") < high))
-    by_phase = shown.group_by("phase").agg(path.str.join("")).rows()
-    finish = across("end").max()
-    closing = steps.select(finish).item()
-    paths = {str(phase): str(drawn) for phase, drawn in by_phase}
-    if closing < width:
-        paths["closing"] = f"M{closing} 0h{width - closing}v{pp * LINE}h-{width - closing}z"
-    return End(low, high, paths)
+def _across(times: Array, low: Array, high: Array, width: int) -> Array:
+    """Return where times between two others lie on the drawing, whole units from its left."""
+    share = (np.clip(times, low, high) - low) / (high - low)
+    places: Array = np.rint(share * width).astype(np.int64)
+    return places

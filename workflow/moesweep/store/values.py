@@ -7,6 +7,7 @@ A column's declaration says all: only what is `nullable` may be missing; a numbe
 
 import operator
 from collections.abc import Callable, Mapping
+from functools import cache
 from typing import Any
 
 import polars as pl
@@ -50,23 +51,37 @@ def check_rows(frame: pl.DataFrame, declared: Declaration, file: str) -> None:
 
 def _fault(column: Declaration) -> pl.Expr:
     """Return whether a value of a column is a fault, never null."""
-    value = pl.col(column["name"])
-    faults = [pl.lit(False) if column.get("nullable") else value.is_null()]
-    if column["type"] == "Float64":
+    limits = tuple((words, limit) for words, limit in _limits(column))
+    return _fault_of(column["name"], column["type"], bool(column.get("nullable")), limits)
+
+
+@cache
+def _fault_of(name: str, type_: str, nullable: bool, limits: tuple[tuple[str, float], ...]) -> pl.Expr:
+    value = pl.col(name)
+    faults = [pl.lit(False) if nullable else value.is_null()]
+    if type_ == "Float64":
         faults.append(~value.is_finite())
-    if column["type"] == "Int64":
+    if type_ == "Int64":
         faults.append(value > MOST)
-    if column["type"] in ("Int64", "Float64"):
-        faults += [outside(value, limit) for _, limit, outside in _limits(column)]
+    if type_ in ("Int64", "Float64"):
+        faults += [OUTSIDE[words](value, limit) for words, limit in limits]
     return pl.any_horizontal(fault.fill_null(False) for fault in faults)
 
 
-def _limits(column: Declaration) -> list[tuple[str, float, Callable[[Any, Any], Any]]]:
-    """Return a number's limits: in words, as a number, and what compares it with a value outside."""
-    limits: tuple[tuple[str, Any, Callable[[Any, Any], Any]], ...] = (
-        ("above", column.get("above"), operator.le),
-        ("at least", None if "above" in column else column.get("least", 0), operator.lt),
-        ("at most", column.get("most"), operator.gt),
+OUTSIDE: dict[str, Callable[[Any, Any], Any]] = {
+    "above": operator.le,
+    "at least": operator.lt,
+    "at most": operator.gt,
+}
+"""What says of a value whether it is outside a limit."""
+
+
+def _limits(column: Declaration) -> list[tuple[str, float]]:
+    """Return a number's limits: in words, and as a number."""
+    limits: tuple[tuple[str, Any], ...] = (
+        ("above", column.get("above")),
+        ("at least", None if "above" in column else column.get("least", 0)),
+        ("at most", column.get("most")),
     )
     return [limit for limit in limits if limit[1] is not None]
 
@@ -83,7 +98,7 @@ def _needed(column: Declaration) -> str:
     if column["type"] not in ("Int64", "Float64"):
         return "a value of the column"
     kind = "a whole number of 64 bits" if column["type"] == "Int64" else "a finite number"
-    return ", ".join([kind, *(f"{words} {limit}" for words, limit, _ in _limits(column))])
+    return ", ".join([kind, *(f"{words} {limit}" for words, limit in _limits(column))])
 
 
 def _doubled(frame: pl.DataFrame, key: list[str], file: str) -> list[Problem]:

@@ -94,7 +94,7 @@ def _answered(arguments: argparse.Namespace) -> "pl.DataFrame":
     configuration = asked(arguments)
     workloads, clusters, out = _check(arguments, configuration)
     found = compared(workloads, clusters, configuration.root)
-    slowdowns = found.slowdowns(tuple(dict.fromkeys((RANK_ORDER, *(arguments.order or ())))))
+    slowdowns = found.slowdowns(orders=tuple(dict.fromkeys((RANK_ORDER, *(arguments.order or ())))))
     prices = {name: part.value for name, part in load_parts(configuration.root).items()}
     table = topologies(found, slowdowns, prices)
     if out is not None:

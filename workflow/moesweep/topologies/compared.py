@@ -39,9 +39,14 @@ class Compared:
         built = {key: each for key, each in self.topologies.items() if key[1] in sizes}
         return Compared(workloads, self.clusters, built)
 
-    def slowdowns(self, orders: Sequence[str] = (RANK_ORDER,)) -> pl.DataFrame:
-        """Return what each network does to each kind of each layout: `slowdowns`, layout, network, order."""
-        numbers = self.layouts
+    def slowdowns(
+        self, layouts: pl.DataFrame | None = None, orders: Sequence[str] = (RANK_ORDER,)
+    ) -> pl.DataFrame:
+        """Return what each network does to each kind of layouts: `slowdowns`, layout, network, order.
+
+        `layouts` is some of `layouts`, numbered; left out: all.
+        """
+        numbers = self.layouts if layouts is None else layouts
         return pl.concat(
             of_layouts(numbers, self.topologies, None if order == RANK_ORDER else order).with_columns(
                 order=pl.lit(order)

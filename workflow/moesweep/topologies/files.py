@@ -1,7 +1,7 @@
 """The network stage's file: the catalogue's workloads in, results/network/topologies.parquet out.
 
 A workload is compared again if its row of the catalogue, a constant, a network, a price of parts or code has
-moved.
+moved; how much the networks slow its layout is found again only if a network or what it links has.
 """
 
 import json
@@ -12,6 +12,8 @@ import polars as pl
 
 from moesweep.edge.problems import Problem
 from moesweep.evaluate.files import constants_but_prices
+from moesweep.network.slowed import CONSTANTS
+from moesweep.network.unit import LAYOUT
 from moesweep.store.layout import Results
 from moesweep.store.memo import MADE_FROM, Memo, remade
 from moesweep.store.parts import made_from
@@ -20,7 +22,7 @@ from moesweep.study.catalog import Cluster
 from moesweep.study.networks import load_parts
 from moesweep.study.workload import description
 from moesweep.topologies.chosen import catalogue_networks
-from moesweep.topologies.compared import compared_where_they_fit, topologies
+from moesweep.topologies.compared import Compared, compared_where_they_fit, topologies
 
 
 def read_of(cluster: Cluster, root: Path = Path()) -> str:
@@ -44,12 +46,32 @@ def write_topologies(results: Results, cluster: Cluster, root: Path = Path()) ->
 
     def made(some: pl.DataFrame) -> list[pl.DataFrame]:
         each = found.of(some.drop(MADE_FROM))
-        table = conform(topologies(each, each.slowdowns(), prices).lazy(), "topologies").collect()
+        slower = _slowdowns(results, found, root).join(each.layouts, on=LAYOUT, maintain_order="left")
+        table = conform(topologies(each, slower, prices).lazy(), "topologies").collect()
         return [table.join(some.select("workload", MADE_FROM), on="workload", maintain_order="left")]
 
     (rows,) = remade([Memo(results, "network", "topologies")], wanted, made)
     write_table(rows, results.topologies, "topologies", {"cluster": cluster.name})
     return left_out
+
+
+def _slowdowns(results: Results, found: Compared, root: Path) -> pl.DataFrame:
+    """Return `Compared.slowdowns` of all layouts, with LAYOUT for their number, made where they moved."""
+    sited = [
+        [each.network.numbers(root), *(each.value(name) for name in CONSTANTS)]
+        for each in found.clusters.values()
+    ]
+    read, layouts = json.dumps(sited, default=str), found.layouts.select(LAYOUT)
+    digests = [made_from("network", read, json.dumps(row)) for row in layouts.iter_rows(named=True)]
+    wanted = layouts.with_columns(pl.Series(MADE_FROM, digests, dtype=pl.String))
+
+    def made(some: pl.DataFrame) -> list[pl.DataFrame]:
+        numbered = some.with_row_index("layout")
+        own = numbered.select(pl.col("layout").cast(pl.Int64), *LAYOUT, MADE_FROM)
+        slower = found.slowdowns(numbered.drop(MADE_FROM))
+        return [own.join(slower, on="layout", maintain_order="left_right").drop("layout")]
+
+    return remade([Memo(results, "network", "slowdowns")], wanted, made)[0]
 
 
 def _prices(root: Path) -> dict[str, float]:

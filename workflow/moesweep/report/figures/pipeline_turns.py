@@ -29,7 +29,8 @@ def shown(evidence: Evidence) -> style.Shown:
 
 def draw(row: Mapping[str, Any], ops: pl.DataFrame, schedule: pl.DataFrame) -> "Figure":
     """Draw the first and last micro-batches of the featured workload, a line a stage."""
-    steps = pass_seconds(ops, row["iteration_seconds"], schedule)
+    starts, ends = pass_seconds(ops, pl.DataFrame([row]), schedule)
+    steps = schedule.with_columns(start=pl.Series(starts[:, 0]), end=pl.Series(ends[:, 0]))
     total, end = row["iteration_seconds"], float(steps["end"].max())  # type: ignore[arg-type]
     pair = end / max(1, row["num_microbatches"])
     window = min(total, pair * (row["pp"] + SHOWN_PASSES / 2))
