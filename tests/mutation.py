@@ -50,6 +50,7 @@ TESTS = {
     "shapes/steps": ("steps", "overlap", "pairs"),
     **dict.fromkeys(("trace/ends", "trace/optimizer", "trace/vocabulary"), TRACE),
     "trace/context": ("context_parallelism",),
+    "trace/ops": (*TRACE, "routing"),
     "trace/dispatch": ("capacity", "balancing_losses", "dispatchers", *TRACE),
     **dict.fromkeys(("trace/skewed_copies", "trace/skewed_programs", "cost/skewed_ranks"), SKEWED),
     "cost/buckets": ("overlap",),

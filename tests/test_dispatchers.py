@@ -2,7 +2,7 @@
 
 from fractions import Fraction
 from functools import cache
-from math import comb
+from math import comb, lgamma
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from moesweep.evaluate.costs import costed
 from moesweep.export.request import Request, chosen
 from moesweep.shapes.expressions import exact
 from moesweep.shapes.parallelism import groups, ranks
-from moesweep.shapes.spread import copies, share_of_tokens
+from moesweep.shapes.spread import _ln_factorial, copies, share_of_tokens
 from moesweep.study.importers.bridge import read_recipe
 from moesweep.study.sweep import load_sweep
 from moesweep.study.validation import findings
@@ -92,6 +92,12 @@ def test_ranks_that_share_experts_get_the_same_tokens(trace: Any) -> None:
 
 def _evaluated(expression: pl.Expr, **columns: int) -> float:
     return float(pl.DataFrame({name: [value] for name, value in columns.items()}).select(expression).item())
+
+
+@pytest.mark.parametrize("number", [0, 0.5, 1, 2, 7.25, 100, 255, 1e4])
+def test_logarithms_of_factorials(number: float) -> None:
+    found = pl.select(_ln_factorial(pl.lit(float(number)))).item()
+    assert found == pytest.approx(lgamma(number + 1), rel=1e-14, abs=3e-12)
 
 
 def test_distinct_nodes_as_published() -> None:
