@@ -15,7 +15,7 @@ from moesweep.cost.model import cost, with_constants
 from moesweep.cost.skewed_ranks import fullest_ranks
 from moesweep.cost.uncertainty import UNCERTAIN
 from moesweep.evaluate.costs import constants_frame, costed, moved_seconds
-from moesweep.evaluate.distinct import Codes, coded, distinct, joined
+from moesweep.shapes.distinct import Codes, coded, distinct, joined
 from moesweep.store.tablefile import dtypes
 from moesweep.study.sweep import load_sweep
 from moesweep.trace.programs import folded

@@ -10,6 +10,10 @@ import pytest
 
 import naive_space
 from moesweep.edge.problems import BadInput, Problem
+from moesweep.study.blocks import POINT
+from moesweep.study.conditions import Alike, checks, removed
+from moesweep.study.entries import points
+from moesweep.study.fp8_rules import with_rates
 from moesweep.study.models import given_by_model
 from moesweep.study.space import TWIN, Space, load_space, nothing_left
 from moesweep.study.sweep import enumerate_sweep
@@ -271,3 +275,29 @@ def test_a_million_points_are_legal_or_counted(root: Path, tmp_path: Path) -> No
     found = space(root, tmp_path, {"options": OPTIONS, "grids": [grid]})
     legal, counts = everything(found)
     assert found.size == legal.height + counts.total() == 7 * 13 * 13 * 4 * 3 * 4 * 2 * 3 * 2
+
+
+def test_points_alike_are_judged_once(root: Path, tmp_path: Path) -> None:
+    grid = GRID | {
+        "model": ["gpt_7B", "gpt_13B"],
+        "virtual_pipeline": [1, 2, 4],
+        "micro_batch_size": [1, 2, 3],
+        "recompute": ["none", "selective", "full"],
+        "recompute_modules": [["core_attn"], ["moe"], ["mla_up_proj"]],
+        "seq_length": [128, 4096],
+        "where": ["tp * ep < 24", "global_batch_size % 5 <> 1"],
+    }
+    found = space(root, tmp_path, {"options": OPTIONS, "grids": [grid]})
+    for part in found.parts(9000):
+        block = found.blocks[part.block]
+        frame = with_rates(points(block, part.start, part.stop), {})
+        sizes = {axis.name: axis.size for axis in block.axes}
+        alike = Alike(block.codes(frame[POINT]), sizes, found.axes_of(part))
+        assert removed(frame, block.where, True, alike).equals(removed(frame, block.where, True))
+        asked = dict(enumerate(checks(block.where, legal=True).values()))
+        (together, codes), *apart = alike.shared_out(asked)
+        assert len(together) > 40
+        assert codes is not None
+        assert 16 * codes.size <= frame.height
+        assert {codes is None for _, codes in apart} == {True, False}
+        assert sorted([*together, *(number for some, _ in apart for number in some)]) == list(asked)

@@ -10,10 +10,10 @@ import polars as pl
 from moesweep.cost.collectives import OF_THE_WORLD, PLACE, extent_of, placed
 from moesweep.cost.memory import bytes_of_a_stage
 from moesweep.cost.stages import seconds_of_a_pass
-from moesweep.evaluate.distinct import Array, Coded, Codes, distinct, joined
 from moesweep.evaluate.layouts import CLASS_LAYERS, layouts
 from moesweep.evaluate.passes import SUMS, Wide, of_a_layer, roots, sums, wide
 from moesweep.shapes.communication import GROUP_KINDS
+from moesweep.shapes.distinct import Array, Coded, Codes, distinct, joined
 from moesweep.shapes.expressions import Part
 from moesweep.shapes.placement import ARRIVALS, READS
 from moesweep.shapes.sizes import BALANCED, Rows, etp

@@ -23,12 +23,12 @@ from moesweep.cost.stages import COMM
 from moesweep.cost.uncertainty import band, regime
 from moesweep.cost.validity import validity
 from moesweep.evaluate.batch import Batch
-from moesweep.evaluate.distinct import Array
 from moesweep.evaluate.fullest import fullest
 from moesweep.evaluate.hidden_tails import waited_for
 from moesweep.evaluate.passes import roots
 from moesweep.evaluate.pipelines import pipelines
 from moesweep.evaluate.tails import Tails, tails
+from moesweep.shapes.distinct import Array
 from moesweep.shapes.schedule import SHAPE
 
 

@@ -7,9 +7,9 @@ import polars as pl
 
 from moesweep.cost.memory import peak_bytes
 from moesweep.evaluate.batch import Batch
-from moesweep.evaluate.distinct import Array, Distinct, coded, distinct, joined
 from moesweep.evaluate.passes import roots
 from moesweep.evaluate.tails import STATES, Tails, classes_of
+from moesweep.shapes.distinct import Array, Distinct, coded, distinct, joined
 from moesweep.shapes.expressions import exact
 from moesweep.shapes.schedule import most_warmup_steps
 

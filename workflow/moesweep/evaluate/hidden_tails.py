@@ -6,11 +6,11 @@ import polars as pl
 from moesweep.cost.buckets import HIDDEN_OF_THE_TAIL, LAYER_SECONDS, OF_BUCKETS, hidden_of_the_tail
 from moesweep.cost.iteration import seconds_of_the_tail
 from moesweep.evaluate.batch import Batch
-from moesweep.evaluate.distinct import Array, distinct, joined
 from moesweep.evaluate.passes import roots
 from moesweep.evaluate.pipelines import Pipelines
 from moesweep.evaluate.segments import segments
 from moesweep.evaluate.tails import Tails
+from moesweep.shapes.distinct import Array, distinct, joined
 
 OVERLAPS = pl.col("overlap_grad_reduce") | pl.col("overlap_param_gather")
 """Whether anything of a tail may be hidden."""

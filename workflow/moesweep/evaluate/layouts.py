@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import polars as pl
 
-from moesweep.evaluate.distinct import Array
+from moesweep.shapes.distinct import Array
 from moesweep.shapes.layer_kinds import KINDS
 from moesweep.shapes.placement import ARRIVALS, ENDS, READS, alike, chunk_contents, kinds_of, layer_layout
 

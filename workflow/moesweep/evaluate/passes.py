@@ -25,7 +25,6 @@ from moesweep.cost.stages import (
     seconds_of_a_pass,
 )
 from moesweep.cost.words import Words
-from moesweep.evaluate.distinct import Array
 from moesweep.shapes.communication import (
     BESIDE_EXCHANGES,
     BESIDE_LINEARS,
@@ -33,6 +32,7 @@ from moesweep.shapes.communication import (
     RING_ARRIVALS,
     share_beside_ring,
 )
+from moesweep.shapes.distinct import Array
 from moesweep.shapes.expressions import exact
 from moesweep.trace.programs import Section, quantities
 from moesweep.trace.vocabulary import Op

@@ -12,9 +12,9 @@ from moesweep.cost.model import MODEL_FLOPS
 from moesweep.cost.pairs import OF_A_PAIR, PHASES, hidden_of_a_pair
 from moesweep.cost.stages import COMM
 from moesweep.evaluate.batch import Batch, Pass, Scope
-from moesweep.evaluate.distinct import Array, Codes, distinct, joined
 from moesweep.evaluate.layouts import Layouts
 from moesweep.evaluate.segments import Segments, segments
+from moesweep.shapes.distinct import Array, Codes, distinct, joined
 from moesweep.shapes.placement import ARRIVALS, ENDS
 from moesweep.shapes.schedule import GROUP, in_pairs
 from moesweep.shapes.steps import makespans

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from moesweep.evaluate.distinct import Array
+from moesweep.shapes.distinct import Array
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,9 @@ import polars as pl
 from moesweep.cost.memory import passes_of_the_fullest
 from moesweep.cost.model import MODEL_FLOPS
 from moesweep.evaluate.batch import Batch, Declared, Pass, Scope, declared, merged
-from moesweep.evaluate.distinct import Array, Codes, distinct
 from moesweep.evaluate.layouts import layouts
 from moesweep.evaluate.passes import of_a_layer, sums
+from moesweep.shapes.distinct import Array, Codes, distinct
 from moesweep.shapes.expressions import Part
 from moesweep.shapes.layer_kinds import KIND_READS, KINDS, has_experts
 from moesweep.shapes.placement import READS, layer_layout

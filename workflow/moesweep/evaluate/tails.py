@@ -7,9 +7,9 @@ import numpy as np
 from moesweep.cost.buckets import BUCKETED, OF_BUCKETS
 from moesweep.cost.stages import COMM
 from moesweep.evaluate.batch import TAIL, Batch, declared
-from moesweep.evaluate.distinct import Array, Codes
 from moesweep.evaluate.passes import sums
 from moesweep.evaluate.segments import Segments, segments
+from moesweep.shapes.distinct import Array, Codes
 
 STATES = {"parameters": "adam_m", "owned": "adam_n", "quantised": "adam_k"}
 """What a rank holds, updates and multiplies in fp8: the shape of the optimizer's op."""

@@ -6,8 +6,8 @@ import numpy as np
 import polars as pl
 
 from moesweep.evaluate.costs import batch_of, constants_frame, costed, on_networks
-from moesweep.evaluate.distinct import packed
 from moesweep.evaluate.factored import costs
+from moesweep.shapes.distinct import packed
 from moesweep.store.tablefile import dtypes
 from moesweep.study.blocks import CLUSTER
 from moesweep.study.catalog import Cluster

@@ -1,12 +1,15 @@
 """Which points of a grid stay: those that fulfil its conditions and, where others are left out, its rules."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from math import prod
 
+import numpy as np
 import polars as pl
 
 from moesweep.edge.problems import BadInput, Problem, did_you_mean, shown
+from moesweep.shapes.distinct import Array, Codes, distinct, joined
 from moesweep.study.keys import SCHEMA
 from moesweep.study.rules import RULES
 
@@ -30,6 +33,9 @@ FUNCTIONS = (
     *("log2", "lower", "mod", "nullif", "pow", "power", "round", "sign", "sqrt", "starts_with", "upper"),
 )
 """Functions that a condition may use: each looks at one point alone."""
+
+FEW = 16
+"""Points a kind, at the least, where checks of different axes are asked together."""
 
 ERRORS = tuple(rule for rule in RULES if rule.severity == "error")
 
@@ -80,13 +86,71 @@ def checks(conditions: Sequence[Condition], legal: bool) -> dict[str, pl.Expr]:
     return found | ({rule.name: rule.violated for rule in ERRORS} if legal else {})
 
 
-def removed(frame: pl.DataFrame, conditions: Sequence[Condition], legal: bool) -> pl.Series:
-    """Return the number of the first of `checks` that removes each point; null if it stays."""
-    asked = enumerate(checks(conditions, legal).values())
+@dataclass(frozen=True)
+class Alike:
+    """What points of a space share: checks look at each distinct one.
+
+    codes    of each point its value's number on every axis
+    sizes    number of values by axis
+    behind   the axes that each column follows from; a column that is not there is looked at point by point
+    """
+
+    codes: pl.DataFrame
+    sizes: Mapping[str, int]
+    behind: Mapping[str, Collection[str]]
+
+    def axes_of(self, check: pl.Expr) -> frozenset[str]:
+        """Return the axes that a check depends on; all of them where that is not known."""
+        roots = check.meta.root_names()
+        if not all(name in self.behind for name in roots):
+            return frozenset(self.sizes)
+        return frozenset(axis for name in roots for axis in self.behind[name] if axis in self.sizes)
+
+    def combined(self, axes: Collection[str]) -> int:
+        """Return how many values axes have together."""
+        return prod(self.sizes[name] for name in axes)
+
+    def shared_out(self, asked: Mapping[int, pl.Expr]) -> Iterator[tuple[dict[int, pl.Expr], Codes | None]]:
+        """Yield some of the checks with the codes of points alike to them; without, where all differ.
+
+        As many as leave points of FEW kinds go together, others with those of the same axes.
+        """
+        points, together, union = self.codes.height, dict[int, pl.Expr](), frozenset[str]()
+        apart: dict[frozenset[str], dict[int, pl.Expr]] = {}
+        for number, check in asked.items():
+            axes = self.axes_of(check)
+            if FEW * self.combined(union | axes) <= points:
+                together[number], union = check, union | axes
+            else:
+                own = axes if 2 * self.combined(axes) <= points else frozenset(self.sizes)
+                apart.setdefault(own, {})[number] = check
+        yield together, self._codes(union)
+        for axes, some in apart.items():
+            yield some, self._codes(axes) if 2 * self.combined(axes) <= points else None
+
+    def _codes(self, axes: Collection[str]) -> Codes:
+        own = [Codes(self.codes[name].to_numpy(), self.sizes[name]) for name in sorted(axes)]
+        return joined(own, self.codes.height)
+
+
+def removed(
+    frame: pl.DataFrame, conditions: Sequence[Condition], legal: bool, alike: Alike | None = None
+) -> pl.Series:
+    """Return the number of the first of `checks` that removes each point; null if it stays.
+
+    With `alike` each check is asked once for all points that look alike to it.
+    """
+    asked = dict(enumerate(checks(conditions, legal).values()))
+    groups = [(asked, None)] if alike is None else alike.shared_out(asked)
+    first = np.full(frame.height, len(asked), dtype=np.int16)
     try:
-        return frame.select(
-            pl.min_horizontal(pl.when(check).then(pl.lit(number, pl.Int16)) for number, check in asked)
-        ).to_series()
+        for some, codes in groups:
+            if codes is None:
+                found = _first(frame, some, len(asked))
+            else:
+                kinds = distinct(codes)
+                found = _first(frame[kinds.first], some, len(asked))[kinds.index]
+            np.minimum(first, found, out=first)
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException):
         for each in conditions:
             try:
@@ -94,6 +158,19 @@ def removed(frame: pl.DataFrame, conditions: Sequence[Condition], legal: bool) -
             except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
                 raise _unreadable(each.text, each.file, each.path, error) from error
         raise
+    number = pl.Series(first)
+    return pl.select(pl.when(number < len(asked)).then(number)).to_series()
+
+
+def _first(rows: pl.DataFrame, asked: Mapping[int, pl.Expr], none: int) -> Array:
+    """Return the number of the first check that removes each row, `none` where it stays."""
+    named = {str(number): check for number, check in asked.items()}
+    told = rows.with_columns(**named).select(list(named))
+    some = [name for name, any_ in told.select(pl.all().any()).to_dicts()[0].items() if any_] if named else []
+    found = np.full(rows.height, none, dtype=np.int16)
+    for name in reversed(some):
+        found[told[name].fill_null(False).to_numpy()] = int(name)
+    return found
 
 
 def _unreadable(text: str, file: str, path: str, error: BaseException) -> BadInput:

@@ -25,7 +25,7 @@ import polars as pl
 from moesweep.edge.problems import BadInput, Problem
 from moesweep.study.axes import rule_roots
 from moesweep.study.blocks import CLUSTER, POINT, ROW, Block, is_of_experts
-from moesweep.study.conditions import ERRORS, checks, removed
+from moesweep.study.conditions import ERRORS, Alike, checks, removed
 from moesweep.study.entries import blocks, points
 from moesweep.study.fp8_rules import with_rates
 from moesweep.study.ids import with_ids
@@ -104,7 +104,8 @@ class Space:
         """Return the legal points of a part; raise BadInput where a condition cannot be asked of them."""
         block = self.blocks[part.block]
         frame = points(block, part.start, part.stop)
-        gone = removed(with_rates(frame, self.machines), block.where, legal=True)
+        alike = Alike(block.codes(frame[POINT]), {a.name: a.size for a in block.axes}, self.axes_of(part))
+        gone = removed(with_rates(frame, self.machines), block.where, True, alike)
         names = list(checks(block.where, legal=True))
         legal = with_ids(frame.filter(gone.is_null()))
         left_out = _counted(gone, names)

@@ -6,7 +6,7 @@ import numpy as np
 import polars as pl
 
 from moesweep.evaluate.costs import constants_frame, on_networks, parts_of
-from moesweep.evaluate.distinct import Array
+from moesweep.shapes.distinct import Array
 from moesweep.study.catalog import Cluster
 
 SHARES = (0.05, 0.1, 0.2)
