@@ -73,6 +73,8 @@ GPT_13B_MOE: dict[str, Any] = {
     "window_keys": 0,
     "grad_reduce_in_fp32": True,
     "use_precision_aware_optimizer": False,
+    "optimizer_cpu_offload": False,
+    "optimizer_offload_fraction": 1.0,
     "exp_avg_dtype": "fp32",
     "exp_avg_sq_dtype": "fp32",
     "fp8": "none",

@@ -36,6 +36,7 @@ from naive_sizes import (
     router_width,
     scattered,
     tokens,
+    updated_by_host,
 )
 from naive_trace import Program
 
@@ -348,7 +349,9 @@ class Stage:
         w, sizes = self.w, buffer_sizes(self.w, self.stage)
         shares = [group_size(w, kind) if w["distributed_optimizer"] else 1 for kind in ("dp", "edp")]
         held, owned = sum(sizes), sum(-(-size // share) for size, share in zip(sizes, shares, strict=True))
+        owned -= updated_by_host(w, owned)
         aware = w["use_precision_aware_optimizer"] and (not in_fp8(w) or remembers_the_past(w))
+        aware = aware and not w["optimizer_cpu_offload"]
         quantised = sum(quantised_sizes(w, self.stage))
         copied = 4 if gradient_bytes(w) == 2 and not aware else 0
         moments = sum({"fp32": 4, "bf16": 2}[w[f"{name}_dtype"]] for name in ("exp_avg", "exp_avg_sq"))

@@ -126,6 +126,11 @@ def gradient_bytes(w: Workload) -> int:
     return 4 if w["grad_reduce_in_fp32"] else 2
 
 
+def updated_by_host(w: Workload, owned: int) -> int:
+    """Of the parameters that a rank updates those that its host does."""
+    return int(owned * w["optimizer_offload_fraction"]) if w["optimizer_cpu_offload"] else 0
+
+
 def group_size(w: Workload, kind: str) -> int:
     """Ranks in a communicator of a kind."""
     composite = {"tp_ep": w["etp"] * w["ep"], "embedding": min(2, w["pp"]), "world": w["world_size"]}

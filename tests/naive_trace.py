@@ -31,6 +31,7 @@ from naive_sizes import (
     scattered,
     table,
     tokens,
+    updated_by_host,
 )
 
 
@@ -318,9 +319,14 @@ class Program(Dispatchers):
             if expert:
                 self.collect("grad_norm_expert", "all_reduce", "expert_model", 4)
         owned = sum(-(-size // group_size(w, kind)) if shared else size for _, kind, size in buffers)
+        away = updated_by_host(w, owned)
+        owned -= away
         quantised = sum(quantised_sizes(w, self.stage))
         moved = owned * self.updated() + (quantised * weight_quantising(w) if quantised else 0)
         self.add("adam", "optimizer", m=dense + expert, n=owned, k=quantised, hbm_bytes=moved)
+        if away:
+            # A gradient is read in fp32, made so before where it is not, and a weight of 16 bits is written.
+            self.add("host_adam", "optimizer", m=away, hbm_bytes=(6 + self.widened()) * away)
         if shared:
             for (name, kind, size), short in zip(buffers, gathered_sizes(w, self.stage), strict=False):
                 self.collect(f"param_gather_{name}", "all_gather", kind, 2 * size - short)
@@ -330,11 +336,18 @@ class Program(Dispatchers):
         w = self.w
         moments = [{"fp32": 4, "bf16": 2}[w[key]] for key in ("exp_avg_dtype", "exp_avg_sq_dtype")]
         halves = w["use_precision_aware_optimizer"] and (not in_fp8(w) or remembers_the_past(w))
+        if w["optimizer_cpu_offload"]:
+            # Plain fp32, whose weight is read once more to make 16 bits of it.
+            return self.widened() + 4 + 2 * (4 + 4 + 4) + 4 + 2
         if not halves:
             # fp32: gradient, weight and moments are read, all but the first written, and a weight of 2 bytes.
             return 4 + 4 + 4 + 2 * sum(moments) + 2
         # A weight in two halves and two moments are read and written, a gradient is read.
         return gradient_bytes(w) + 2 * sum([2, 2, *moments])
+
+    def widened(self) -> int:
+        """Bytes moved to make fp32 of a gradient, where it is not."""
+        return 2 + 4 if gradient_bytes(self.w) == 2 else 0
 
     def shares_table(self) -> bool:
         """Whether another stage holds a copy of this stage's table, for the head or for MTP."""

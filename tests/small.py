@@ -296,6 +296,17 @@ MODELS: dict[str, dict[str, Any]] = {
     | {"sequence_parallel": False, "framework": "megatron-lm", "virtual_pipeline": 2},
     "gradients of 16 bits": {"grad_reduce_in_fp32": False},
     "gradients of fp16 in fp32": DENSE | {"dtype": "fp16", "grad_reduce_in_fp32": True},
+    "half of the optimizer on the host": {
+        **{"use_precision_aware_optimizer": True, "optimizer_cpu_offload": True},
+        "optimizer_offload_fraction": 0.5,
+    },
+    "all of the optimizer on the host, gradients of 16 bits": {
+        **{
+            "use_precision_aware_optimizer": True,
+            "optimizer_cpu_offload": True,
+            "grad_reduce_in_fp32": False,
+        },
+    },
     "precision-aware": {"use_precision_aware_optimizer": True, "exp_avg_dtype": "bf16"},
     "precision-aware, all of 16 bits": {
         **{"use_precision_aware_optimizer": True, "exp_avg_dtype": "bf16", "exp_avg_sq_dtype": "bf16"},

@@ -272,7 +272,7 @@ def test_what_latents_and_shared_experts_keep() -> None:
     assert delayed == saved - one - 64 / 2 * 64
 
 
-RATES = {"fp8_matrix_flops_per_second": 0.0, "mxfp8_matrix_flops_per_second": 0.0}
+RATES = {"fp8_matrix_flops_per_second": 0.0, "mxfp8_matrix_flops_per_second": 0.0, "host_bytes": 1e12}
 HOPPER = RATES | {"fp8_matrix_flops_per_second": 1979e12}
 BLACKWELL = dict.fromkeys(RATES, 4500e12)
 

@@ -57,6 +57,8 @@ AXES: dict[str, tuple[list[Any], list[str]]] = {
     "sequence_parallel": ([True, False], ["", "-nosp"]),
     "distributed_optimizer": ([True, False], ["", "-nodistopt"]),
     "dtype": (["bf16", "fp16"], ["", "-fp16"]),
+    "optimizer_cpu_offload": ([False, True], ["", "-optimizercpuoffload"]),
+    "optimizer_offload_fraction": ([1.0, 0.5], ["", "-optimizer_offload_fraction0.5"]),
     "fp8": (["none", "hybrid", "e4m3"], ["", "-fp8hybrid", "-fp8e4m3"]),
     "framework": (["megatron-core", "megatron-lm"], ["", "-framework~9944cb96"]),
     "blocking_launches": ([False, True], ["", "-blockinglaunches"]),

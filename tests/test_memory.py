@@ -357,6 +357,12 @@ def test_gradients_of_fp16_are_two_bytes_and_a_copy_of_what_is_owned(
     assert found["optimizer_bytes"] == pytest.approx(12 * parameters / (dp if shared else 1), rel=1e-9)
 
 
+OFFLOADED = {
+    **{"use_precision_aware_optimizer": True, "optimizer_cpu_offload": True},
+    "optimizer_offload_fraction": 0.75,
+}
+
+
 @pytest.mark.parametrize(
     ("changes", "gradients", "states"),
     [
@@ -366,6 +372,10 @@ def test_gradients_of_fp16_are_two_bytes_and_a_copy_of_what_is_owned(
         ({"use_precision_aware_optimizer": True}, 4, 2 + 4 + 4),
         ({"use_precision_aware_optimizer": True, "grad_reduce_in_fp32": False}, 2, 2 + 4 + 4),
         ({"use_precision_aware_optimizer": True, "exp_avg_dtype": "bf16"}, 4, 2 + 2 + 4),
+        # of what the host does not update fp32 weights and moments, and gradients of 16 bits once more
+        (OFFLOADED, 4, 12 / 4),
+        (OFFLOADED | {"grad_reduce_in_fp32": False}, 2 + 4 / 4 / 4, 12 / 4),
+        (OFFLOADED | {"optimizer_offload_fraction": 1.0, "grad_reduce_in_fp32": False}, 2, 0),
         (
             {"use_precision_aware_optimizer": True, "exp_avg_dtype": "bf16", "exp_avg_sq_dtype": "bf16"},
             *(4, 2 + 2 + 2),

@@ -59,7 +59,9 @@ DRAWN: dict[str, st.SearchStrategy[Any]] = {
     "microbatch_group_size_per_vp_stage": st.sampled_from([None, 1, 2, 3, 4, 5, 6, 8, 100]),
     "fp8": st.sampled_from(["none", "e4m3", "hybrid"]),
     "fp8_recipe": st.sampled_from(["delayed", "tensorwise", "blockwise", "mxfp8"]),
-    "fp8_param_gather": st.booleans(),
+    **dict.fromkeys(("fp8_param_gather", "use_precision_aware_optimizer"), st.booleans()),
+    "optimizer_cpu_offload": st.booleans(),
+    "optimizer_offload_fraction": st.sampled_from([0.0, 0.5, 1.0]),
     "softmax_type": st.sampled_from(["vanilla", "learnable"]),
     **dict.fromkeys(("overlap_grad_reduce", "overlap_param_gather", "tp_comm_overlap"), st.booleans()),
     **dict.fromkeys(("overlap_p2p_comm", "moe_shared_expert_overlap"), st.booleans()),
@@ -136,7 +138,11 @@ def test_every_rule_on_many_workloads_at_once() -> None:
     cases = [SOUND | changes for _, changes, _, _ in BROKEN]
     frame = resolve([*cases, *cases]).with_columns(workload=pl.format("w{}", pl.int_range(pl.len())))
     found = findings(frame, usable_hbm_bytes=80 * 2**30)
-    # What a GPU cannot multiply is broken on clusters alone: tests/test_fp8.py.
-    assert set(found["rule"]) == {rule.name for rule in RULES} - {"fp8_of_gpu", "mxfp8_of_gpu"}
+    # What a GPU cannot multiply is broken on clusters alone: tests/test_fp8.py, tests/test_offload.py.
+    assert set(found["rule"]) == {rule.name for rule in RULES} - {
+        "fp8_of_gpu",
+        "mxfp8_of_gpu",
+        "offload_of_host",
+    }
     half = frame.head(len(cases))
     assert findings(half, usable_hbm_bytes=80 * 2**30).height * 2 == found.height

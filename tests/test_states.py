@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from moesweep.shapes.layer_kinds import number_of_moe_layers, predicts_with_experts
-from moesweep.shapes.states import least_state_bytes
+from moesweep.shapes.states import least_host_bytes, least_state_bytes
 from small import DENSE, MLA, small
 
 # 4 layers of h 64, f 256, 8 heads of 8; tp 2, pp 2, ep 2, etp 2 on 16 GPUs: dp 4, edp 2. On a rank attention
@@ -40,6 +40,17 @@ PLAIN = {"num_layers": 4}
 def test_least_bytes_of_a_stage(changes: dict[str, Any], held: float, owned: float) -> None:
     # 2 bytes of weight and 4 of gradient of what a rank holds, 12 of what it updates
     assert small(**changes).select(least_state_bytes()).item() == pytest.approx(6 * held + 12 * owned)
+
+
+def test_least_bytes_of_what_the_host_updates() -> None:
+    changes = {"use_precision_aware_optimizer": True, "optimizer_cpu_offload": True}
+    held, owned = 49_152, 49_152 / 4
+    for share in (0.0, 0.25, 1.0):
+        row = small(**DENSE, **PLAIN, **changes, optimizer_offload_fraction=share)
+        # 12 bytes of what is updated here, 16 of what is there
+        assert row.select(least_state_bytes()).item() == pytest.approx(6 * held + 12 * owned * (1 - share))
+        assert row.select(least_host_bytes()).item() == pytest.approx(16 * owned * share)
+    assert small(**DENSE, **PLAIN).select(least_host_bytes()).item() == 0
 
 
 @pytest.mark.parametrize(

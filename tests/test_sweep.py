@@ -172,6 +172,8 @@ def test_every_key_of_a_sweep_reaches_its_column(root: Path, tmp_path: Path) -> 
         "use_precision_aware_optimizer": True,
         "exp_avg_dtype": "bf16",
         "exp_avg_sq_dtype": "bf16",
+        "optimizer_cpu_offload": True,
+        "optimizer_offload_fraction": 0.5,
         "fp8": "hybrid",
         "fp8_recipe": "blockwise",
         "fp8_param_gather": True,

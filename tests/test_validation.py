@@ -38,6 +38,7 @@ SOUND: dict[str, Any] = {
     **{"num_layers_in_first_pipeline_stage": 0, "num_layers_in_last_pipeline_stage": 0},
     **{"account_for_embedding_in_pipeline_split": False, "account_for_loss_in_pipeline_split": False},
     **{"pipeline_model_parallel_layout": "none", "grad_reduce_in_fp32": True},
+    **{"optimizer_cpu_offload": False, "optimizer_offload_fraction": 1.0},
     **{"use_precision_aware_optimizer": False, "exp_avg_dtype": "fp32", "exp_avg_sq_dtype": "fp32"},
     **{"fp8": "none", "fp8_recipe": "delayed", "fp8_param_gather": False},
     **{"overlap_grad_reduce": False, "overlap_param_gather": False},
@@ -69,6 +70,7 @@ BESIDE = {"overlap_grad_reduce": True, "overlap_param_gather": True}
 FP8: dict[str, Any] = {"fp8": "hybrid"}
 GATHERED: dict[str, Any] = {"fp8_param_gather": True}
 AWARE = {"use_precision_aware_optimizer": True}
+OFFLOADED: dict[str, Any] = AWARE | {"optimizer_cpu_offload": True}
 FULL: dict[str, Any] = {"recompute": "full"}
 SCOPE = "cuda_graph_scope"
 PAIRS: dict[str, Any] = {"overlap_moe_expert_parallel_comm": True}
@@ -333,6 +335,10 @@ BROKEN: list[tuple[str, dict[str, Any], str, str]] = [
     ("precision_needs_shards", AWARE | {"distributed_optimizer": False}, "true", "nearest: false"),
     ("precision_of_fp16", AWARE | {"dtype": "fp16"}, "true", "nearest: false"),
     ("precision_of_moments", {"exp_avg_dtype": "bf16"}, "false", "nearest: true"),
+    ("offload_is_aware", {"optimizer_cpu_offload": True}, "true", "nearest: false"),
+    ("moments_of_offload", OFFLOADED | {"exp_avg_dtype": "bf16"}, "bf16", "leave both out"),
+    ("offload_of_fp8_parameters", OFFLOADED | FP8 | GATHERED, "true", "nearest: false"),
+    ("fraction_of_offload", {"optimizer_offload_fraction": 0.5}, "0.5", "nearest: 1"),
     ("recipe_of_fp8", {"fp8_recipe": "mxfp8"}, "mxfp8", "nearest: delayed"),
     ("gather_of_fp8", GATHERED, "true", "nearest: false"),
     ("fp8_gather_needs_shards", FP8 | GATHERED | {"distributed_optimizer": False}, "true", "nearest: false"),
@@ -449,8 +455,9 @@ def test_each_rule_on_many_workloads_and_their_twins(
 
 def test_every_rule_has_a_case() -> None:
     names = [rule.name for rule in RULES]
-    # Those of a GPU, which a workload alone does not have, are broken in test_fp8.py.
-    assert set(names) - {"fp8_of_gpu", "mxfp8_of_gpu"} == {case[0] for case in BROKEN}
+    # Those of a cluster, which a workload alone does not have, are broken in test_fp8.py and test_offload.py.
+    of_clusters = {"fp8_of_gpu", "mxfp8_of_gpu", "offload_of_host"}
+    assert set(names) - of_clusters == {case[0] for case in BROKEN}
     assert max(Counter(names).values()) == 1
     assert {rule.key for rule in RULES} <= set(GIVEN)
 

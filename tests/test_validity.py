@@ -49,6 +49,10 @@ WIDE = DENSE_8 | {"num_attention_heads": 16, "num_query_groups": 16, "global_bat
         (DENSE_8 | {"recompute": "selective", "recompute_modules": "core_attn+mlp"}, {}, MODULES),
         (DENSE_8 | {"recompute": "selective", "recompute_modules": "none"}, {}, ""),
         (DENSE_8 | {"fp8": "hybrid"}, {}, "products in fp8"),
+        (
+            DENSE_8 | {"use_precision_aware_optimizer": True, "optimizer_cpu_offload": True},
+            *({}, "an optimizer on the host"),
+        ),
         (DENSE_8 | {"cuda_graph_impl": "local"}, {}, "kernels launched by CUDA graphs"),
         (DENSE_8 | {"recompute": "full"}, {}, ""),
         (DENSE_8 | {"recompute": "full", "recompute_num_layers": 2}, {}, LAYERS),
@@ -77,4 +81,4 @@ def test_each_criterion(changes: dict[str, object], values: dict[str, float], fo
 
 
 def test_the_criteria_are_told_apart() -> None:
-    assert len(set(criteria())) == len(criteria()) == 13
+    assert len(set(criteria())) == len(criteria()) == 14

@@ -179,10 +179,29 @@ def memory_bound(op: Words) -> Timing:
     return Timing.roofline(pl.lit(0.0), memory, constant("kernel_seconds"), pl.lit(0.0))
 
 
+ADAM_DOWN, ADAM_UP = 4, 2
+"""Bytes of a parameter that the host updates on their way: its gradient of fp32, its weight of 16 bits."""
+
+HOST_ADAM_BYTES = 34
+"""What the host moves in its memory for a parameter: reads gradient, weight and moments of fp32, writes the
+last three; then reads the weight and writes 16 bits of it."""
+
+
 def optimizer(op: Words) -> Timing:
     """Return Adam: declared bytes over the share of memory bandwidth that its kernels reach together.
 
     Unscaling and clipping pass over gradients that the declared bytes count once, hence a share of its own.
+    The host's part: its bytes over its link down and up, and what it moves in its own memory, one after the
+    other (Megatron without `overlap_cpu_optimizer_d2h_h2d`).
     """
     memory = _hbm_seconds(pl.col("hbm_bytes"), constant("adam_hbm_fraction"))
-    return Timing.roofline(pl.lit(0.0), memory, constant("kernel_seconds"), pl.lit(0.0))
+    link = constant("host_link_fraction") * constant("host_link_bytes_per_second")
+    travelling = pl.col("m") * (ADAM_DOWN + ADAM_UP) / link
+    at_work = (
+        HOST_ADAM_BYTES * pl.col("m") / (constant("host_adam_fraction") * constant("host_bytes_per_second"))
+    )
+    host = (travelling.alias("host_link_seconds") + at_work.alias("host_adam_seconds")).alias(
+        "host_step_seconds"
+    )
+    seconds = choose(among(op.op, "host_adam"), host, memory)
+    return Timing.roofline(pl.lit(0.0), seconds, constant("kernel_seconds"), pl.lit(0.0))

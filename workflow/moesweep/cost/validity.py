@@ -8,7 +8,7 @@ import polars as pl
 
 from moesweep.cost.timing import constant
 from moesweep.shapes import sizes as s
-from moesweep.shapes.precision import fp8
+from moesweep.shapes.precision import fp8, offloads
 
 MOE = pl.col("kind") == "moe"
 
@@ -36,6 +36,7 @@ def criteria() -> dict[str, pl.Expr]:
         "context parallelism": other & (pl.col("cp") > 1),
         "the flex dispatcher": other & s.flex,
         "products in fp8": other & fp8,
+        "an optimizer on the host": other & offloads,
         "another attention kernel": other & (pl.col("flash_attention") != flash),
         "another gating of MLPs": other & (pl.col("gated_mlp") != gated),
         "communication hidden otherwise than measured": other & pl.any_horizontal(HIDING),

@@ -66,8 +66,17 @@ gathered_saving = pl.when(gathers_fp8 & ~mxfp8).then(1).otherwise(0)
 """Bytes by which a linear's parameter is gathered shorter. Those of mxfp8 travel in 16 bits, as its two
 copies have scales of their own."""
 
-keeps_remainders = pl.col("use_precision_aware_optimizer") & (~fp8 | delayed)
-"""Whether a precision-aware optimizer keeps of a master weight what a bf16 weight lacks; else all of it."""
+offloads = pl.col("optimizer_cpu_offload")
+"""Whether a part of the optimizer's states lives in the host's memory, and is updated there."""
+
+keeps_remainders = pl.col("use_precision_aware_optimizer") & (~fp8 | delayed) & ~offloads
+"""Whether a precision-aware optimizer keeps of a master weight what a bf16 weight lacks; else all of it.
+
+One that is offloaded keeps fp32 weights and moments on both sides (Megatron `hybrid_optimizer.py`).
+"""
+
+offloaded_share = pl.when(offloads).then(pl.col("optimizer_offload_fraction")).otherwise(0.0)
+"""Of the parameters that a rank updates those that its host does."""
 
 
 def sent_bytes(bytes_: pl.Expr) -> pl.Expr:

@@ -6,13 +6,16 @@ from operator import add
 import polars as pl
 
 from moesweep.shapes.layer_kinds import number_of_moe_layers
-from moesweep.shapes.precision import fp8, keeps_remainders, weight_copy_bytes
+from moesweep.shapes.precision import fp8, keeps_remainders, offloaded_share, weight_copy_bytes
 from moesweep.shapes.sizes import ELEMENT_BYTES, gradient_bytes, mla, moment_bytes
 
 MASTER_BYTES, REMAINDER_BYTES = 4, 2
 """Of a parameter that a rank updates: its fp32 master weight, or the bits of it that a bf16 weight lacks."""
 
 FP32_BYTES = 4
+
+HOST_BYTES = 16
+"""What the host keeps of a parameter that it updates: weight, both moments and gradient, all of fp32."""
 
 MEMORY = ("weights", "gradients", "optimizer", "activations", "workspace")
 """The parts of a rank's memory: cost columns `<part>_bytes`, which add up to its peak."""
@@ -23,7 +26,7 @@ MEMORY_PARTS = tuple(f"{part}_bytes" for part in MEMORY)
 def state_bytes(parameters: pl.Expr, owned: pl.Expr, quantised: pl.Expr) -> dict[str, pl.Expr]:
     """Return `weights_bytes gradients_bytes optimizer_bytes` of the parameters that a rank holds and updates.
 
-    `quantised` of them are multiplied in fp8.
+    `quantised` of them are multiplied in fp8. What its host updates is none of those `owned` here.
 
     2P, 4P and 12 of those owned; gradients of 16 bits are 2P, and the step makes an fp32 copy of the owned
     ones (Megatron-LM, docs of the distributed optimizer: 18 bytes a parameter in all, with fp16 20). A
@@ -50,6 +53,18 @@ def least_state_bytes() -> pl.Expr:
     3hf), experts 2hf(E/ep)/etp; no norms, router, embedding or head. Some stage has at least the mean, so the
     cost stage never finds a lower peak (Megatron-Core: ParamAndGradBuffer, DistributedOptimizer).
     """
+    held, owned = _mean_parameters()
+    kept = owned * (1 - offloaded_share)
+    return reduce(add, state_bytes(held, kept, pl.when(fp8).then(held).otherwise(0.0)).values())
+
+
+def least_host_bytes() -> pl.Expr:
+    """Return what the host of the mean stage's rank keeps, counted as `least_state_bytes` does."""
+    return HOST_BYTES * offloaded_share * _mean_parameters()[1]
+
+
+def _mean_parameters() -> tuple[pl.Expr, pl.Expr]:
+    """Return what a rank of the mean stage holds of its layers' matrices, and what it updates of them."""
     c = pl.col
     hidden, width = c("hidden_size").cast(pl.Float64), c("moe_ffn_hidden_size")
     matrices = pl.when(c("gated_mlp")).then(3).otherwise(2)
@@ -65,6 +80,4 @@ def least_state_bytes() -> pl.Expr:
     replicas = [
         pl.when(c("distributed_optimizer")).then(size).otherwise(1) for size in (c("dp") * c("cp"), c("edp"))
     ]
-    owned = of_all / replicas[0] + of_experts / replicas[1]
-    held = of_all + of_experts
-    return reduce(add, state_bytes(held, owned, pl.when(fp8).then(held).otherwise(0.0)).values())
+    return of_all + of_experts, of_all / replicas[0] + of_experts / replicas[1]

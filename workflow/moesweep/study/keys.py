@@ -311,6 +311,10 @@ COLUMNS: tuple[Derived, ...] = (
         "Format of the first moment.", "fp32"),
     Key("exp_avg_sq_dtype", one_of("fp32", "bf16", unmodelled=("fp16", "fp8")),
         "Format of the second moment.", "fp32"),
+    Key("optimizer_cpu_offload", TRUTH,
+        "Optimizer states live in the host's memory, and the host updates their parameters.", False),
+    Key("optimizer_offload_fraction", {"type": "number", "minimum": 0, "maximum": 1},
+        "Share of the parameters that a rank updates which its host does, with optimizer_cpu_offload.", 1.0),
     Key("fp8", one_of("none", "e4m3", "hybrid"),
         "What linears of layers multiply in 8 bits: inputs, weights and gradients as e4m3, or gradients as "
         "e5m2 (hybrid); none: 16 bits.", "none"),

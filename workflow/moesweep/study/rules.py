@@ -11,6 +11,7 @@ from moesweep.study.graph_rules import GRAPH_RULES
 from moesweep.study.group_rules import GROUP_RULES
 from moesweep.study.interleaving_rules import GROUPED, INTERLEAVING_RULES
 from moesweep.study.kernel_rules import KERNEL_RULES
+from moesweep.study.offload_rules import OFFLOAD_RULES
 from moesweep.study.overlap_rules import OVERLAP_RULES
 from moesweep.study.pipeline_layouts import layout_faults
 from moesweep.study.recomputation import (
@@ -296,6 +297,7 @@ RULES = (
         ~_aware & ((_c("exp_avg_dtype") != "fp32") | (_c("exp_avg_sq_dtype") != "fp32")),
         "exp_avg_dtype {exp_avg_dtype} and exp_avg_sq_dtype {exp_avg_sq_dtype} are those of a precision-"
         "aware optimizer", nearest_is("true")),
+    *OFFLOAD_RULES,
     *FP8_RULES,
     *OVERLAP_RULES,
     error("countable", "seq_length", _flops >= COUNTABLE_FLOPS,

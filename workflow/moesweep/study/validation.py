@@ -15,7 +15,7 @@ import polars as pl
 from moesweep.edge.problems import BadInput, Problem, and_more, collect
 from moesweep.edge.schema import load_schema
 from moesweep.shapes.parallelism import GPUS_PER_NODE
-from moesweep.shapes.states import least_state_bytes
+from moesweep.shapes.states import least_host_bytes, least_state_bytes
 from moesweep.study.fp8_rules import with_rates
 from moesweep.study.rule import Rule
 from moesweep.study.rules import RULES
@@ -81,6 +81,8 @@ def findings(
             gpus_per_node=pl.lit(gpus_per_node, pl.Int64),
             usable_gib=pl.lit(max(usable_hbm_bytes / 2**30, 0.1)).round(1),
             least_state_gib=(least_state_bytes() / 2**30).round(1),
+            least_host_gib=(least_host_bytes() / 2**30).round(1),
+            host_gib=(pl.col("host_bytes") / 2**30).round(1),
         )
 
     frame = judged(workloads)

@@ -3,7 +3,13 @@
 import polars as pl
 
 from moesweep.shapes import sizes as s
-from moesweep.shapes.precision import gathered_saving, keeps_remainders, weight_quantised_bytes
+from moesweep.shapes.precision import (
+    gathered_saving,
+    keeps_remainders,
+    offloaded_share,
+    offloads,
+    weight_quantised_bytes,
+)
 from moesweep.shapes.weights import (
     TABLE,
     partial_parameters,
@@ -18,6 +24,11 @@ from moesweep.trace.vocabulary import Op, all_gather, all_reduce, reduce_scatter
 # that is aware of precision has the weight's other half instead of a master, so it reads the weight as well.
 ADAM_GRADIENT, ADAM_WEIGHT, ADAM_MASTER = 4, 2, 8
 ADAM_AWARE_WEIGHT, ADAM_REMAINDER = 4, 4
+# Beside a host that updates a part, weights of 16 bits are made of fp32 ones by a pass of its own (read 4),
+# and gradients of 16 bits made fp32 before (read 2, write 4).
+ADAM_COPY, WIDENED_GRADIENT = 4, 6
+# A parameter that the host updates: its gradient is read, its weight of 16 bits written.
+DOWN, UP = 4, 2
 
 
 def owned_parameters() -> pl.Expr:
@@ -58,24 +69,42 @@ def _gradient_norm(expert: pl.Expr) -> list[Op]:
 def _adam_bytes() -> pl.Expr:
     """Return the bytes of device memory that Adam moves for a parameter: 30, aware of precision 18 to 28.
 
-    Moments of 16 bits beside whole master weights, which fp8 asks for: 22 to 30.
+    Moments of 16 bits beside whole master weights, which fp8 asks for: 22 to 30. Beside the host 34 or 40.
     """
     plain = pl.lit(ADAM_GRADIENT + ADAM_WEIGHT + ADAM_MASTER)
     aware = s.gradient_bytes + ADAM_AWARE_WEIGHT + ADAM_REMAINDER
-    return pl.when(keeps_remainders).then(aware).otherwise(plain) + 2 * s.moment_bytes
+    beside_host = plain + ADAM_COPY + _widened_bytes()
+    own = pl.when(keeps_remainders).then(aware).when(offloads).then(beside_host).otherwise(plain)
+    return own + 2 * s.moment_bytes
+
+
+def _widened_bytes() -> pl.Expr:
+    return pl.when(s.gradient_bytes < ADAM_GRADIENT).then(WIDENED_GRADIENT).otherwise(0)
+
+
+def _host_adam(offloaded: pl.Expr) -> Op:
+    """Return what the host does: gradients come down in fp32, weights go up in 16 bits.
+
+    The shape: m parameters that it updates. Its bytes are those of device memory (Megatron
+    `hybrid_optimizer.py`).
+    """
+    moved = (DOWN + UP + _widened_bytes()) * offloaded
+    return Op("host_adam", "optimizer", m=offloaded, hbm_bytes=moved).only(offloaded > 0)
 
 
 def optimizer_ops() -> list[Op]:
     """Return what follows the last micro-batch, in Megatron's order (`finalize_model_grads`, then `step`).
 
-    The shape of `adam`: m parameters that the rank holds, n of which it updates, k that it multiplies in fp8.
-    These are quantised once an iteration, by the first micro-batch (Transformer Engine,
-    `is_first_microbatch`): counted here, where what happens once stands.
+    The shape of `adam`: m parameters that the rank holds, n of which it updates, but for its host's part, k
+    that it multiplies in fp8. These are quantised once an iteration, by the first micro-batch (Transformer
+    Engine, `is_first_microbatch`): counted here, where what happens once stands.
     """
     dense, expert = stage_parameters()
     quantised_dense, quantised_expert = quantised_parameters()
     quantised = quantised_dense + quantised_expert
-    owned = owned_parameters()
+    of_rank = owned_parameters()
+    offloaded = (of_rank * offloaded_share).floor().cast(pl.Int64)
+    owned = of_rank - offloaded
     moved = _adam_bytes() * owned + weight_quantised_bytes * quantised
     ops = [
         *_gradient_reductions("grad_reduce_dense", "dp", dense),
@@ -92,6 +121,7 @@ def optimizer_ops() -> list[Op]:
         ),
         *_gradient_norm(expert),
         Op("adam", "optimizer", m=dense + expert, n=owned, k=quantised, hbm_bytes=moved),
+        _host_adam(offloaded),
         _parameter_gather("param_gather_dense", "dp", dense, quantised_dense),
         _parameter_gather("param_gather_expert", "edp", expert, quantised_expert),
     ]

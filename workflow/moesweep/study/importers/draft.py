@@ -8,6 +8,9 @@ from typing import Any
 from moesweep.edge.problems import Problem, shown
 from moesweep.study.keys import KEYS
 
+DEFAULT = "Megatron's default"
+"""How the source of a value begins that no file says."""
+
 MAX_LAYERS: int = KEYS["num_layers"].form["maximum"]
 
 

@@ -11,17 +11,15 @@ from typing import Any, NoReturn
 from moesweep.shapes.placement import LAYOUT, layout_parts
 from moesweep.shapes.schedule import GROUP
 from moesweep.study.importers.dispatchers import read_balancing, read_capacity, read_dispatcher
-from moesweep.study.importers.draft import MAX_LAYERS, Draft, Told, whole
+from moesweep.study.importers.draft import DEFAULT, MAX_LAYERS, Draft, Told, whole
 from moesweep.study.importers.eight_bits import read_fp8
 from moesweep.study.importers.graphs import read_graphs
+from moesweep.study.importers.offloading import read_offload
 from moesweep.study.keys import KEYS
 from moesweep.study.names import MEGATRON, UNMODELLED
 
 TOKENIZERS = {"GPT2BPETokenizer": 50257, "Llama2Tokenizer": 32000}
 """Vocabularies that a tokenizer's name tells."""
-
-DEFAULT = "Megatron's default"
-"""How the source of a value begins that no file says."""
 
 _LATENT = {
     "kv_lora_rank": ("kv_lora_rank", 512),
@@ -55,6 +53,7 @@ def read_options(draft: Draft, told: Told, switches: bool) -> None:
     _beside(draft, told)
     read_graphs(draft, told)
     read_fp8(draft, told)
+    read_offload(draft, told, switches)
     _training(draft, told)
     for name in list(told.left()):
         key = MEGATRON.get(name, name)

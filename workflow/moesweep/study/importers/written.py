@@ -10,8 +10,7 @@ import yaml
 from moesweep.edge.problems import Problem, one_line, shown
 from moesweep.edge.schema import check, first_key, load_schema
 from moesweep.store.tablefile import whole
-from moesweep.study.importers.draft import Draft
-from moesweep.study.importers.flags import DEFAULT
+from moesweep.study.importers.draft import DEFAULT, Draft
 from moesweep.study.keys import KEYS
 
 Sourced = dict[str, tuple[Any, str]]
