@@ -45,7 +45,7 @@ quick: $(READY)
 	@$(RUN) pytest -n 2 --dist loadfile -m "not slow and not long" $(QUICK:%=tests/test_%.py) $(ARGS)
 
 test: $(READY)
-	@$(RUN) pytest -n 2 --dist loadfile $(ARGS)
+	@$(RUN) pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 check: $(READY)
 	@$(RUN) ruff check
