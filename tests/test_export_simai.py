@@ -312,6 +312,7 @@ def test_every_stage_can_be_written(tmp_path: Path, root: Path, monkeypatch: pyt
 
 def test_simai_has_one_size_for_all_messages_between_stages(root: Path) -> None:
     layout = {"pipeline_model_parallel_layout": "Et|tm|L", "pp": 3, "num_layers": 2, "mtp_num_layers": 1}
+    layout["microbatch_group_size_per_vp_stage"] = layout["pp"]
     (problem,) = simai_megatron.inexpressible(workload(root, **layout))
     assert "messages between stages are all of one size" in problem.line()
     layout["pipeline_model_parallel_layout"] = "Et|t|mL"
