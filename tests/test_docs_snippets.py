@@ -81,6 +81,7 @@ READ = {
     "docs/costs.md": [
         "t = max",
         "t = latency",
+        "6 bytes / (host_link",
         "T = m",
         "attention forward",
         "waited for",
