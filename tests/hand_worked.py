@@ -77,6 +77,8 @@ GPT_13B_MOE: dict[str, Any] = {
     "optimizer_offload_fraction": 1.0,
     "exp_avg_dtype": "fp32",
     "exp_avg_sq_dtype": "fp32",
+    "use_megatron_fsdp": False,
+    "data_parallel_sharding_strategy": "optim_grads_params",
     "fp8": "none",
     "fp8_recipe": "delayed",
     "fp8_param_gather": False,

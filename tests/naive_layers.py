@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from naive_context import SharedSequences
 from naive_model import Layer, is_repeated, window
+from naive_sharding import Sharded
 from naive_sizes import (
     activation_bytes,
     context_size,
@@ -238,7 +239,7 @@ class Feeding(Attention):
         self.norm_backward("mlp_norm", own_tokens(self.w), self.w["hidden_size"], residual=True)
 
 
-class Layers(Feeding):
+class Layers(Feeding, Sharded):
     """Whole layers of every kind."""
 
     def head_forward(self, prefix: str) -> None:
@@ -297,6 +298,7 @@ class Layers(Feeding):
     def layer_forward(self, layer: Layer) -> None:
         """Attention, then the MLP; of multi-token prediction with a lookup before and a head behind."""
         self.layer = layer.number
+        self.gather(layer)
         if layer.predicts:
             self.look_up("mtp_embedding")
         self.inner_forward(layer)
@@ -309,6 +311,7 @@ class Layers(Feeding):
     def layer_backward(self, layer: Layer) -> None:
         """Of multi-token prediction: head, the layer's forward once more where it is asked for, gradients."""
         self.layer = layer.number
+        self.gather(layer)
         if self.stage == self.w["pp"] - 1:
             self.head_backward("mtp_")
         self.norm_backward("mtp_final_norm", own_tokens(self.w), self.w["hidden_size"])
@@ -333,4 +336,5 @@ class Layers(Feeding):
         if layer.predicts:
             self.prediction_backward()
             self.look_up_backward("mtp_embedding")
+        self.reduce(layer)
         self.layer = -1

@@ -21,6 +21,7 @@ from naive_model import (
     stage_chunks,
     stage_layers,
 )
+from naive_sharding import sharded, whole_beside_shards
 from naive_sizes import (
     Workload,
     context_size,
@@ -355,9 +356,12 @@ class Stage:
         quantised = sum(quantised_sizes(w, self.stage))
         copied = 4 if gradient_bytes(w) == 2 and not aware else 0
         moments = sum({"fp32": 4, "bf16": 2}[w[f"{name}_dtype"]] for name in ("exp_avg", "exp_avg_sq"))
+        parameters, gradients = whole_beside_shards(w, self.stage)
+        parameters += owned if sharded(w, "params") else held
+        gradients += owned if sharded(w, "grads") else held
         return (
-            2 * held + (weights_in_fp8(w, quantised) if quantised else 0),
-            gradient_bytes(w) * held + copied * owned,
+            2 * parameters + (weights_in_fp8(w, quantised) if quantised else 0),
+            gradient_bytes(w) * gradients + copied * owned,
             ((2 if aware else 4) + moments) * owned,
         )
 

@@ -19,6 +19,7 @@ from naive_fp8 import (
 from naive_layout import coordinates, naive_groups
 from naive_model import buffer_sizes, layers, predicting_stage, repeated_layers, stage_layers, summed_over_tp
 from naive_rows import Row
+from naive_sharding import gathered_later, sharded, shared_out
 from naive_sizes import (
     Workload,
     activation_bytes,
@@ -281,13 +282,19 @@ class Program(Dispatchers):
                 self.layer_backward(layer)
         if last:
             self.norm_backward("final_norm", own_tokens(self.w), self.w["hidden_size"])
+            self.reduce_head()
         for together in reversed(repeated_layers(self.w, self.stage)):
+            for layer in together:
+                self.layer = layer.number
+                self.gather(layer)
+                self.layer = -1
             for layer in together:
                 self.repeat(layer)
             for layer in reversed(together):
                 self.layer_gradients(layer)
         if self.stage == 0:
             self.look_up_backward("embedding")
+            self.reduce_embedding()
         self.neighbour("send_backward", "send", before)
 
     def optimizer(self) -> None:
@@ -297,16 +304,16 @@ class Program(Dispatchers):
         dense, expert = buffer_sizes(w, self.stage)
         buffers = [("dense", "dp", dense), ("expert", "edp", expert)] if expert else [("dense", "dp", dense)]
         shared = w["distributed_optimizer"]
-        for name, kind, size in buffers:
+        for name, kind, size in [] if sharded(w, "grads") else buffers:
             # DeepSpeed's ZeRO stage 1 shards the state alone.
             scattering = shared and w["framework"] != "megatron-deepspeed"
             how = "reduce_scatter" if scattering else "all_reduce"
             self.collect(f"grad_reduce_{name}", how, kind, gradient_bytes(w) * size)
         if partial := summed_over_tp(w, self.stage, scattered(w)):
             # One buffer for all tensors.
-            self.collect("norm_grad_reduce", "all_reduce", "tp", gradient_bytes(w) * partial)
+            self.collect("norm_grad_reduce", "all_reduce", "tp", gradient_bytes(w) * shared_out(w, partial))
         if self.shares_table():
-            size = gradient_bytes(w) * table(w).size()
+            size = gradient_bytes(w) * shared_out(w, table(w).size())
             self.collect("embedding_grad_reduce", "all_reduce", "embedding", size)
         routed = len([layer for layer in stage_layers(w, self.stage) if layer.routed])
         if w["moe_router_enable_expert_bias"] and routed:
@@ -328,8 +335,10 @@ class Program(Dispatchers):
             # A gradient is read in fp32, made so before where it is not, and a weight of 16 bits is written.
             self.add("host_adam", "optimizer", m=away, hbm_bytes=(6 + self.widened()) * away)
         if shared:
-            for (name, kind, size), short in zip(buffers, gathered_sizes(w, self.stage), strict=False):
-                self.collect(f"param_gather_{name}", "all_gather", kind, 2 * size - short)
+            later, shorter = gathered_later(w, self.stage), gathered_sizes(w, self.stage)
+            for (name, kind, _), size, short in zip(buffers, later, shorter, strict=False):
+                if size:
+                    self.collect(f"param_gather_{name}", "all_gather", kind, 2 * size - short)
 
     def updated(self) -> int:
         """Bytes that Adam moves for one parameter."""

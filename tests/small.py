@@ -49,6 +49,7 @@ BASE: dict[str, Any] = {
     "routing": "balanced",
 }
 DENSE = {"num_experts": 0, "moe_router_topk": 0, "ep": 1}
+FSDP: dict[str, Any] = {"use_megatron_fsdp": True}
 MLA: dict[str, Any] = {
     "attention": "mla",
     "kv_lora_rank": 32,
@@ -380,6 +381,21 @@ MODELS: dict[str, dict[str, Any]] = {
         **{"moe_router_load_balancing_type": "aux_loss", "moe_router_fusion": True},
         **{"moe_router_enable_expert_bias": True, "mtp_num_layers": 1},
     },
+    "sharded, mtp": FSDP
+    | {"num_shared_experts": 1, "mtp_num_layers": 1, "pp": 1, "ep": 4, "recompute": "full"},
+    "sharded over cp, interleaved, latent attention": MLA
+    | FSDP
+    | {"cp": 2, "flash_attention": True, "virtual_pipeline": 2, "q_lora_rank": 48, "first_k_dense": 1}
+    | {"grad_reduce_in_fp32": True},
+    "gradients sharded, untied": FSDP
+    | {
+        **{"data_parallel_sharding_strategy": "optim_grads", "tied_embeddings": False},
+        **{"grad_reduce_in_fp32": False, "overlap_grad_reduce": True, "overlap_param_gather": True},
+    },
+    "states sharded by Megatron-FSDP": FSDP
+    | {"data_parallel_sharding_strategy": "optim", "qk_layernorm": True},
+    "dense, sharded, norms": DENSE | FSDP | {"qk_layernorm": True, "recompute": "selective", "pp": 1},
+    "sharded, no ep, four stages": FSDP | {"ep": 1, "pp": 4, "world_size": 32, "dtype": "fp16"},
     "balanced by sequence": {
         **{"moe_router_load_balancing_type": "seq_aux_loss", "micro_batch_size": 2, "recompute": "full"},
     },

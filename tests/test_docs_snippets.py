@@ -85,6 +85,7 @@ READ = {
         "T = m",
         "attention forward",
         "waited for",
+        "seconds = b + s",
         "attention, norms",
     ],
     "docs/models.md": ["description:"],

@@ -60,6 +60,7 @@ AXES: dict[str, tuple[list[Any], list[str]]] = {
     "optimizer_cpu_offload": ([False, True], ["", "-optimizercpuoffload"]),
     "optimizer_offload_fraction": ([1.0, 0.5], ["", "-optimizer_offload_fraction0.5"]),
     "fp8": (["none", "hybrid", "e4m3"], ["", "-fp8hybrid", "-fp8e4m3"]),
+    "use_megatron_fsdp": ([False, True], ["", "-usemegatronfsdp"]),
     "framework": (["megatron-core", "megatron-lm"], ["", "-framework~9944cb96"]),
     "blocking_launches": ([False, True], ["", "-blockinglaunches"]),
     "gated_mlp": ([True, False], ["-gatedmlp", ""]),

@@ -593,6 +593,60 @@ def test_fp8_of_a_recipe(precision: Any, found: tuple[Any, ...], unread: set[str
     assert {name for name in draft.unread if "fp8" in name or "bf16" in name} == unread
 
 
+SHARDING = ("use_megatron_fsdp", "data_parallel_sharding_strategy")
+
+
+@pytest.mark.parametrize(
+    ("said", "found", "unread"),
+    [
+        # The command line shards all, unless told.
+        ("--use-megatron-fsdp", (True, None), set()),
+        ("--use-custom-fsdp --num-distributed-optimizer-instances 1", (True, None), set()),
+        (
+            "--use-megatron-fsdp --data-parallel-sharding-strategy optim_grads --fsdp-double-buffer",
+            (True, "optim_grads"),
+            set(),
+        ),
+        ("--data-parallel-sharding-strategy optim_grads", (None, None), set()),
+        ("--use-megatron-fsdp --data-parallel-sharding-strategy no_shard", (None, None), {*SHARDING}),
+        (
+            "--use-megatron-fsdp --num-distributed-optimizer-instances 2",
+            (None, None),
+            {SHARDING[0], "num_distributed_optimizer_instances"},
+        ),
+        ("--use-torch-fsdp2", (None, None), {"use_torch_fsdp2"}),
+    ],
+)
+def test_sharding_of_a_script(tmp_path: Path, said: str, found: tuple[Any, ...], unread: set[str]) -> None:
+    script = MIXTRAL_SCRIPT.replace("--bf16", f"--bf16 {said}")
+    (tmp_path / "launch.sh").write_text(script, encoding="utf-8")
+    draft = read_file(tmp_path / "launch.sh")
+    assert tuple(draft.row.get(name, (None,))[0] for name in SHARDING) == found
+    about = ("fsdp", "shard", "optimizer_instances")
+    assert {name for name in draft.unread if any(word in name for word in about)} == unread
+
+
+@pytest.mark.parametrize(
+    ("ddp", "found", "unread"),
+    [
+        ({"use_megatron_fsdp": False, "data_parallel_sharding_strategy": "no_shard"}, (None, None), set()),
+        (
+            {"use_megatron_fsdp": True, "data_parallel_sharding_strategy": "optim_grads_params"},
+            (True, "optim_grads_params"),
+            set(),
+        ),
+        # A configuration shards nothing, unless told.
+        ({"use_megatron_fsdp": True}, (None, None), {*SHARDING}),
+    ],
+)
+def test_sharding_of_a_recipe(ddp: dict[str, Any], found: tuple[Any, ...], unread: set[str]) -> None:
+    recipe = yaml.safe_load(BRIDGE)
+    recipe["ddp"] = recipe.get("ddp", {}) | ddp
+    draft = read_recipe(recipe, "recipe.yaml")
+    assert tuple(draft.row.get(name, (None,))[0] for name in SHARDING) == found
+    assert {name for name in draft.unread if name in SHARDING} == unread
+
+
 @pytest.mark.parametrize(
     ("said", "recompute", "modules"),
     [

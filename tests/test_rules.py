@@ -62,6 +62,8 @@ DRAWN: dict[str, st.SearchStrategy[Any]] = {
     **dict.fromkeys(("fp8_param_gather", "use_precision_aware_optimizer"), st.booleans()),
     "optimizer_cpu_offload": st.booleans(),
     "optimizer_offload_fraction": st.sampled_from([0.0, 0.5, 1.0]),
+    "use_megatron_fsdp": st.booleans(),
+    "data_parallel_sharding_strategy": st.sampled_from(["optim", "optim_grads", "optim_grads_params"]),
     "softmax_type": st.sampled_from(["vanilla", "learnable"]),
     **dict.fromkeys(("overlap_grad_reduce", "overlap_param_gather", "tp_comm_overlap"), st.booleans()),
     **dict.fromkeys(("overlap_p2p_comm", "moe_shared_expert_overlap"), st.booleans()),

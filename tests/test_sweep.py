@@ -174,6 +174,8 @@ def test_every_key_of_a_sweep_reaches_its_column(root: Path, tmp_path: Path) -> 
         "exp_avg_sq_dtype": "bf16",
         "optimizer_cpu_offload": True,
         "optimizer_offload_fraction": 0.5,
+        "use_megatron_fsdp": True,
+        "data_parallel_sharding_strategy": "optim_grads",
         "fp8": "hybrid",
         "fp8_recipe": "blockwise",
         "fp8_param_gather": True,

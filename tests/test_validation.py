@@ -41,6 +41,7 @@ SOUND: dict[str, Any] = {
     **{"optimizer_cpu_offload": False, "optimizer_offload_fraction": 1.0},
     **{"use_precision_aware_optimizer": False, "exp_avg_dtype": "fp32", "exp_avg_sq_dtype": "fp32"},
     **{"fp8": "none", "fp8_recipe": "delayed", "fp8_param_gather": False},
+    **{"use_megatron_fsdp": False, "data_parallel_sharding_strategy": "optim_grads_params"},
     **{"overlap_grad_reduce": False, "overlap_param_gather": False},
     **{"tp_comm_overlap": False, "moe_shared_expert_overlap": False},
     **{"overlap_moe_expert_parallel_comm": False, "delay_wgrad_compute": False},
@@ -67,6 +68,8 @@ FLEX = {"moe_token_dispatcher_type": "flex"}
 SHARED: dict[str, Any] = {"cp": 2, "flash_attention": True}
 ALONE = {"world_size": 1, "tp": 1, "pp": 1, "ep": 1, "etp": 1, "global_batch_size": 1}
 BESIDE = {"overlap_grad_reduce": True, "overlap_param_gather": True}
+FSDP: dict[str, Any] = {"use_megatron_fsdp": True}
+STRATEGY = "data_parallel_sharding_strategy"
 FP8: dict[str, Any] = {"fp8": "hybrid"}
 GATHERED: dict[str, Any] = {"fp8_param_gather": True}
 AWARE = {"use_precision_aware_optimizer": True}
@@ -346,6 +349,16 @@ BROKEN: list[tuple[str, dict[str, Any], str, str]] = [
     ("delayed_of_modules", FP8 | _repeating("core_attn+layernorm"), "delayed", "nearest: tensorwise"),
     ("fp8_of_fp16", FP8 | {"dtype": "fp16"}, "fp16", "nearest: bf16"),
     ("framework_of_fp8", FP8 | {"framework": "megatron-lm"}, "megatron-lm", "nearest: megatron-core"),
+    ("strategy_of_fsdp", {STRATEGY: "optim"}, "optim", "nearest: optim_grads_params"),
+    ("fsdp_alone", FSDP | ALONE, "true", "nearest: false"),
+    ("fsdp_needs_shards", FSDP | {"distributed_optimizer": False}, "false", "nearest: true"),
+    ("framework_of_fsdp", FSDP | {"framework": "megatron-lm"}, "megatron-lm", "nearest: megatron-core"),
+    ("fsdp_of_precision", FSDP | AWARE | {STRATEGY: "optim"}, "true", "nearest: false"),
+    ("fsdp_of_fp8", FSDP | FP8, "hybrid", "nearest: none"),
+    ("fsdp_of_graphs", FSDP | {"cuda_graph_impl": "local"}, "local", "nearest: none"),
+    ("fsdp_of_pairs", FSDP | PAIRS, "true", "nearest: false"),
+    ("fsdp_of_prediction", FSDP | {"mtp_num_layers": 1}, "1", "nearest: 0"),
+    ("fsdp_of_layers_together", FSDP | FULL | {"recompute_num_layers": 2}, "2", "nearest: 1"),
     ("placement_needs_stages", {"pp": 1, FIRST: 3}, "1", "leave them out"),
     ("placed_twice", {FIRST: 3, LOSS: True, "num_layers": 7}, "none", "leave all but one out"),
     # 8 layers less 3 are 5 for 3 stages

@@ -21,11 +21,14 @@ from moesweep.shapes.communication import COMM_KINDS
 from moesweep.shapes.expressions import total
 from moesweep.shapes.schedule import in_pairs, warmup_steps
 
+HIDDEN = ("cp_hidden", "ep_hidden", "dp_hidden", "edp_hidden")
+"""Columns of a pass and a stage: what of a micro-batch's communication is hidden, by kind."""
+
 
 def seconds_of_a_stage() -> dict[str, pl.Expr]:
     """Return what a micro-batch takes and what follows the last one, over the passes of a stage.
 
-    `seconds exposed cp_hidden ep_hidden <kind>_comm` of a micro-batch; `tail_exposed tail_<kind>_comm
+    `seconds exposed <kind>_hidden <kind>_comm` of a micro-batch; `tail_exposed tail_<kind>_comm
     tail_compute` once an iteration (communication, optimizer step); OF_BUCKETS and LAYER_SECONDS.
     """
     weighted = pl.col("repeats")
@@ -34,7 +37,7 @@ def seconds_of_a_stage() -> dict[str, pl.Expr]:
     return {
         **{
             part: (pl.col(part) * weighted * repeated).sum()
-            for part in ("seconds", "exposed", "cp_hidden", "ep_hidden", *COMM)
+            for part in ("seconds", "exposed", *HIDDEN, *COMM)
         },
         **{f"tail_{part}": (pl.col(part) * ~repeated).sum() for part in tail},
         **{name: pl.col(name).sum() for name in OF_BUCKETS},
@@ -100,8 +103,7 @@ def seconds_of_the_slowest() -> dict[str, pl.Expr]:
     slowest = pl.col("own_seconds").arg_max()
     there = (
         "own_exposed",
-        "cp_hidden",
-        "ep_hidden",
+        *HIDDEN,
         "pp_hidden",
         "paired",
         "alone",
@@ -147,6 +149,7 @@ def seconds_of_an_iteration() -> dict[str, pl.Expr]:
         **hidden,
         **{
             f"{kind}_hidden_seconds": total(f"stage_{op}_hidden" for op in ops)
+            + m * pl.col(f"stage_{kind}_hidden")
             for kind, ops in BUCKETS_OF.items()
         },
         "exposed_comm_seconds": m * pl.col("stage_own_exposed") + unpaired + pl.col("stage_own_tail_exposed"),

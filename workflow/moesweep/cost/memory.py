@@ -7,6 +7,7 @@ of the feed-forward layer, grouped queries and experts written out.
 import polars as pl
 
 from moesweep.cost.fold import KEY
+from moesweep.cost.sharding import whole_beside_shards
 from moesweep.cost.workspace import LOGIT_BYTES, workspace_bytes
 from moesweep.shapes import sizes as s
 from moesweep.shapes.expressions import Part, exact, in_place
@@ -328,12 +329,14 @@ def contents_of_a_stage() -> dict[str, pl.Expr]:
     }
 
 
-def bytes_of_a_stage(part: Part = in_place) -> dict[str, pl.Expr]:
+def bytes_of_a_stage(part: Part = in_place, sharding: bool = True) -> dict[str, pl.Expr]:
     """Return the parts of a rank's memory, over the contents of its stage and its workload.
 
-    `part` is asked of what depends on the workload alone.
+    `part` is asked of what depends on the workload alone; `sharding` says whether gradients of any workload
+    are sharded (`whole_beside_shards`).
     """
     states = state_bytes(pl.col("parameters"), pl.col("owned"), pl.col("quantised"))
+    states |= whole_beside_shards(states) if sharding else {}
     own = {name: of_states.cast(pl.Float64) for name, of_states in states.items()}
     return own | _of_passes(_even_rows, _even_rows, part)
 

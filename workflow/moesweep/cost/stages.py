@@ -14,6 +14,7 @@ import polars as pl
 from moesweep.cost.buckets import bucketed_ops
 from moesweep.cost.launches import launches_of_a_pass
 from moesweep.cost.pairs import ops_of_turns, turns_of_a_pass
+from moesweep.cost.sharding import SHARDED, beside_passes, sharded_ops
 from moesweep.cost.timing import constant
 from moesweep.cost.words import ROWS, Truth, Words, among, ends, expression, missing, negated, starts
 from moesweep.shapes import sizes as s
@@ -27,6 +28,7 @@ from moesweep.shapes.communication import (
     share_beside_ring,
 )
 from moesweep.shapes.expressions import total
+from moesweep.shapes.sharding import shards_gradients
 
 PASS_KEY = ("workload", "stage", "phase", "layer_kind")
 """What tells passes apart."""
@@ -111,7 +113,8 @@ def parts_of_a_pass() -> dict[str, pl.Expr]:
     `compute`, `<kind>_comm`, `arrivals` of messages, `hidden` communication, of it that of rings
     (`ring_hidden`), what `tp_comm_overlap` and `moe_shared_expert_overlap` hide besides (`linears_hidden`,
     `exchanges_hidden`), `peers` in all collectives, `dispatches` of tokens to experts, `repeats` layers,
-    OF_TURNS and OF_BUCKETS. Rows outside the layers are a pass of their own (layer_kind null, repeats 1).
+    OF_TURNS, OF_BUCKETS and SHARDED. Rows outside the layers are a pass of their own (layer_kind null,
+    repeats 1).
     """
     return {
         "repeats": pl.col("repeats").first(),
@@ -127,11 +130,22 @@ def parts_of_a_pass() -> dict[str, pl.Expr]:
         "recomputes": expression(repeats_forward(ROWS)).any(),
         **ops_of_turns(),
         **bucketed_ops(),
+        **sharded_ops(),
     }
 
 
 def seconds_of_a_pass() -> dict[str, pl.Expr]:
-    """Return `comm`, `exposed`, `cp_hidden`, `ep_hidden`, `seconds` and OF_A_PAIR of a pass, over its parts.
+    """Return what `busy_seconds` says, and of sharded parameters and gradients what `beside_passes` adds."""
+    sharded = total(SHARDED)
+    comm = total(COMM)
+    busy = busy_seconds(pl.when(shards_gradients).then(comm - sharded).otherwise(comm))
+    return {"comm": comm, **busy, **beside_passes(busy)}
+
+
+def busy_seconds(comm: pl.Expr) -> dict[str, pl.Expr]:
+    """Return `exposed`, `cp_hidden`, `ep_hidden`, `seconds` and OF_A_PAIR of a pass, over its parts.
+
+    `comm` is its communication without what sharded parameters and gradients take.
 
     kernels = compute + comm - tp_overlap · hidden + dispatch_wait_seconds · dispatches, and with
     `tp_comm_overlap` less userbuffers_overlap · linears_hidden, with `moe_shared_expert_overlap` less
@@ -140,7 +154,6 @@ def seconds_of_a_pass() -> dict[str, pl.Expr]:
     for the slowest host. seconds = max(kernels, host), or their sum with blocking launches. Time beyond the
     exposed communication counts as compute.
     """
-    comm = total(COMM)
     in_parts = pl.when(pl.col("tp_comm_overlap")).then(constant("userbuffers_overlap")).otherwise(0.0)
     exposed = comm - constant("tp_overlap") * pl.col("hidden") - in_parts * pl.col("linears_hidden")
     shared = pl.when(pl.col("moe_shared_expert_overlap")).then(constant("ep_overlap")).otherwise(0.0)
@@ -157,7 +170,7 @@ def seconds_of_a_pass() -> dict[str, pl.Expr]:
     )
     ring = constant("tp_overlap") * pl.col("ring_hidden")
     hidden = {"exposed": exposed, "cp_hidden": ring, "ep_hidden": exchanges}
-    return {"comm": comm, **hidden, "seconds": seconds, **turns_of_a_pass(host)}
+    return {**hidden, "seconds": seconds, **turns_of_a_pass(host)}
 
 
 def passes(costed: pl.DataFrame, workloads: pl.DataFrame) -> pl.DataFrame:

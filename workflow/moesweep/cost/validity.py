@@ -9,6 +9,7 @@ import polars as pl
 from moesweep.cost.timing import constant
 from moesweep.shapes import sizes as s
 from moesweep.shapes.precision import fp8, offloads
+from moesweep.shapes.sharding import shards_gradients
 
 MOE = pl.col("kind") == "moe"
 
@@ -37,6 +38,7 @@ def criteria() -> dict[str, pl.Expr]:
         "the flex dispatcher": other & s.flex,
         "products in fp8": other & fp8,
         "an optimizer on the host": other & offloads,
+        "parameters or gradients sharded": other & shards_gradients,
         "another attention kernel": other & (pl.col("flash_attention") != flash),
         "another gating of MLPs": other & (pl.col("gated_mlp") != gated),
         "communication hidden otherwise than measured": other & pl.any_horizontal(HIDING),

@@ -9,13 +9,15 @@ import polars as pl
 
 from moesweep.cost.collectives import OF_THE_WORLD, PLACE, extent_of, placed
 from moesweep.cost.memory import bytes_of_a_stage
-from moesweep.cost.stages import seconds_of_a_pass
+from moesweep.cost.stages import COMM, busy_seconds
 from moesweep.evaluate.layouts import CLASS_LAYERS, layouts
 from moesweep.evaluate.passes import SUMS, Wide, of_a_layer, roots, sums, wide
-from moesweep.shapes.communication import GROUP_KINDS
+from moesweep.evaluate.sharded import joined_with, reads_of
+from moesweep.shapes.communication import GROUP_KINDS, SHARDS
 from moesweep.shapes.distinct import Array, Coded, Codes, distinct, joined
-from moesweep.shapes.expressions import Part
+from moesweep.shapes.expressions import Part, total
 from moesweep.shapes.placement import ARRIVALS, READS
+from moesweep.shapes.sharding import shards_gradients
 from moesweep.shapes.sizes import BALANCED, Rows, etp
 from moesweep.trace.programs import Section, sections
 
@@ -65,12 +67,33 @@ def scopes(load: str = "even") -> dict[Scope, Section]:
 
 
 @cache
+def apart(load: str = "even") -> tuple[dict[Scope, Section], dict[Scope, Section]]:
+    """Return the `scopes` without SHARDS, and what these are.
+
+    Only what Megatron-FSDP gathers and reduces in a pass depends on who holds the same parameters.
+    """
+    parts: tuple[dict[Scope, Section], dict[Scope, Section]] = ({}, {})
+    for scope, section in scopes(load).items():
+        for own, sharded in zip(parts, (False, True), strict=True):
+            ops = [op for op in section.ops if (op.name in SHARDS) == sharded]
+            if ops:
+                own[scope] = replace(section, ops=ops)
+    return parts
+
+
+@cache
 def declared(scope: Scope, load: str = "even") -> Declared:
     """Return the section of a scope, ready to be evaluated."""
-    section = scopes(load)[scope]
-    passed = roots(*seconds_of_a_pass().values()) - {*SUMS, "phase", "layer_kind"}
+    section = apart(load)[0][scope]
+    passed = roots(*busy_seconds(total(COMM)).values()) - {*SUMS, "phase", "layer_kind"}
     ops = wide(section)
     return Declared(section, ops, frozenset().union(passed, *(op.reads for op in ops)) - {"stage"})
+
+
+@cache
+def shards(scope: Scope) -> list[Wide]:
+    """Return what Megatron-FSDP gathers and reduces in a pass, ready to be evaluated."""
+    return wide(apart()[1][scope]) if scope in apart()[1] else []
 
 
 @dataclass(frozen=True)
@@ -105,6 +128,8 @@ class Batch:
         self.layout, self.layouts = placed.codes, layouts(workloads[placed.first])
         self.passes_known: dict[Scope, Pass] = {}
         self._places: dict[str, Pass] = {}
+        self._sharding: Batch | None = None
+        self.sharded = np.flatnonzero(workloads.select(shards_gradients).to_series().to_numpy())
 
     @property
     def workloads(self) -> pl.DataFrame:
@@ -126,15 +151,18 @@ class Batch:
         other = object.__new__(type(self))
         other.__dict__ |= self.__dict__
         other.constants = constants
+        other._sharding = None
         other._places = {} if "gpus_per_node" in differ else dict(self._places)
         other.passes_known = {
-            scope: known for scope, known in self.passes_known.items() if not differ & self.reads(scope)
+            scope: known
+            for scope, known in self.passes_known.items()
+            if not differ & (self.reads(scope) | self._reads_of_shards(scope))
         }
         return other
 
     def bytes_of_a_stage(self, part: Part) -> dict[str, pl.Expr]:
         """Return the parts of a rank's memory."""
-        return bytes_of_a_stage(part)
+        return bytes_of_a_stage(part, sharding=self.sharded.size > 0)
 
     def distinct_rows(self, reads: Iterable[str], *also: Codes) -> tuple[pl.DataFrame, Codes, Array]:
         """Return the distinct rows of what is read, the row of each workload, and the first workload of each.
@@ -181,8 +209,24 @@ class Batch:
     def passes(self, scope: Scope) -> Pass:
         """Return what a pass takes on every workload."""
         if scope not in self.passes_known:
-            self.passes_known |= self.evaluated(scope)
+            found = self.evaluated(scope).items()
+            self.passes_known |= {each: self._with_shards(each, known) for each, known in found}
         return self.passes_known[scope]
+
+    def _reads_of_shards(self, scope: Scope) -> frozenset[str]:
+        """Return what a pass depends on besides, where some workloads shard gradients."""
+        ops = shards((scope[0].partition(" ")[0], scope[1])) if self.sharded.size else []
+        return reads_of(ops) if ops else frozenset()
+
+    def _with_shards(self, scope: Scope, known: Pass) -> Pass:
+        """Return a pass with what is gathered and reduced beside it, where workloads shard gradients."""
+        ops = shards((scope[0].partition(" ")[0], scope[1])) if self.sharded.size else []
+        if not ops:
+            return known
+        if self._sharding is None:
+            some = self.sharded
+            self._sharding = Batch(self.workloads[some], self.constants, self.cluster.of[some])
+        return merged(*joined_with(known, ops, self._sharding, self.sharded))
 
     def evaluated(self, scope: Scope) -> dict[Scope, Pass]:
         """Return a pass evaluated on the distinct rows of what it reads, and others that come with it."""

@@ -51,7 +51,8 @@ def fullest(batch: Batch, tail: Tails) -> dict[str, Array]:
     of_ranks = batch.bytes_of_a_stage(parts)
     of_states = {name: each for name, each in of_ranks.items() if roots(each) & set(STATES)}
     passes = _of_passes(batch, parts, {name: of_ranks[name] for name in of_ranks if name not in of_states})
-    reads = sorted(roots(*of_states.values()) - set(STATES))
+    of_classes = sorted(roots(*of_states.values()) & set(batch.class_columns))
+    reads = sorted(roots(*of_states.values()) - {*STATES, *of_classes})
     own = [batch.coded.codes(name) for name in reads]
     whole = distinct(joined([tail.of, passes.found.codes, *own], batch.workloads.height))
     pieces = []
@@ -64,6 +65,7 @@ def fullest(batch: Batch, tail: Tails) -> dict[str, Array]:
         frame = (
             batch.workloads[first]
             .select(reads)[classes.owner]
+            .hstack(batch.layouts.classes[classes.rows].select(of_classes))
             .with_columns(**{name: pl.Series(tail.values[name][held]) for name in STATES})
             .pipe(exact)
             .select(**of_states)

@@ -18,11 +18,11 @@ from moesweep.cost.pairs import OF_A_PAIR, OF_TURNS
 from moesweep.cost.stages import (
     COMM,
     PARTS,
+    busy_seconds,
     counts_as,
     dispatches,
     meets_peers,
     repeats_forward,
-    seconds_of_a_pass,
 )
 from moesweep.cost.words import Words
 from moesweep.shapes.communication import (
@@ -33,7 +33,7 @@ from moesweep.shapes.communication import (
     share_beside_ring,
 )
 from moesweep.shapes.distinct import Array
-from moesweep.shapes.expressions import exact
+from moesweep.shapes.expressions import exact, total
 from moesweep.trace.programs import Section, quantities
 from moesweep.trace.vocabulary import Op
 
@@ -227,11 +227,13 @@ def _of_height(column: pl.Series, height: int) -> Array:
 
 
 def of_a_layer(section: Section, found: Mapping[str, Array], rows: pl.DataFrame) -> dict[str, Array]:
-    """Return OF_A_PASS from the sums of a section, on the rows that they are of."""
+    """Return OF_A_PASS from the sums of a section, on the rows that they are of; nothing of it is sharded."""
     frame = rows.with_columns(
         **{name: pl.Series(values) for name, values in found.items() if name in SUMS},
         phase=pl.lit(section.phase),
         layer_kind=pl.lit(section.layer_kind, dtype=pl.String),
     ).with_columns(pl.col("recomputes") > 0)
-    passed = frame.select(**seconds_of_a_pass(), **{name: pl.col(name) for name in (*COMM, *MODEL_FLOPS)})
-    return {name: passed[name].to_numpy() for name in OF_A_PASS}
+    kept = {name: pl.col(name) for name in (*COMM, *MODEL_FLOPS)}
+    passed = frame.select(**busy_seconds(total(COMM)), **kept)
+    nothing = dict.fromkeys(("dp_hidden", "edp_hidden"), np.zeros(rows.height))
+    return {name: passed[name].to_numpy() for name in OF_A_PASS} | nothing

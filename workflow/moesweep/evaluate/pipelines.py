@@ -7,7 +7,7 @@ import numpy as np
 import polars as pl
 
 from moesweep.cost.buckets import LAYER_SECONDS
-from moesweep.cost.iteration import overlaps_messages, own_seconds
+from moesweep.cost.iteration import HIDDEN, overlaps_messages, own_seconds
 from moesweep.cost.model import MODEL_FLOPS
 from moesweep.cost.pairs import OF_A_PAIR, PHASES, hidden_of_a_pair
 from moesweep.cost.stages import COMM
@@ -19,7 +19,7 @@ from moesweep.shapes.placement import ARRIVALS, ENDS
 from moesweep.shapes.schedule import GROUP, in_pairs
 from moesweep.shapes.steps import makespans
 
-OF_A_STAGE = ("seconds", "exposed", "cp_hidden", "ep_hidden", *COMM, *MODEL_FLOPS)
+OF_A_STAGE = ("seconds", "exposed", *HIDDEN, *COMM, *MODEL_FLOPS)
 """What is summed of the passes of a stage."""
 
 
@@ -61,7 +61,7 @@ def pipelines(batch: Batch) -> Pipelines:
         "stage_seconds": most,
         **{
             f"stage_{part}": stages[part][at]
-            for part in ("own_exposed", "cp_hidden", "ep_hidden", "pp_hidden", "paired", *COMM)
+            for part in ("own_exposed", *HIDDEN, "pp_hidden", "paired", *COMM)
         },
         "stage": lines.classes["stage"].to_numpy()[rows.rows][at],
         **{name: rows.sums(count * stages[name]) for name in MODEL_FLOPS},

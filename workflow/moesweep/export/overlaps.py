@@ -29,8 +29,17 @@ _REFUSED = {
 def inexpressible(format_: str, workload: Mapping[str, Any]) -> list[Problem]:
     """Return a problem for every option of a workload that a format cannot say."""
     id_ = workload["workload"]
-    return [
+    found = [
         Problem(id_, option, format_, shown(True), why.format(format_), "only false", workload=id_)
         for option, (formats, why) in _REFUSED.items()
         if workload[option] and format_ in formats
     ]
+    key, strategy = "data_parallel_sharding_strategy", workload["data_parallel_sharding_strategy"]
+    if workload["use_megatron_fsdp"] and strategy != "optim" and format_ in _ONE_BY_ONE:
+        message = f"parameters and gradients of layers travel before or after their kernels in {format_}"
+        found.append(Problem(id_, key, format_, shown(strategy), message, "only optim", workload=id_))
+    return found
+
+
+_ONE_BY_ONE = ("simai", "chakra", "goal", "perfetto", "unrolled")
+"""Formats whose collectives of data-parallel ranks run beside nothing within a micro-batch."""

@@ -44,6 +44,7 @@ _NOT_EXPRESSED: dict[str, tuple[Any, str]] = {
     "moe_router_load_balancing_type": ("none", "AICB has no losses that balance experts"),
     "moe_pad_expert_input_to_capacity": (False, "AICB pads no experts"),
     "routing": ("balanced", "AICB gives every expert as many tokens"),
+    "use_megatron_fsdp": (False, "AICB gathers and reduces by the distributed optimizer"),
     "distributed_optimizer": (True, "AICB always reduce-scatters gradients and gathers parameters"),
 }
 """Column of a workload to the only value that AICB can express, and why."""

@@ -25,6 +25,7 @@ PARAMETERS: dict[str, tuple[str, ...]] = {
         *("moe_router_dtype", "moe_router_fusion", "moe_permute_fusion"),
         *("cross_entropy_loss_fusion", "cross_entropy_fusion_impl", "cuda_graph_impl", "cuda_graph_scope"),
         *("flash_attention", "distributed_optimizer", "dtype", "fp8", "fp8_recipe", "framework", "routing"),
+        *("use_megatron_fsdp", "data_parallel_sharding_strategy"),
     ),
 }
 

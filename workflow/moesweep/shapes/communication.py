@@ -88,6 +88,16 @@ BESIDE_EXCHANGES = {
 up to the activation beside the way there, the rest beside the way back (Megatron `SharedExpertMLP`)."""
 
 
+LAYER_SHARDS = {
+    "dp": ("layer_gather_dense", "layer_reduce_dense"),
+    "edp": ("layer_gather_expert", "layer_reduce_expert"),
+}
+"""What Megatron-FSDP gathers and reduces of a layer in every micro-batch, by kind of communicator."""
+
+SHARDS = (*LAYER_SHARDS["dp"], *LAYER_SHARDS["edp"], "head_reduce_dense", "embedding_reduce_dense")
+"""All that it gathers and reduces in every micro-batch."""
+
+
 def share_beside_ring(members: Any) -> Any:
     """Return the share of a kernel that messages round a ring of n ranks run beside: n - 1 of n blocks."""
     return (members - 1) / members

@@ -7,6 +7,7 @@ import polars as pl
 
 from moesweep.shapes.layer_kinds import number_of_moe_layers
 from moesweep.shapes.precision import fp8, keeps_remainders, offloaded_share, weight_copy_bytes
+from moesweep.shapes.sharding import states_held
 from moesweep.shapes.sizes import ELEMENT_BYTES, gradient_bytes, mla, moment_bytes
 
 MASTER_BYTES, REMAINDER_BYTES = 4, 2
@@ -35,13 +36,15 @@ def state_bytes(parameters: pl.Expr, owned: pl.Expr, quantised: pl.Expr) -> dict
     other than delayed it keeps whole master weights, and needs the copy: 8 to 12 (Megatron
     `use_precision_aware_optimizer_no_fp8_or_ds_fp8`). In fp8 a linear's weight is there twice more, as its
     products read it: 2P + 2 of those quantised, or 2 of these alone where parameters are gathered in fp8.
+    Where Megatron-FSDP shards gradients, or parameters too, it is those owned that are kept of these.
     """
+    weights, gradients = states_held(parameters, owned)
     copies = (gradient_bytes < FP32_BYTES) & ~keeps_remainders
     copied = pl.when(copies).then(FP32_BYTES).otherwise(0)
     master = pl.when(keeps_remainders).then(REMAINDER_BYTES).otherwise(MASTER_BYTES)
     return {
-        "weights_bytes": ELEMENT_BYTES * parameters + weight_copy_bytes * quantised,
-        "gradients_bytes": gradient_bytes * parameters + copied * owned,
+        "weights_bytes": ELEMENT_BYTES * weights + weight_copy_bytes * quantised,
+        "gradients_bytes": gradient_bytes * gradients + copied * owned,
         "optimizer_bytes": (master + moment_bytes) * owned,
     }
 

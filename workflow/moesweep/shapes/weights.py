@@ -178,6 +178,7 @@ def layers_of(kinds: Iterable[str]) -> pl.Expr:
 
 routed_layers = layers_of(kind for kind in KINDS if has_experts(kind))
 """Layers of a stage with experts, those of multi-token prediction among them."""
+layers_of_a_stage = layers_of(KINDS)
 _predicting = layers_of(PREDICTING)
 _predicts = _predicting > 0
 _first, _last = pl.col("is_first"), pl.col("is_last")
@@ -229,6 +230,19 @@ def stage_parameters() -> tuple[pl.Expr, pl.Expr]:
         + pl.when(copy).then(TABLE.held).otherwise(0)
     )
     return _by_buffer(dense, routed_layers * s.local_experts * _held(EXPERT))
+
+
+def held_in_layers() -> tuple[pl.Expr, pl.Expr]:
+    """Return of both `stage_parameters` those in transformer layers: all but what stands around these."""
+    dense = _of_layers(_held, layers_of(KINDS), routed_layers, ZERO)
+    return _by_buffer(dense, routed_layers * s.local_experts * _held(EXPERT))
+
+
+def held_by_a_layer(kind: str) -> tuple[pl.Expr, pl.Expr]:
+    """Return the same of one layer of a kind."""
+    routed = has_experts(kind)
+    dense = _held((*ATTENTION, QUERY_KEY_NORMS, *(ROUTED if routed else DENSE)))
+    return _by_buffer(dense, s.local_experts * _held(EXPERT) if routed else ZERO)
 
 
 def _by_buffer(dense: pl.Expr, experts: pl.Expr) -> tuple[pl.Expr, pl.Expr]:

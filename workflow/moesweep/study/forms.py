@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from moesweep.shapes.sizes import MODULES, SCOPES
+from moesweep.study.words import worded
 
 Schema = Mapping[str, Any]
 
@@ -198,3 +199,10 @@ ROUTING_TEXT: Schema = {
     "pattern": "^(balanced|aux_loss|bias|uncontrolled|(zipf|lognormal|table)\\([^()]+\\))$",
     "x-form": "balanced, aux_loss, bias, uncontrolled, zipf(...), lognormal(...) or table(...)",
 }
+
+
+def modules_word(modules: str) -> str:
+    """What an id says of modules: their names, joined by +; of none `nomodules`."""
+    if {*modules.split("+")} <= {*MODULES}:
+        return modules
+    return "nomodules" if modules == "none" else worded("modules", modules)

@@ -10,7 +10,6 @@ from typing import Any
 
 import polars as pl
 
-from moesweep.shapes.sizes import MODULES
 from moesweep.study.forms import (
     EP,
     ETP,
@@ -34,12 +33,12 @@ from moesweep.study.forms import (
     below,
     joined,
     marks,
+    modules_word,
     one_of,
     scoped,
     whole,
 )
 from moesweep.study.routing import spoken as routing_word
-from moesweep.study.words import worded
 
 NEEDED = object()
 """Default of a key that must be given."""
@@ -121,13 +120,6 @@ _degree, _parameters = whole(1, 1 << 20), whole(0, 1 << 62)
 _batch = whole(1, 1 << 36)
 _rank, _head = whole(0, 1 << 20), whole(0, 1 << 16)
 _width, _count = whole(0, 1 << 22), whole(0, 1 << 16)
-
-
-def modules_word(modules: str) -> str:
-    """What an id says of modules: their names, joined by +; of none `nomodules`."""
-    if {*modules.split("+")} <= {*MODULES}:
-        return modules
-    return "nomodules" if modules == "none" else worded("modules", modules)
 
 
 # Without experts there is nothing to give: so twins of differently routed workloads are one.
@@ -301,9 +293,16 @@ COLUMNS: tuple[Derived, ...] = (
         True, word="distopt"),
     Key("dtype", one_of("bf16", "fp16", unmodelled=("fp32", "fp8", "fp4")),
         "Number format of parameters and activations.", "bf16", word=""),
+    Key("use_megatron_fsdp", TRUTH,
+        "Megatron-FSDP shards what data-parallel ranks hold, as data_parallel_sharding_strategy says.",
+        False),
+    Key("data_parallel_sharding_strategy",
+        one_of("optim", "optim_grads", "optim_grads_params", unmodelled=("no_shard",)),
+        "What Megatron-FSDP shards: the optimizer's states; gradients too, reduced in every micro-batch; "
+        "parameters as well, gathered layer by layer, forward and backward.", "optim_grads_params"),
     Key("grad_reduce_in_fp32", TRUTH,
-        "Gradients are kept and summed in fp32, not in 16 bits; left out: with bf16.",
-        pl.col("dtype") == "bf16"),
+        "Gradients are kept and summed in fp32, not in 16 bits; left out: with bf16, but for Megatron-FSDP.",
+        (pl.col("dtype") == "bf16") & ~pl.col("use_megatron_fsdp")),
     Key("use_precision_aware_optimizer", TRUTH,
         "The optimizer keeps of a master weight the 16 bits that the bf16 weight lacks, and moments in "
         "formats of their own.", False),

@@ -34,6 +34,7 @@ from moesweep.study.rule import (
     nearest_multiples,
     warning,
 )
+from moesweep.study.sharding_rules import SHARDING_RULES
 
 PADDING_WARNED = 0.05
 """Share of the vocabulary above which padding is worth a warning."""
@@ -300,6 +301,7 @@ RULES = (
     *OFFLOAD_RULES,
     *FP8_RULES,
     *OVERLAP_RULES,
+    *SHARDING_RULES,
     error("countable", "seq_length", _flops >= COUNTABLE_FLOPS,
         "a micro-batch of {micro_batch_size} * {seq_length} tokens has more operations than can be counted",
         pl.lit("use a smaller seq_length or micro_batch_size")),

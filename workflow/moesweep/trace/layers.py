@@ -6,14 +6,16 @@ from moesweep.trace import prediction
 from moesweep.trace.attention import attention_backward, attention_forward
 from moesweep.trace.mlp import dense_mlp_backward, dense_mlp_forward
 from moesweep.trace.moe import moe_mlp_backward, moe_mlp_forward
+from moesweep.trace.sharding import gathered_layer, reduced_layer
 from moesweep.trace.vocabulary import Op
 
 
 def layer_forward(kind: str, rows: s.Rows = s.BALANCED) -> list[Op]:
     """Return the forward ops of a layer; one of multi-token prediction ends with a head of its own."""
+    gathered = gathered_layer(kind)
     if is_predicting(kind):
-        return [*prediction.lookup(), *_predicting(kind, rows), *prediction.head_forward()]
-    return _transformer(kind, rows)
+        return [*gathered, *prediction.lookup(), *_predicting(kind, rows), *prediction.head_forward()]
+    return gathered + _transformer(kind, rows)
 
 
 def _transformer(kind: str, rows: s.Rows) -> list[Op]:
@@ -36,7 +38,14 @@ def _again(kind: str, rows: s.Rows) -> list[Op]:
 
 
 def layer_backward(kind: str, rows: s.Rows = s.BALANCED) -> list[Op]:
-    """Return the backward ops of a layer, after the whole forward again under full recomputation."""
+    """Return the backward ops of a layer, after the whole forward again under full recomputation.
+
+    Where parameters are sharded, they are gathered once for both.
+    """
+    return [*gathered_layer(kind), *_gradients(kind, rows), *reduced_layer(kind)]
+
+
+def _gradients(kind: str, rows: s.Rows) -> list[Op]:
     again = [] if is_kept(kind) else _again(kind, rows)
     mlp = moe_mlp_backward(rows) if has_experts(kind) else dense_mlp_backward()
     gradients = again + mlp + attention_backward(is_windowed(kind))

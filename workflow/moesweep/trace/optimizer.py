@@ -10,8 +10,10 @@ from moesweep.shapes.precision import (
     offloads,
     weight_quantised_bytes,
 )
+from moesweep.shapes.sharding import gradient_shares, shards_gradients, shards_parameters
 from moesweep.shapes.weights import (
     TABLE,
+    held_in_layers,
     partial_parameters,
     quantised_parameters,
     routed_layers,
@@ -46,7 +48,7 @@ def _gradient_reductions(name: str, group_kind: str, parameters: pl.Expr) -> lis
     scattered = s.sharded_optimizer & (pl.col("framework") != "megatron-deepspeed")
     size = s.gradient_bytes * parameters
     return [
-        reduce_scatter(name, group_kind, size).only(scattered & (parameters > 0)),
+        reduce_scatter(name, group_kind, size).only(scattered & ~shards_gradients & (parameters > 0)),
         all_reduce(name, group_kind, size).only(~scattered & (parameters > 0)),
     ]
 
@@ -54,6 +56,20 @@ def _gradient_reductions(name: str, group_kind: str, parameters: pl.Expr) -> lis
 def _parameter_gather(name: str, group_kind: str, parameters: pl.Expr, quantised: pl.Expr) -> Op:
     size = s.ELEMENT_BYTES * parameters - gathered_saving * quantised
     return all_gather(name, group_kind, size).only(s.sharded_optimizer & (parameters > 0))
+
+
+def _gathered_once(dense: pl.Expr, expert: pl.Expr) -> tuple[pl.Expr, pl.Expr]:
+    """Return what is gathered after the step: of sharded parameters, those that are in no layer."""
+    dense_layers, expert_layers = held_in_layers()
+    return (
+        dense - pl.when(shards_parameters).then(dense_layers).otherwise(0),
+        expert - pl.when(shards_parameters).then(expert_layers).otherwise(0),
+    )
+
+
+def _shard(parameters: pl.Expr) -> pl.Expr:
+    """Return of how many parameters a rank has gradients once Megatron-FSDP has reduced them, rounded up."""
+    return (parameters + gradient_shares - 1) // gradient_shares
 
 
 def _gradient_norm(expert: pl.Expr) -> list[Op]:
@@ -100,6 +116,7 @@ def optimizer_ops() -> list[Op]:
     Engine, `is_first_microbatch`): counted here, where what happens once stands.
     """
     dense, expert = stage_parameters()
+    around, apart = _gathered_once(dense, expert)
     quantised_dense, quantised_expert = quantised_parameters()
     quantised = quantised_dense + quantised_expert
     of_rank = owned_parameters()
@@ -109,10 +126,10 @@ def optimizer_ops() -> list[Op]:
     ops = [
         *_gradient_reductions("grad_reduce_dense", "dp", dense),
         *_gradient_reductions("grad_reduce_expert", "edp", expert),
-        all_reduce("norm_grad_reduce", "tp", s.gradient_bytes * partial_parameters()).only(
+        all_reduce("norm_grad_reduce", "tp", s.gradient_bytes * _shard(partial_parameters())).only(
             s.sequence_parallel | s.norms_heads
         ),
-        all_reduce("embedding_grad_reduce", "embedding", s.gradient_bytes * TABLE.held).only(
+        all_reduce("embedding_grad_reduce", "embedding", s.gradient_bytes * _shard(TABLE.held)).only(
             shares_embedding()
         ),
         # What every expert got, of all layers at once (Megatron `_update_router_expert_bias`): fp32.
@@ -122,7 +139,7 @@ def optimizer_ops() -> list[Op]:
         *_gradient_norm(expert),
         Op("adam", "optimizer", m=dense + expert, n=owned, k=quantised, hbm_bytes=moved),
         _host_adam(offloaded),
-        _parameter_gather("param_gather_dense", "dp", dense, quantised_dense),
-        _parameter_gather("param_gather_expert", "edp", expert, quantised_expert),
+        _parameter_gather("param_gather_dense", "dp", around, quantised_dense),
+        _parameter_gather("param_gather_expert", "edp", apart, quantised_expert),
     ]
     return [op.times(pl.lit(1, dtype=pl.Int64)) for op in ops]

@@ -16,6 +16,7 @@ from moesweep.shapes.sizes import BALANCED, GROUP_SIZE, Rows
 from moesweep.study.routing import given
 from moesweep.trace import ends, layers, prediction
 from moesweep.trace.optimizer import optimizer_ops
+from moesweep.trace.sharding import reduced_embedding, reduced_head
 from moesweep.trace.vocabulary import Op, wire_bytes
 
 
@@ -52,9 +53,9 @@ def sections(rows: Rows = BALANCED) -> list[list[Section]]:
         [Section("stage", "backward", message["recv_backward"])],
         [Section("last", "backward", ends.prediction_backward() + prediction.distant_head_backward())],
         [backward[kind] for kind in PREDICTING],
-        [Section("last", "backward", ends.final_norm_backward())],
+        [Section("last", "backward", ends.final_norm_backward() + reduced_head())],
         [backward[kind] for kind in DECODER],
-        [Section("first", "backward", ends.lookup_backward())],
+        [Section("first", "backward", ends.lookup_backward() + reduced_embedding())],
         [Section("stage", "backward", message["send_backward"])],
         [Section("stage", "optimizer", optimizer_ops())],
     ]

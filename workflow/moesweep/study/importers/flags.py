@@ -15,6 +15,7 @@ from moesweep.study.importers.draft import DEFAULT, MAX_LAYERS, Draft, Told, who
 from moesweep.study.importers.eight_bits import read_fp8
 from moesweep.study.importers.graphs import read_graphs
 from moesweep.study.importers.offloading import read_offload
+from moesweep.study.importers.sharding import read_sharding
 from moesweep.study.keys import KEYS
 from moesweep.study.names import MEGATRON, UNMODELLED
 
@@ -54,6 +55,7 @@ def read_options(draft: Draft, told: Told, switches: bool) -> None:
     read_graphs(draft, told)
     read_fp8(draft, told)
     read_offload(draft, told, switches)
+    read_sharding(draft, told, switches)
     _training(draft, told)
     for name in list(told.left()):
         key = MEGATRON.get(name, name)
