@@ -15,9 +15,13 @@ from small import MODELS, VARIED, small
 EVERY = VARIED | MODELS
 
 
-@pytest.mark.parametrize("name", EVERY)
+WITHOUT_LAYERS = {"pp": 4, "world_size": 32, "pipeline_model_parallel_layout": "E|t*2|t*2|L"}
+"""The first stage has the embedding alone, and nothing that tp ranks sum."""
+
+
+@pytest.mark.parametrize("name", [*EVERY, "without layers"])
 def test_every_row_of_every_stage(name: str) -> None:
-    workload = small(**EVERY[name])
+    workload = small(**(EVERY | {"without layers": WITHOUT_LAYERS})[name])
     row, ours = workload.row(0, named=True), programs(workload)
     for stage in range(row["pp"]):
         rows = ours.filter(pl.col("stage") == stage).drop("workload").to_dicts()

@@ -127,7 +127,7 @@ def optimizer_ops() -> list[Op]:
         *_gradient_reductions("grad_reduce_dense", "dp", dense),
         *_gradient_reductions("grad_reduce_expert", "edp", expert),
         all_reduce("norm_grad_reduce", "tp", s.gradient_bytes * _shard(partial_parameters())).only(
-            s.sequence_parallel | s.norms_heads
+            (s.sequence_parallel | s.norms_heads) & (partial_parameters() > 0)
         ),
         all_reduce("embedding_grad_reduce", "embedding", s.gradient_bytes * _shard(TABLE.held)).only(
             shares_embedding()
