@@ -43,6 +43,7 @@ TESTS = {
     "shapes/parallelism": ("rings", "placement", "parallelism", "collectives"),
     "shapes/placement": ("placement", "parallelism", "programs", "hand_worked"),
     "shapes/precision": ("fp8",),
+    **dict.fromkeys(("shapes/sharding", "trace/sharding", "cost/sharding"), ("sharding",)),
     "shapes/rings": ("rings", "collectives", "parallelism"),
     "shapes/schedule": ("steps", "memory"),
     "shapes/spread": ("dispatchers",),

@@ -54,7 +54,7 @@ INTERLEAVING_RULES = (
     error("last_group", GROUP,
         _said & (group >= _stages) & (group <= _microbatches) & (_rest > 0) & (_rest < _stages),
         "of num_microbatches {num_microbatches} in groups of {" + GROUP + "} the last group has fewer than "
-        "pp {pp}, which Megatron refuses", nearest_groups()),
+        "pp {pp}: Megatron refuses it", nearest_groups()),
 )
 # fmt: on
 """Rules that moesweep.study.rules takes in."""
