@@ -57,7 +57,8 @@ class Kept:
                 refused.write_parquet(partial)
         facts = {"made_from": self.made_from, "left_out": json.dumps(dict(left_out)), "legal": str(legal)}
         with whole(self._part(number)) as partial:
-            _write(points, partial, facts)
+            # Read once more and written again: quick to read.
+            points.write_parquet(partial, compression="lz4", metadata=metadata(TABLE, facts))
 
     def counts(self, numbers: Iterable[int]) -> tuple[int, Counter[str]]:
         """Return the legal points of parts, and how many others each reason left out, in their order."""
@@ -74,16 +75,15 @@ class Kept:
         The parts are removed.
         """
         paths = [self._part(number) for number in numbers]
-        facts = {"made_from": self.made_from}
+        known = metadata(TABLE, {"made_from": self.made_from})
         with whole(self.out) as partial:
             if choice.top is None and not choice.pareto:
                 every = pl.scan_parquet(paths, hive_partitioning=False, glob=False)
-                known = metadata(TABLE, facts)
                 every.select(COLUMNS).sink_parquet(partial, compression_level=1, metadata=known)
                 points = every.select(POSITION).collect()
             else:
                 points = choice.of(pl.concat(pl.read_parquet(path, glob=False) for path in paths))
-                _write(points.select(COLUMNS), partial, facts)
+                points.select(COLUMNS).write_parquet(partial, compression_level=1, metadata=known)
         if self.refused is not None:
             with whole(self.refused) as partial:
                 lost = [pl.scan_parquet(self._refused(number), glob=False) for number in numbers]
@@ -108,10 +108,6 @@ class Kept:
 
     def _refused(self, number: int) -> Path:
         return self.folder / f"refused-{number:06}.parquet"
-
-
-def _write(points: pl.DataFrame, path: Path, facts: Mapping[str, str]) -> None:
-    points.write_parquet(path, compression_level=1, metadata=metadata(TABLE, facts))
 
 
 def digest(*parts: str) -> str:

@@ -40,10 +40,10 @@ def costed_points(space: Space, part: Part, batch: Batch, clusters: Mapping[str,
         together = batch_of(workloads, constants)
         numbers = {axis: batch.codes[axis].to_numpy().astype(np.int64) for axis in batch.codes.columns}
         codes = {axis: packed(own, int(own.max(initial=0)) + 1) for axis, own in numbers.items()}
+        # What columns follow from is known: their values need not be looked at.
         for name, axes in space.axes_of(part).items():
-            # A column that follows from one axis has its codes: values need not be looked at.
-            if len(axes) == 1 and name in workloads.columns:
-                together.coded.add(name, codes[axes[0]])
+            if name in workloads.columns:
+                together.coded.add(name, {axis: codes[axis] for axis in axes})
         found = costs(together)
     tokens = pl.col("global_batch_size") * pl.col("seq_length")
     return (

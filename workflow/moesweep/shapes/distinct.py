@@ -4,7 +4,7 @@ A column becomes whole numbers from 0 (its codes), several columns one number a 
 are one distinct row. Codes are found by looking numbers up in a table, which takes a fraction of a sort.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -95,6 +95,7 @@ class Coded:
     def __init__(self, frame: pl.DataFrame) -> None:
         self.frame = frame
         self._codes: dict[str, Codes] = {}
+        self._axes: dict[str, frozenset[str]] = {}
 
     def codes(self, name: str) -> Codes:
         """Return a column's codes."""
@@ -105,11 +106,19 @@ class Coded:
     def distinct(self, names: Iterable[str], *also: Codes) -> Distinct:
         """Return the rows that differ in any of these columns, or in codes of other things.
 
-        Columns that share their codes, as those of one axis do, count once.
+        Columns that share their codes, as those of one axis do, count once; columns that follow from axes all
+        of which are there tell nothing more apart.
         """
-        parts = [*also, *(self.codes(name) for name in sorted(set(names)))]
+        several, alone = set[str](), set[str]()
+        for name in names:
+            (alone if len(self._axes.get(name, ())) == 1 else several).add(name)
+        told = frozenset[str]().union(*(self._axes[name] for name in alone))
+        several -= {name for name in several if name in self._axes and self._axes[name] <= told}
+        parts = [*also, *(self.codes(name) for name in sorted(alone | several))]
         return distinct(joined({id(part): part for part in parts}.values(), self.frame.height))
 
-    def add(self, name: str, codes: Codes) -> None:
-        """Give a column its codes, where they are known already."""
-        self._codes[name] = codes
+    def add(self, name: str, axes: Mapping[str, Codes]) -> None:
+        """Say which axes a column follows from, none if it is the same everywhere; one gives its codes."""
+        self._axes[name] = frozenset(axes)
+        if len(axes) == 1:
+            (self._codes[name],) = axes.values()
