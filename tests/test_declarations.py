@@ -20,6 +20,7 @@ def test_whether_an_op_is_there_does_not_depend_on_how_often_it_runs() -> None:
             "grad_norm_dense",
             "grad_norm_expert",
             "adam",
+            "host_adam",
             "param_gather_dense",
             "param_gather_expert",
         ),
