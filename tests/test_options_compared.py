@@ -21,6 +21,7 @@ from moesweep.study.validation import findings
 from moesweep.study.varying import varying
 from moesweep.tables.options_compared import options_compared
 from moesweep.tables.results import Inputs
+from small import small
 
 SWEEP = """\
 description: Mixtral over what ranks share, what is recomputed, and how tokens fall.
@@ -134,3 +135,20 @@ def test_the_page_has_a_column_an_option_and_a_row_a_value(inputs: Inputs, compa
     assert (
         f" times as long as none, all else equal ({ratios[0]:.3g} to {ratios[-1]:.3g}; 8 comparisons)" in said
     )
+
+
+GROUP = "microbatch_group_size_per_vp_stage"
+
+
+@pytest.mark.parametrize(
+    ("said", "found"),
+    [
+        ({"pp": [1, 2], "virtual_pipeline": [1, 2]}, ["pp", "virtual_pipeline"]),
+        ({"pp": [1, 2], GROUP: [4]}, ["pp"]),
+        ({"pp": [2], "virtual_pipeline": [2], GROUP: [2, 4]}, [GROUP]),
+        ({"pp": [1, 2], "virtual_pipeline": [2], GROUP: [2, 4]}, ["pp", GROUP]),
+    ],
+)
+def test_what_follows_from_options_does_not_vary(said: dict[str, list[int]], found: list[str]) -> None:
+    rows = [small(num_layers=8, **dict(zip(said, values, strict=True))) for values in product(*said.values())]
+    assert varying(pl.concat(rows)) == found

@@ -11,10 +11,19 @@ APART = ("kind", "model")
 """What is not compared: twins with their MoE workloads, and models whose every size differs."""
 
 
+DEFAULTS = {name: KEYS[name].default for name in OPTIONS if isinstance(KEYS[name].default, pl.Expr)}
+"""Options that follow from others where nothing is said of them, and how."""
+
+
 def varying(workloads: pl.DataFrame) -> list[str]:
-    """Return the options of which a model has several values, MoE or dense, in the catalogue's order."""
+    """Return the options of which a model has several values, MoE or dense, in the catalogue's order.
+
+    One that follows from others in every workload is none of them: it differs where these do.
+    """
     values = workloads.group_by(APART).agg(pl.col(OPTIONS).n_unique())
-    return [name for name in OPTIONS if (values[name] > 1).any()]
+    said = workloads.select(pl.col(name).ne_missing(follows).any() for name, follows in DEFAULTS.items())
+    own = {name for name in OPTIONS if name not in DEFAULTS or said[name].item()}
+    return [name for name in OPTIONS if name in own and (values[name] > 1).any()]
 
 
 def in_order(option: str) -> pl.Expr:

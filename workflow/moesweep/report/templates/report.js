@@ -53,7 +53,8 @@
       points.get(idOf(row)).toggleAttribute("hidden", !keep);
       shown += keep;
     }
-    count.textContent = shown === rows.length ? `${shown} workloads` : `${shown} of ${rows.length} workloads`;
+    const [some, all] = [shown, rows.length].map((number) => number.toLocaleString("en"));
+    count.textContent = shown === rows.length ? `${all} workloads` : `${some} of ${all} workloads`;
     line();
   }
 
