@@ -24,6 +24,7 @@ from moesweep.explain.metrics import metric
 from moesweep.shapes.states import state_bytes
 from moesweep.store.tablefile import dtypes
 from moesweep.study.catalog import Cluster
+from moesweep.study.fp8_rules import FP8_RATES
 from moesweep.study.runs import read_runs
 from moesweep.study.space import load_space
 from moesweep.study.validation import findings
@@ -313,7 +314,7 @@ def test_what_a_gpu_multiplies(gpu: dict[str, float], recipe: str, rules: list[s
 )
 def test_rates_of_the_catalogue(name: str, rates: tuple[float, float]) -> None:
     found = cluster(name)
-    assert tuple(found.value(rate) for rate in RATES) == rates
+    assert tuple(found.value(rate) for rate in FP8_RATES) == rates
     assert rates[0] in (0, pytest.approx(2 * found.value("matrix_flops_per_second"), rel=1e-3))
 
 
