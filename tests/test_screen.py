@@ -1,6 +1,7 @@
 """Spaces screened: equal to the costs of a sweep, the same however they are run, the right points kept."""
 
 import json
+from importlib import import_module
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -101,7 +102,9 @@ def test_shards_and_a_resumed_run_end_in_the_same_bytes(
 ) -> None:
     path = space(tmp_path)
     whole, sharded, resumed = (tmp_path / f"{name}.parquet" for name in ("whole", "sharded", "resumed"))
-    monkeypatch.setattr("moesweep.screen.run.LEAST_AT_ONCE", 50)
+    # By their paths: `moesweep.screen` is the library's function once somebody has asked for it.
+    run, kept = (import_module(f"moesweep.screen.{name}") for name in ("run", "kept"))
+    monkeypatch.setattr(run, "LEAST_AT_ONCE", 50)
     found = screened(path, whole, *options)
     for shard in (3, 1, 2):
         assert not sharded.exists()
@@ -109,10 +112,9 @@ def test_shards_and_a_resumed_run_end_in_the_same_bytes(
     assert pl.read_parquet(sharded).equals(found)
     assert not sharded.with_name("sharded.parquet.parts").exists()
     # Killed after two parts: those are taken as they are.
-    monkeypatch.setattr("moesweep.screen.run.AT_ONCE", 100)
+    monkeypatch.setattr(run, "AT_ONCE", 100)
     made = []
-    keep = "moesweep.screen.kept.Kept.keep"
-    real = __import__("moesweep.screen.kept", fromlist=["Kept"]).Kept.keep
+    real = kept.Kept.keep
 
     def stopping(self: Any, number: int, *rest: Any) -> None:
         if len(made) == 2:
@@ -120,12 +122,14 @@ def test_shards_and_a_resumed_run_end_in_the_same_bytes(
         made.append(number)
         real(self, number, *rest)
 
-    monkeypatch.setattr(keep, stopping)
+    monkeypatch.setattr(kept.Kept, "keep", stopping)
     assert main(["screen", path, "--out", str(resumed), *options]) == 130
     parts = sorted(resumed.with_name("resumed.parquet.parts").glob("part-*"))
     before = [part.read_bytes() for part in parts]
     assert len(before) == 2
-    monkeypatch.setattr(keep, lambda self, number, *rest: (made.append(number), real(self, number, *rest)))
+    monkeypatch.setattr(
+        kept.Kept, "keep", lambda self, number, *rest: (made.append(number), real(self, number, *rest))
+    )
     assert main(["screen", path, "--out", str(resumed), *options]) == 0
     assert len(made) == len(set(made))
     assert pl.read_parquet(resumed).equals(found)
