@@ -4,21 +4,33 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
 from kills import ROW
 from project import SWEEP, Project, make_project, shared
+from rerun_table import copied
 
 ROWS = SWEEP[SWEEP.index("rows:") :]
 
 
-def finished_project(root: Path) -> Project:
-    """Return a project whose sweep has run: two trace jobs, as each fault costs a sweep or two."""
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """A project whose sweep has run: two trace jobs, as each fault costs a sweep or two."""
 
     def make(folder: Path) -> None:
         project = make_project(folder)
         project.edit("config/sweeps/small.yaml", ROWS, f"rows:\n{ROW}")
         project.sweep()
 
-    return Project(shared("project-of-one", root, make))
+    return Project(shared("project-of-one", tmp_path_factory.mktemp("finished"), make))
+
+
+@pytest.fixture
+def new(finished: Project, tmp_path: Path) -> Project:
+    """The same project without results."""
+    project = copied(finished, tmp_path)
+    project.forget()
+    return project
 
 
 def completes(project: Project, reference: Project) -> str:

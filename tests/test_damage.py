@@ -9,26 +9,14 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from faults import ROWS, assert_whole, completes, finished_project
+import faults
+from faults import ROWS, assert_whole, completes
 from moesweep.store.tablefile import COMPRESSION, dtypes, write_table
 from project import Project, make_project
 from rerun_table import copied
 
 pytestmark = [pytest.mark.slow, pytest.mark.long]
-
-
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Project:
-    """A project whose sweep has run."""
-    return finished_project(tmp_path_factory.mktemp("finished"))
-
-
-@pytest.fixture
-def new(finished: Project, tmp_path: Path) -> Project:
-    """The same project without results."""
-    project = copied(finished, tmp_path)
-    project.forget()
-    return project
+finished, new = faults.finished, faults.new
 
 
 @contextmanager

@@ -6,7 +6,6 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from typing import Any
 import polars as pl
 import pytest
 
+from explained import agrees, everything_below
 from moesweep.cli import main
 from moesweep.cost.model import Costs, cost, with_constants
 from moesweep.edge.problems import BadInput
@@ -37,7 +37,6 @@ SWEEP = "config/sweeps/moe-a100-123.yaml"
 CLUSTER = "dgx-a100-80gb-8xhdr200"
 BAND = ("iteration_seconds_low", "iteration_seconds_high")
 EXAMPLE = "gpt_13B-ws1024-tp16-pp2-ep16-gbs2048-mbs1-seq4096-moe"
-CLOSE = 1e-12
 NODE_KINDS = {"Agg", "Alias", "BinaryExpr", "Cast", "Column", "Function", "Gather", "Literal", "Ternary"}
 """Every kind of node that the expressions of costs and memory have, as polars 2.1 names it."""
 
@@ -64,27 +63,6 @@ def costs() -> Costs:
 @cache
 def ledger(place: int) -> Ledger:
     return Ledger(sixty()[place], cluster(), {})
-
-
-def everything_below(root: Node) -> Iterator[Node]:
-    """Yield every distinct node of a tree."""
-    seen, pending = set(), [root]
-    while pending:
-        node = pending.pop()
-        if node.key not in seen:
-            seen.add(node.key)
-            yield node
-            pending += node.children
-
-
-def agrees(node: Node) -> bool:
-    """Whether a node's value is what its formula comes to."""
-    if node.reading is None:
-        return node.origin is not None
-    if isinstance(node.value, str):
-        return True
-    assert node.value is not None
-    return math.isclose(evaluate(node.reading.formula), node.value, rel_tol=CLOSE, abs_tol=1e-18)
 
 
 def test_there_are_sixty_workloads_of_every_sort() -> None:

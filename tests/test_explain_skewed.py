@@ -7,6 +7,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 
+from explained import agrees, everything_below
 from moesweep.edge.problems import BadInput
 from moesweep.evaluate.programs import programs_of
 from moesweep.explain.ledger import QUANTITIES, Ledger
@@ -14,7 +15,7 @@ from moesweep.explain.metrics import cost_metrics, metric
 from moesweep.study.routing import Routing
 from skewed import CHANGES, COPY, COUNTS, costs_of, measured
 from small import VARIED, small
-from test_explain import BAND, agrees, cluster, everything_below
+from test_explain import BAND, cluster
 
 CASES: dict[str, tuple[dict[str, object], str | None]] = {
     **{name: (changes, None) for name, changes in CHANGES.items()},

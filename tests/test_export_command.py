@@ -1,5 +1,6 @@
 """`moesweep export`: bad input refused in one line each, full disks survived, results used where they fit."""
 
+import os
 import resource
 import subprocess
 import sys
@@ -106,6 +107,8 @@ def test_a_full_disk_fails_in_one_line_and_leaves_no_file(form: str, tmp_path: P
     done = subprocess.run(
         [sys.executable, "-c", run, *command],
         preexec_fn=small_files,
+        # A module compiled here would be cut off where files end, and no later process could load it.
+        env=os.environ | {"PYTHONDONTWRITEBYTECODE": "1"},
         capture_output=True,
         text=True,
         check=False,

@@ -20,12 +20,11 @@ from export_workloads import (
 )
 from moesweep.cli import main
 from moesweep.cost.model import cost, with_constants
-from moesweep.export.request import in_groups
 from moesweep.export.source import traced
 from moesweep.export.timeline import optimizer_ops, step_programs, steps
 from moesweep.export.unroll import executed, unrolled
 from moesweep.shapes.parallelism import ranks
-from moesweep.shapes.schedule import schedules
+from moesweep.shapes.schedule import makes_groups, schedules
 from moesweep.store.layout import Results
 from moesweep.store.tablefile import read_table
 from moesweep.study.catalog import load_cluster
@@ -270,4 +269,4 @@ def test_unknown_workloads_ranks_and_full_folders_are_refused_together(
 )
 def test_an_iteration_is_cut_where_groups_of_micro_batches_are_whole(microbatches: int, legal: bool) -> None:
     # of 4 in groups of 3 one is left, fewer than pp 2
-    assert in_groups(microbatches, {"pp": 2, "microbatch_group_size_per_vp_stage": 3}) is legal
+    assert makes_groups(3, 2, microbatches) is legal

@@ -8,32 +8,19 @@ from pathlib import Path
 
 import pytest
 
+import faults
 from edits import A_FEW, noticed
-from faults import assert_whole, completes, finished_project, wait_until
+from faults import assert_whole, completes, wait_until
 from kills import KILLS, LIMIT_SECONDS, kill, killed
 from project import Project, make_project
-from rerun_table import copied
 
 pytestmark = [pytest.mark.slow, pytest.mark.long]
+finished, new = faults.finished, faults.new
 
 SLOW_TRACE = '[ "$1" = trace ] && mkdir "$PWD/tracing" 2>/dev/null && sleep 20'
 """The first trace job takes its time."""
 
 SNAKEMAKE = ["snakemake", "--cores", "2"]
-
-
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Project:
-    """A project whose sweep has run."""
-    return finished_project(tmp_path_factory.mktemp("finished"))
-
-
-@pytest.fixture
-def new(finished: Project, tmp_path: Path) -> Project:
-    """The same project without results."""
-    project = copied(finished, tmp_path)
-    project.forget()
-    return project
 
 
 def test_kills_at_random_moments(tmp_path: Path) -> None:

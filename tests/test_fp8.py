@@ -14,11 +14,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from costing import cluster, constants, costs, seconds
+from explained import agrees, everything_below
 from moesweep.cost.compute import fp8_speedup, matmul_seconds
 from moesweep.cost.memory import kept_bytes
 from moesweep.cost.model import cost, with_constants
 from moesweep.evaluate.costs import costed
-from moesweep.explain.formula import evaluate
 from moesweep.explain.ledger import Ledger
 from moesweep.explain.metrics import metric
 from moesweep.shapes.states import state_bytes
@@ -380,12 +380,6 @@ def test_both_forms_of_the_engine_agree() -> None:
 )
 def test_numbers_have_explanations(wanted: str, through: str) -> None:
     ledger = Ledger(small(**CASES["moe, mxfp8, norms and up-projections recomputed"]), blackwell(), {})
-    pending, seen = [metric(ledger, wanted)], dict[str, str]()
-    while pending:
-        node = pending.pop()
-        if node.key in seen or not isinstance(node.value, float | int) or node.reading is None:
-            continue
-        seen[node.key] = node.name
-        assert evaluate(node.reading.formula) == pytest.approx(node.value, rel=1e-12), node.key
-        pending += node.children
-    assert through in seen.values()
+    nodes = list(everything_below(metric(ledger, wanted)))
+    assert [node.key for node in nodes if not agrees(node)] == []
+    assert through in {node.name for node in nodes}

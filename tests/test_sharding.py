@@ -14,10 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from costing import cluster, constants, costs
+from explained import agrees, everything_below
 from moesweep.cost.model import cost, with_constants
 from moesweep.cost.sharding import beside_passes
 from moesweep.evaluate.costs import costed
-from moesweep.explain.formula import evaluate
 from moesweep.explain.ledger import Ledger
 from moesweep.explain.metrics import metric
 from moesweep.export.overlaps import inexpressible
@@ -309,15 +309,9 @@ def test_other_constants_move_sharded_passes() -> None:
 )
 def test_numbers_have_explanations(wanted: str, through: str) -> None:
     ledger = Ledger(small(**EIGHT), cluster(), {})
-    pending, seen = [metric(ledger, wanted)], dict[str, str]()
-    while pending:
-        node = pending.pop()
-        if node.key in seen or not isinstance(node.value, float | int) or node.reading is None:
-            continue
-        seen[node.key] = node.name
-        assert evaluate(node.reading.formula) == pytest.approx(node.value, rel=1e-12), node.key
-        pending += node.children
-    assert through in seen.values()
+    nodes = list(everything_below(metric(ledger, wanted)))
+    assert [node.key for node in nodes if not agrees(node)] == []
+    assert through in {node.name for node in nodes}
 
 
 def test_formats_that_run_one_op_after_the_other_refuse_it() -> None:

@@ -13,8 +13,8 @@ from moesweep.edge.problems import BadInput, Problem
 from moesweep.study.blocks import POINT
 from moesweep.study.conditions import Alike, checks, removed
 from moesweep.study.entries import points
-from moesweep.study.fp8_rules import with_rates
 from moesweep.study.models import given_by_model
+from moesweep.study.of_clusters import with_constants_of_rules
 from moesweep.study.space import TWIN, Space, load_space, nothing_left
 from moesweep.study.sweep import enumerate_sweep
 
@@ -290,7 +290,7 @@ def test_points_alike_are_judged_once(root: Path, tmp_path: Path) -> None:
     found = space(root, tmp_path, {"options": OPTIONS, "grids": [grid]})
     for part in found.parts(9000):
         block = found.blocks[part.block]
-        frame = with_rates(points(block, part.start, part.stop), {})
+        frame = with_constants_of_rules(points(block, part.start, part.stop), {})
         sizes = {axis.name: axis.size for axis in block.axes}
         alike = Alike(block.codes(frame[POINT]), sizes, found.axes_of(part))
         assert removed(frame, block.where, True, alike).equals(removed(frame, block.where, True))

@@ -10,7 +10,14 @@ import polars as pl
 from moesweep.cost.timing import Timing, constant
 from moesweep.cost.words import Words, among, choose, ends, expression, starts
 from moesweep.shapes import sizes as s
-from moesweep.shapes.precision import UNQUANTISED_OPS, fp8, mxfp8, quantised_bytes
+from moesweep.shapes.precision import (
+    HOST_DOWN_BYTES,
+    HOST_UP_BYTES,
+    UNQUANTISED_OPS,
+    fp8,
+    mxfp8,
+    quantised_bytes,
+)
 
 TILES = ((256, 128), (128, 256), (128, 128), (128, 64))
 LOSSES = ("cross_entropy", "mtp_cross_entropy")
@@ -179,9 +186,6 @@ def memory_bound(op: Words) -> Timing:
     return Timing.roofline(pl.lit(0.0), memory, constant("kernel_seconds"), pl.lit(0.0))
 
 
-ADAM_DOWN, ADAM_UP = 4, 2
-"""Bytes of a parameter that the host updates on their way: its gradient of fp32, its weight of 16 bits."""
-
 HOST_ADAM_BYTES = 34
 """What the host moves in its memory for a parameter: reads gradient, weight and moments of fp32, writes the
 last three; then reads the weight and writes 16 bits of it."""
@@ -196,7 +200,7 @@ def optimizer(op: Words) -> Timing:
     """
     memory = _hbm_seconds(pl.col("hbm_bytes"), constant("adam_hbm_fraction"))
     link = constant("host_link_fraction") * constant("host_link_bytes_per_second")
-    travelling = pl.col("m") * (ADAM_DOWN + ADAM_UP) / link
+    travelling = pl.col("m") * (HOST_DOWN_BYTES + HOST_UP_BYTES) / link
     at_work = (
         HOST_ADAM_BYTES * pl.col("m") / (constant("host_adam_fraction") * constant("host_bytes_per_second"))
     )

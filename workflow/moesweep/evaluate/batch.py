@@ -215,12 +215,16 @@ class Batch:
 
     def _reads_of_shards(self, scope: Scope) -> frozenset[str]:
         """Return what a pass depends on besides, where some workloads shard gradients."""
-        ops = shards((scope[0].partition(" ")[0], scope[1])) if self.sharded.size else []
+        ops = self._shards(scope)
         return reads_of(ops) if ops else frozenset()
+
+    def _shards(self, scope: Scope) -> list[Wide]:
+        """Return what some workloads gather and reduce in a pass; a pass of given routing names its layer."""
+        return shards((scope[0].partition(" ")[0], scope[1])) if self.sharded.size else []
 
     def _with_shards(self, scope: Scope, known: Pass) -> Pass:
         """Return a pass with what is gathered and reduced beside it, where workloads shard gradients."""
-        ops = shards((scope[0].partition(" ")[0], scope[1])) if self.sharded.size else []
+        ops = self._shards(scope)
         if not ops:
             return known
         if self._sharding is None:

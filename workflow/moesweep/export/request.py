@@ -12,7 +12,7 @@ import polars as pl
 from moesweep.edge.argument_numbers import is_index
 from moesweep.edge.outputs import among_results
 from moesweep.edge.problems import BadInput, Problem, did_you_mean, shown
-from moesweep.shapes.schedule import GROUP
+from moesweep.shapes.schedule import GROUP, makes_groups
 from moesweep.store.layout import Results
 from moesweep.store.tablefile import read_table
 from moesweep.study.configured import Configuration, configured
@@ -237,7 +237,11 @@ def _workload_problems(request: Request, workload: Workload) -> list[Problem]:
             f"an iteration has {available} micro-batches",
             f"nearest: {available}",
         )
-    elif wanted is not None and workload["virtual_pipeline"] > 1 and not in_groups(wanted, workload):
+    elif (
+        wanted is not None
+        and workload["virtual_pipeline"] > 1
+        and not makes_groups(workload[GROUP], workload["pp"], wanted)
+    ):
         size = workload[GROUP]
         of = "pp" if size == workload["pp"] else f"{GROUP} {size}"
         nearest = max(wanted // size, 1) * size
@@ -248,13 +252,6 @@ def _workload_problems(request: Request, workload: Workload) -> list[Problem]:
             f"nearest: {nearest}",
         )
     return problems + [p for judge in _judges(request) for p in judge(workload)]
-
-
-def in_groups(microbatches: int, workload: Workload) -> bool:
-    """Return whether micro-batches make groups of those that pass through a chunk, none smaller than pp."""
-    size = workload[GROUP]
-    rest: int = microbatches % size
-    return bool(microbatches >= size and (rest == 0 or rest >= workload["pp"]))
 
 
 def _judges(request: Request) -> Iterable[Callable[[Workload], list[Problem]]]:

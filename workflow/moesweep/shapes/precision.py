@@ -75,6 +75,9 @@ keeps_remainders = pl.col("use_precision_aware_optimizer") & (~fp8 | delayed) & 
 One that is offloaded keeps fp32 weights and moments on both sides (Megatron `hybrid_optimizer.py`).
 """
 
+HOST_DOWN_BYTES, HOST_UP_BYTES = 4, 2
+"""A parameter that the host updates: its gradient of fp32 comes down, its weight of 16 bits goes up."""
+
 offloaded_share = pl.when(offloads).then(pl.col("optimizer_offload_fraction")).otherwise(0.0)
 """Of the parameters that a rank updates those that its host does."""
 

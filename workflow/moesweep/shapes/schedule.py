@@ -16,6 +16,16 @@ _rest = pl.col("num_microbatches") % group
 last_group = pl.when(_rest > 0).then(_rest).otherwise(group)
 """Micro-batches of the last group."""
 
+
+def makes_groups(size: int, pp: int, microbatches: int) -> bool:
+    """Return whether micro-batches make groups of a size, the last of which keeps all stages busy, too.
+
+    Megatron `schedules.py`, `forward_backward_pipelining_with_interleaving`.
+    """
+    rest = microbatches % size
+    return pp <= size <= microbatches and (rest == 0 or rest >= pp)
+
+
 more_warmup = pl.when(in_pairs).then(1).otherwise(0)
 """Steps of warm-up that pairs need more: a backward pass cannot run beside what it waits for."""
 

@@ -1,8 +1,5 @@
 """The rules of fp8 training: what a GPU multiplies, what Megatron refuses, and what would have no effect."""
 
-import math
-from collections.abc import Mapping
-
 import polars as pl
 
 from moesweep.shapes.precision import delayed, fp8, mxfp8
@@ -12,29 +9,8 @@ from moesweep.study.rule import error, nearest_is
 FP8_RATES = ("fp8_matrix_flops_per_second", "mxfp8_matrix_flops_per_second")
 """Rates of a GPU's products in fp8, 0 where it has none."""
 
-OF_CLUSTERS = (*FP8_RATES, "host_bytes")
-"""Constants that rules read: those rates, and what a node has of host memory for each of its GPUs."""
-
 _c = pl.col
 _some, _blocks = (_c(name) > 0 for name in FP8_RATES)
-
-
-def with_rates(workloads: pl.DataFrame, clusters: Mapping[str, Mapping[str, float]]) -> pl.DataFrame:
-    """Return workloads with OF_CLUSTERS of their `cluster`, or the only one; unlimited where none is known.
-
-    `clusters` are their constants by name.
-    """
-
-    def of_clusters(name: str) -> pl.Expr:
-        """Return a constant of each workload's own cluster; of none that is known, any."""
-        rates = {cluster: constants[name] for cluster, constants in clusters.items()}
-        if "cluster" not in workloads.columns:
-            return pl.lit(next(iter(rates.values()), math.inf))
-        named = pl.col("cluster").cast(pl.String)
-        return named.replace_strict(rates, default=math.inf, return_dtype=pl.Float64)
-
-    return workloads.with_columns(of_clusters(name).alias(name) for name in OF_CLUSTERS)
-
 
 # fmt: off
 FP8_RULES = (

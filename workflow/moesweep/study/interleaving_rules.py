@@ -5,7 +5,7 @@ Megatron `schedules.py`, `forward_backward_pipelining_with_interleaving`.
 
 import polars as pl
 
-from moesweep.shapes.schedule import GROUP, group
+from moesweep.shapes.schedule import GROUP, group, makes_groups
 from moesweep.study.rule import CP_FITS, error, nearest_is
 
 _c = pl.col
@@ -20,20 +20,18 @@ _rest = _microbatches % group
 _few = pl.format("a global_batch_size of at least {}", _c("micro_batch_size") * _c("dp") * _stages)
 
 
-def _legal(size: int, stages: int, microbatches: int) -> bool:
-    """Return whether Megatron takes groups of a size: the last one, too, keeps all stages busy."""
-    rest = microbatches % size
-    return stages <= size <= microbatches and (rest == 0 or rest >= stages)
-
-
 def nearest_groups() -> pl.Expr:
     """As text, the nearest sizes below and above that Megatron takes."""
 
     def nearest(row: dict[str, int]) -> str:
         """Return them for one workload."""
         given, stages, m = row["group"], row["pp"], row["num_microbatches"]
-        below = next((n for n in range(min(given, m + 1) - 1, stages - 1, -1) if _legal(n, stages, m)), None)
-        above = next((n for n in range(max(given, stages - 1) + 1, m + 1) if _legal(n, stages, m)), None)
+        below = next(
+            (n for n in range(min(given, m + 1) - 1, stages - 1, -1) if makes_groups(n, stages, m)), None
+        )
+        above = next(
+            (n for n in range(max(given, stages - 1) + 1, m + 1) if makes_groups(n, stages, m)), None
+        )
         return "nearest: " + ", ".join(str(each) for each in (below, above) if each is not None)
 
     fields = pl.struct(group.alias("group"), "pp", "num_microbatches")

@@ -27,9 +27,9 @@ from moesweep.study.axes import rule_roots
 from moesweep.study.blocks import CLUSTER, POINT, ROW, Block, is_of_experts
 from moesweep.study.conditions import ERRORS, Alike, checks, removed
 from moesweep.study.entries import blocks, points
-from moesweep.study.fp8_rules import with_rates
 from moesweep.study.ids import with_ids
 from moesweep.study.keys import SCHEMA
+from moesweep.study.of_clusters import with_constants_of_rules
 from moesweep.study.parts import Parts, read_parts
 from moesweep.study.routing import as_written
 from moesweep.study.workload import dense_twins, steps
@@ -105,7 +105,7 @@ class Space:
         block = self.blocks[part.block]
         frame = points(block, part.start, part.stop)
         alike = Alike(block.codes(frame[POINT]), {a.name: a.size for a in block.axes}, self.axes_of(part))
-        gone = removed(with_rates(frame, self.machines), block.where, True, alike)
+        gone = removed(with_constants_of_rules(frame, self.machines), block.where, True, alike)
         names = list(checks(block.where, legal=True))
         legal = with_ids(frame.filter(gone.is_null()))
         left_out = _counted(gone, names)
@@ -208,7 +208,7 @@ def _with_twins(
     twins = twins.join(
         listed.filter(kind="dense"), on=["workload", *cluster], how="anti", maintain_order="left"
     )
-    gone = removed(with_rates(twins, machines), (), legal=True)
+    gone = removed(with_constants_of_rules(twins, machines), (), legal=True)
     lost = twins.filter(gone.is_not_null())["workload"].implode()
     named = (
         listed.with_columns(group=group)

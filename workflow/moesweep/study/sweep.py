@@ -17,9 +17,9 @@ from moesweep.study.blocks import Block
 from moesweep.study.claims import Claim
 from moesweep.study.conditions import AGAIN, NO_LARGEST_EP, SAID_AGAIN, checks, removed
 from moesweep.study.entries import ENTRY, blocks, points
-from moesweep.study.fp8_rules import with_rates
 from moesweep.study.ids import OF_OPTIONS, with_ids
 from moesweep.study.keys import SCHEMA
+from moesweep.study.of_clusters import with_constants_of_rules
 from moesweep.study.parts import Parts, read_parts, shown_path
 from moesweep.study.routing import misfit
 from moesweep.study.workload import dense_twins
@@ -129,7 +129,7 @@ def _listed(listed: list[Block], parts: Parts) -> tuple[pl.DataFrame, pl.DataFra
     frames, problems, counts = [], [], []
     for block in listed:
         frame = points(block)
-        gone = removed(with_rates(frame, {}), block.where, block.skips)
+        gone = removed(with_constants_of_rules(frame, {}), block.where, block.skips)
         lost = frame.filter(pl.col("ep").is_null() & ~pl.col(AGAIN)) if not block.skips else frame.clear()
         problems += _without_ep(lost, parts)
         kept = frame.filter(gone.is_null())

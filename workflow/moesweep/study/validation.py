@@ -16,7 +16,7 @@ from moesweep.edge.problems import BadInput, Problem, and_more, collect
 from moesweep.edge.schema import load_schema
 from moesweep.shapes.parallelism import GPUS_PER_NODE
 from moesweep.shapes.states import least_host_bytes, least_state_bytes
-from moesweep.study.fp8_rules import with_rates
+from moesweep.study.of_clusters import with_constants_of_rules
 from moesweep.study.rule import Rule
 from moesweep.study.rules import RULES
 from moesweep.study.sweep import Sweep, sound_part
@@ -77,7 +77,7 @@ def findings(
 
     def judged(frame: pl.DataFrame) -> pl.DataFrame:
         """The columns that rules read beside a workload's own."""
-        return with_rates(frame, clusters or {}).with_columns(
+        return with_constants_of_rules(frame, clusters or {}).with_columns(
             gpus_per_node=pl.lit(gpus_per_node, pl.Int64),
             usable_gib=pl.lit(max(usable_hbm_bytes / 2**30, 0.1)).round(1),
             least_state_gib=(least_state_bytes() / 2**30).round(1),

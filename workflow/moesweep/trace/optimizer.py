@@ -4,6 +4,8 @@ import polars as pl
 
 from moesweep.shapes import sizes as s
 from moesweep.shapes.precision import (
+    HOST_DOWN_BYTES,
+    HOST_UP_BYTES,
     gathered_saving,
     keeps_remainders,
     offloaded_share,
@@ -29,8 +31,6 @@ ADAM_AWARE_WEIGHT, ADAM_REMAINDER = 4, 4
 # Beside a host that updates a part, weights of 16 bits are made of fp32 ones by a pass of its own (read 4),
 # and gradients of 16 bits made fp32 before (read 2, write 4).
 ADAM_COPY, WIDENED_GRADIENT = 4, 6
-# A parameter that the host updates: its gradient is read, its weight of 16 bits written.
-DOWN, UP = 4, 2
 
 
 def owned_parameters() -> pl.Expr:
@@ -101,10 +101,11 @@ def _widened_bytes() -> pl.Expr:
 def _host_adam(offloaded: pl.Expr) -> Op:
     """Return what the host does: gradients come down in fp32, weights go up in 16 bits.
 
-    The shape: m parameters that it updates. Its bytes are those of device memory (Megatron
+    The shape: m parameters that it updates. Its bytes are those of device memory, where gradients are read
+    and weights written (Megatron
     `hybrid_optimizer.py`).
     """
-    moved = (DOWN + UP + _widened_bytes()) * offloaded
+    moved = (HOST_DOWN_BYTES + HOST_UP_BYTES + _widened_bytes()) * offloaded
     return Op("host_adam", "optimizer", m=offloaded, hbm_bytes=moved).only(offloaded > 0)
 
 
