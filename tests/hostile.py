@@ -8,7 +8,6 @@ import csv
 import io
 import json
 import math
-import os
 import random
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -19,7 +18,10 @@ from typing import Any
 import yaml
 
 from archives import signed
+from damages import DAMAGES
 from foreign_files import FILES
+from hostile_results import DRAWN, RESULTS, WORKLOAD, arguments
+from hostile_words import SIZES, UNITS, VALUES, WORDS
 from malformed import PAYLOADS, Input, Outcome, attempt
 from moesweep.study.keys import KEYS
 from moesweep.study.run_columns import READ
@@ -29,64 +31,6 @@ CHECKOUT = Path(__file__).resolve().parents[1]
 MODEL = "config/models/tiny.yaml"
 SWEEP = "config/sweeps/small.yaml"
 CLUSTER = "dgx-a100-80gb-8xhdr200"
-WORKLOAD = "tiny-ws16-tp2-pp2-ep2-gbs32-mbs1-seq128-moe"
-
-SIZES = tuple(str(2**power + more) for power in (0, 7, 16, 20, 31, 40, 53, 62, 63, 64) for more in (-1, 0, 1))
-WORDS = (
-    *(
-        "",
-        " ",
-        "nan",
-        "NaN",
-        "inf",
-        "-inf",
-        "-1",
-        "0",
-        "-0",
-        "0.5",
-        "1e3",
-        "1e309",
-        "1e-309",
-        "0x10",
-        "1_000",
-    ),
-    *(
-        "٣",
-        "１６",
-        "½",
-        "−1",
-        "\x1b[31mred\x1b[0m",
-        "a\nb",
-        "a\rb",
-        "\u202e16",
-        "\ufeff1",
-        "x" * 5000,
-        "9" * 400,
-    ),
-    *("true", "yes", "null", "None", "[]", "[1, 2]", "{}", "{zipf: 1.2}", "zipf:1.2", "zipf:nan", "zipf:1e9"),
-    *(
-        "zipf:-1",
-        "lognormal:0.5",
-        "lognormal:1e300",
-        "{zipf: 1.2, seed: 99999999999999999999}",
-        "table:x.csv",
-    ),
-    *(
-        "mla(kv_lora=1)",
-        "mla(q_lora=1,kv_lora=2,qk_nope=3,qk_rope=4,v=5)",
-        "mla(kv_lora=1,kv_lora=2)",
-        "mla(",
-    ),
-    *("gqa", "mha", "core_attn", "[core_attn, core_attn]", "../../etc/passwd", "=cmd()", "-", "--help", "*"),
-)
-"""Texts for a cell, a value on the command line, or a scalar of a file."""
-
-VALUES: tuple[Any, ...] = (
-    *(int(size) for size in SIZES),
-    *(-1, -(2**63), 10**400, 0.0, -0.0, 0.5, 1e300, 1e-300, float("nan"), float("inf"), float("-inf")),
-    *(None, True, False, [], {}, [[]], [None], {"": None}, {"value": None}, [1] * 1000, {"a": {"a": {}}}),
-)
-UNITS = ("GB/s", "GiB", "us", "TFLOP/s", "furlong", "Gbit/s", "B", "%", "GiB GiB", "")
 
 
 def hostile(kind: str, project: Path, count: int, seed: int = 0) -> Iterator[Input]:
@@ -250,6 +194,7 @@ def _foreign(project: Path, dice: random.Random) -> Made:
 
 
 LOGS = ("nccl_tests_all_reduce.log", "nccl_tests_alltoall.log")
+
 INJECTED = (
     *(
         "$(touch pwned)",
@@ -358,40 +303,6 @@ CONSTANTS = (
     *("matrix_flops_per_second", "tp_overlap", "streaming_multiprocessors", "nics_per_node"),
 )
 
-RESULTS = {
-    "results/workloads.parquet": (
-        "cost",
-        "tables",
-        "report",
-        "explain",
-        "diff",
-        "export",
-        "network",
-        "whatif",
-    ),
-    "results/validation.parquet": ("tables", "report"),
-    "results/costs.parquet": ("tables", "figures", "report", "diff", "whatif"),
-    "results/costs/sensitivity.parquet": ("report",),
-    "results/traffic/links.parquet": ("tables", "report"),
-    "results/tables/ep_claims.parquet": ("report",),
-    "results/figures/*.svg": ("report", "archive"),
-    "results/costs/ops/*/*.parquet": ("tables", "export"),
-    "results/traces/programs/*/*.parquet": ("cost", "traffic"),
-    "results/traces/ranks/*/*.parquet": ("traffic",),
-    "archive/*.parquet": ("verify",),
-}
-DRAWN = (
-    "<script>alert(1)</script>",
-    '<image href="http://example.org/x.png"/>',
-    '<g onload="alert(1)"/>',
-    '<a href="javascript:alert(1)"><text>x</text></a>',
-    "<style>@import 'http://example.org/x.css';</style>",
-    "<foreignObject><body/></foreignObject>",
-    '<use href="/etc/passwd#x"/>',
-    "<",
-    "&xxe;",
-)
-
 
 def _results(project: Path, dice: random.Random) -> Made:
     """A result that is a pipe, a link, a folder, cut or empty; a figure with code."""
@@ -403,54 +314,6 @@ def _results(project: Path, dice: random.Random) -> Made:
         text = text.replace("</svg>", f"{dice.choice(DRAWN)}</svg>")
         return arguments(command), partial(_put, {file: text.encode()})
     return arguments(command), partial(dice.choice(DAMAGES), file, dice.random())
-
-
-def arguments(command: str) -> tuple[str, ...]:
-    """Return a command with what it needs, on the results of the project that it runs in."""
-    more = {
-        "explain": (WORKLOAD, "iteration_seconds"),
-        "diff": ("results", "results"),
-        "export": ("--format", "perfetto", "--out", "exported", "--workload", WORKLOAD),
-        "archive": ("--out", "archived"),
-        "verify": ("archive",),
-        "whatif": ("ep=4", "--workload", WORKLOAD),
-        "network": ("--topology", "rail-only"),
-    }
-    return (command, *more.get(command, ()))
-
-
-def _as_pipe(file: str, share: float, project: Path) -> None:
-    (project / file).unlink()
-    os.mkfifo(project / file)
-
-
-def _as_link(file: str, share: float, project: Path) -> None:
-    targets = ("/dev/zero", "/etc/passwd", Path(file).name, "../../outside", "/proc/self/mem")
-    (project / file).unlink()
-    (project / file).symlink_to(targets[int(share * len(targets))])
-
-
-def _as_folder(file: str, share: float, project: Path) -> None:
-    (project / file).unlink()
-    (project / file).mkdir()
-
-
-def _cut(file: str, share: float, project: Path) -> None:
-    content = (project / file).read_bytes()
-    (project / file).write_bytes(content[: int(share * len(content))])
-
-
-def _gone(file: str, share: float, project: Path) -> None:
-    (project / file).unlink()
-
-
-def _locked(file: str, share: float, project: Path) -> None:
-    content = bytearray((project / file).read_bytes())
-    content[int(share * len(content))] ^= 0x55
-    (project / file).write_bytes(content)
-
-
-DAMAGES = (_as_pipe, _as_link, _as_folder, _cut, _gone, _locked)
 
 
 def _put(files: Mapping[str, bytes], project: Path) -> None:

@@ -32,24 +32,27 @@ NOT_FORMULAS = ("__init__.py", "command.py", "files.py", "words.py")
 SIZES = ("CACHED_ELEMENTS", "KNOWN_ORDERS", "LONGER", "WINDOW", "STEADY", "_SHIFT", "RESOLUTION")
 """Sizes of caches, tolerances, terms of a series: with others near them the same comes out."""
 
-TRACE = ("device_bytes", "hand_worked", "programs")
+TRACE = ("device_bytes", "hand_worked", "hand_worked_recompute", "programs")
+MEMORY = ("memory", "static_memory")
+COSTS = ("costs", "iteration_costs")
+OVERLAP = ("overlap", "overlap_in_layers")
 SKEWED = ("routing_input", "routing", "routing_costs")
 TESTS = {
-    "shapes": (*TRACE, "capacity", "memory", "dispatchers", "context_parallelism"),
+    "shapes": (*TRACE, "capacity", *MEMORY, "dispatchers", "context_parallelism"),
     "trace": (*TRACE, "balancing_losses", "capacity", "dispatchers", "context_parallelism"),
-    "cost": ("costs", "capacity", "overlap", "dispatchers"),
+    "cost": (*COSTS, "capacity", *OVERLAP, "dispatchers"),
     "study": SKEWED,
     "shapes/distinct": ("space", "factored"),
-    "shapes/layer_kinds": ("states", "placement", "programs", "hand_worked"),
+    "shapes/layer_kinds": ("states", "placement", "programs", "hand_worked", "hand_worked_recompute"),
     "shapes/parallelism": ("rings", "placement", "parallelism", "collectives"),
-    "shapes/placement": ("placement", "parallelism", "programs", "hand_worked"),
+    "shapes/placement": ("placement", "parallelism", "programs", "hand_worked", "hand_worked_recompute"),
     "shapes/precision": ("fp8", "offload"),
     **dict.fromkeys(("shapes/sharding", "trace/sharding", "cost/sharding"), ("sharding",)),
     "shapes/rings": ("rings", "collectives", "parallelism"),
-    "shapes/schedule": ("steps", "memory"),
+    "shapes/schedule": ("steps", *MEMORY),
     "shapes/spread": ("dispatchers",),
-    "shapes/states": ("states", "memory", "offload", "sharding"),
-    "shapes/steps": ("steps", "overlap", "pairs"),
+    "shapes/states": ("states", *MEMORY, "offload", "sharding"),
+    "shapes/steps": ("steps", *OVERLAP, "pairs"),
     **dict.fromkeys(("trace/ends", "trace/vocabulary"), TRACE),
     "trace/moe": (*TRACE, "balancing_losses", "fp64_routers", "capacity", "dispatchers"),
     "trace/optimizer": (*TRACE, "offload", "sharding"),
@@ -57,14 +60,14 @@ TESTS = {
     "trace/ops": (*TRACE, "routing"),
     "trace/dispatch": ("capacity", "balancing_losses", "dispatchers", *TRACE),
     **dict.fromkeys(("trace/skewed_copies", "trace/skewed_programs", "cost/skewed_ranks"), SKEWED),
-    "cost/buckets": ("overlap",),
-    "cost/collectives": ("collectives", "network_costs", "costs", "overlap"),
-    "cost/compute": ("costs", "offload", "fp64_routers", "fp8", "capacity", "dispatchers"),
+    "cost/buckets": OVERLAP,
+    "cost/collectives": ("collectives", "network_costs", *COSTS, *OVERLAP),
+    "cost/compute": (*COSTS, "offload", "fp64_routers", "fp8", "capacity", "dispatchers"),
     "cost/fused_exchange": ("dispatchers",),
-    "cost/memory": ("capacity", "memory", "context_parallelism", "dispatchers", "memory_programs"),
+    "cost/memory": ("capacity", *MEMORY, "context_parallelism", "dispatchers", "memory_programs"),
     "cost/pairs": ("pairs",),
     "cost/predicted_collectives": ("collectives",),
-    "cost/skew": ("capacity", "costs", *SKEWED),
+    "cost/skew": ("capacity", *COSTS, *SKEWED),
     "cost/uncertainty": ("uncertainty",),
     "cost/validity": ("validity", "sharding"),
     "cost/workspace": ("workspace", "dispatchers", "context_parallelism"),

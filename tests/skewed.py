@@ -16,7 +16,8 @@ from moesweep.trace.files import write_traces
 from moesweep.trace.programs import folded
 from moesweep.trace.skewed_copies import given_routing
 from moesweep.trace.skewed_programs import busiest, rank_programs
-from small import VARIED, small
+from small import small
+from varied import VARIED
 
 SKEWED = "zipf(alpha=1.2,seed=7)"
 HERE = Path()

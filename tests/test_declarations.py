@@ -4,7 +4,8 @@ import polars as pl
 import pytest
 
 from moesweep.trace.programs import folded, sections
-from small import VARIED, small
+from small import small
+from varied import VARIED
 
 OPS = [op for alternatives in sections() for section in alternatives for op in section.ops]
 COUNTS = {"num_microbatches", "global_batch_size", "world_size", "dp"}

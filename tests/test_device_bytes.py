@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
+from either_trace import Implementation, columnar
 from hand_worked import GPT_13B_DENSE, GPT_13B_MOE, SMALL_DENSE, SMALL_MOE
 from naive_trace import naive_program
 from small import MLA
-from test_hand_worked import Implementation, columnar
 
 OWN, ALL = 256 * 5120, 4096 * 5120
 # q, k, v and the output, 320 wide on a rank; 40 heads of 4096^2 scores over 16 ranks

@@ -5,65 +5,26 @@ import hashlib
 import io
 import json
 import shutil
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, replace
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 import pytest
 
+from diffed import FASTER, cluster, made_from, retold, write
 from moesweep.cli import main
 from moesweep.diff.comparison import Comparison
 from moesweep.diff.folder import read_folders
-from moesweep.evaluate.files import write_costs
 from moesweep.store.layout import Results
-from moesweep.store.provenance import code_checksums, facts
+from moesweep.store.provenance import code_checksums
 from moesweep.store.tablefile import write_table
-from moesweep.study.catalog import Cluster, load_cluster
 from moesweep.study.routing import Routing
-from moesweep.trace.files import write_traces
-from skewed import HERE, table_file
-from small import DENSE, small
+from skewed import table_file
+from small import DENSE
 
-ROOT = Path(__file__).resolve().parents[1]
 SWEEP: dict[str, dict[str, Any]] = {"moe": {}, "wide": {"ep": 4, "world_size": 32}, "dense": DENSE}
-FASTER = {"nic_bytes_per_second": 5e10, "kernel_seconds": 2e-6}
-
 Make = Callable[..., Path]
-
-
-def made_from(on: Cluster) -> dict[str, str]:
-    return facts(on.name, on.constants, asdict(on.network))
-
-
-def cluster(changed: Mapping[str, float] | None = None) -> Cluster:
-    default = load_cluster(ROOT, "dgx-a100-80gb-8xhdr200")
-    constants = {
-        name: replace(constant, value=(changed or {}).get(name, constant.value))
-        for name, constant in default.constants.items()
-    }
-    return replace(default, constants=constants)
-
-
-def write(path: Path, sweep: Mapping[str, dict[str, Any]], on: Cluster, root: Path = HERE) -> Path:
-    """Make a results folder of small workloads, with the stages' own functions; tables lie in `root`."""
-    results = Results(path)
-    workloads = pl.concat(
-        small(**changes).with_columns(workload=pl.lit(id_)) for id_, changes in sweep.items()
-    )
-    write_table(workloads, results.workloads, "workloads")
-    write_traces(workloads, results, root)
-    write_costs(results, on)
-    return path
-
-
-def retold(path: Path, copy: Path, told: Mapping[str, str]) -> Path:
-    """Copy a folder, whose costs then say that they are from other inputs."""
-    shutil.copytree(path, copy)
-    results = Results(copy)
-    write_table(pl.read_parquet(results.costs), results.costs, "costs", told)
-    return copy
 
 
 @pytest.fixture(scope="module")

@@ -30,7 +30,8 @@ from moesweep.study.catalog import Cluster, load_cluster
 from moesweep.study.sweep import enumerate_sweep
 from moesweep.trace.programs import folded
 from sampled import outside, sampled
-from small import VARIED, small
+from small import small
+from varied import VARIED
 
 ROOT = Path(__file__).resolve().parents[1]
 SWEEP = "config/sweeps/moe-a100-123.yaml"

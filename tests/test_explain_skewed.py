@@ -14,8 +14,9 @@ from moesweep.explain.ledger import QUANTITIES, Ledger
 from moesweep.explain.metrics import cost_metrics, metric
 from moesweep.study.routing import Routing
 from skewed import CHANGES, COPY, COUNTS, costs_of, measured
-from small import VARIED, small
+from small import small
 from test_explain import BAND, cluster
+from varied import VARIED
 
 CASES: dict[str, tuple[dict[str, object], str | None]] = {
     **{name: (changes, None) for name, changes in CHANGES.items()},

@@ -12,6 +12,7 @@ import polars as pl
 import pytest
 from polars.testing import assert_frame_equal
 
+from chakra_changes import joined, set_number, split
 from export_workloads import CLUSTER, ROOT
 from moesweep.cost.model import OF_THE_WORKLOAD, with_constants
 from moesweep.cost.ops import timed
@@ -31,7 +32,6 @@ from moesweep.trace.skewed_programs import rank_programs
 from naive_routing import Exchange, popularities, uneven_ops
 from skewed import CHANGES, costs_of, measured
 from small import small
-from test_export_chakra import joined, set_number, split
 from test_export_perfetto import slices
 from test_export_simai import assert_same_times, parse, read_totals, trace_totals
 

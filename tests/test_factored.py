@@ -21,7 +21,8 @@ from moesweep.study.sweep import load_sweep
 from moesweep.trace.programs import folded
 from moesweep.trace.skewed_copies import given_routing
 from moesweep.trace.skewed_programs import busiest, rank_programs
-from small import DENSE, VARIED, small
+from small import DENSE, small
+from varied import VARIED
 
 COLUMNS = list(dtypes("costs"))
 

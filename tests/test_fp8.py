@@ -30,7 +30,8 @@ from moesweep.study.space import load_space
 from moesweep.study.validation import findings
 from moesweep.trace.programs import folded, programs
 from sampled import OUTSIDE
-from small import DENSE, MLA, MODELS, VARIED, small
+from small import DENSE, MLA, MODELS, small
+from varied import VARIED
 
 HYBRID: dict[str, Any] = {"fp8": "hybrid"}
 RECIPES = ("delayed", "tensorwise", "blockwise", "mxfp8")

@@ -140,7 +140,9 @@ def test_the_citation_is_valid_before_and_after_it_has_a_doi() -> None:
 
 
 @pytest.mark.parametrize(
-    "path", sorted(LIBRARY.rglob("*.py")), ids=lambda path: str(path.relative_to(LIBRARY))
+    "path",
+    sorted([*LIBRARY.rglob("*.py"), *(ROOT / "tests").glob("*.py")]),
+    ids=lambda path: str(path.relative_to(ROOT)),
 )
 def test_files_and_functions_stay_small(path: Path) -> None:
     text = path.read_text(encoding="utf-8")

@@ -16,7 +16,8 @@ from moesweep.trace.skewed_copies import given_routing
 from moesweep.trace.skewed_programs import busiest, rank_programs
 from naive_memory import naive_memory
 from naive_routing import Exchange, popularities
-from small import DENSE, MODELS, VARIED, small
+from small import DENSE, MODELS, small
+from varied import VARIED
 
 FULL: dict[str, Any] = {"recompute": "full", "recompute_num_layers": 2}
 EVERY = (

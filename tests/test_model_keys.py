@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
+from either_trace import Implementation, brief, by_op, columnar, ops_of
 from hand_worked import SMALL_DENSE, SMALL_MOE, Brief
 from naive_trace import Row, naive_program
 from small import MLA
-from test_hand_worked import Implementation, brief, by_op, columnar, ops_of
 
 
 @pytest.fixture(params=[columnar, naive_program], ids=["columnar", "naive"])

@@ -17,7 +17,8 @@ from moesweep.network.graph import Graph
 from moesweep.network.slowdown import carried
 from moesweep.study.networks import read_network
 from naive_network import ecmp, found, what_stays
-from test_networks import Pairs, everyone, flows, loaded
+from network_loads import Pairs, everyone, flows
+from test_network_patterns import loaded
 
 RATES = Rates(25e9, 275e9)
 FORMS = {"a.edges": edges(LEAF_SPINE), "a.graphml": graphml(LEAF_SPINE), "a.topo": simai(LEAF_SPINE, 16)}

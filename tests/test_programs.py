@@ -10,7 +10,8 @@ from moesweep.shapes.placement import layer_layout
 from moesweep.trace.programs import programs, stages
 from naive_model import layers, naive_parameters, stage_layers
 from naive_trace import naive_program
-from small import MODELS, VARIED, small
+from small import MODELS, small
+from varied import VARIED
 
 EVERY = VARIED | MODELS
 

@@ -22,7 +22,8 @@ from moesweep.trace.ops import OWN, ops, repeats
 from moesweep.trace.programs import programs
 from moesweep.trace.skewed_programs import rank_programs
 from skewed import SKEWED
-from small import VARIED, small
+from small import small
+from varied import VARIED
 
 ROOT = Path()
 

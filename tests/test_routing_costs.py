@@ -16,7 +16,8 @@ from moesweep.traffic.files import read_matrix
 from moesweep.traffic.messages import Placed
 from sampled import sampled
 from skewed import CHANGES, COPY, COUNTS, HERE, SKEWED, costs_of, measured, seconds, trace_by_hand
-from small import DENSE, VARIED, small
+from small import DENSE, small
+from varied import VARIED
 
 
 # --- balanced stays -------------------------------------------------------------------------------------

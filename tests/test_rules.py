@@ -7,13 +7,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from broken import BROKEN, SOUND
 from moesweep.shapes.sizes import MODULES, SCOPES
 from moesweep.study.forms import joined, scoped
 from moesweep.study.keys import SCHEMA
 from moesweep.study.rules import RULES
 from moesweep.study.validation import findings
 from moesweep.study.workload import resolve, with_value
-from test_validation import BROKEN, SOUND
 
 SMALL = st.sampled_from([1, 2, 3, 4, 5, 6, 7, 8, 9, 12, 16, 30, 61, 64])
 SIZES = st.sampled_from([64, 96, 100, 128, 250, 992, 1000, 1024, 2048, 4098, 7168])

@@ -27,7 +27,8 @@ from moesweep.store.tablefile import dtypes
 from moesweep.study.runs import read_runs
 from moesweep.study.validation import findings
 from moesweep.trace.programs import folded, programs
-from small import DENSE, FSDP, MODELS, VARIED, small
+from small import DENSE, FSDP, MODELS, small
+from varied import VARIED
 
 STRATEGY = "data_parallel_sharding_strategy"
 STRATEGIES = ("optim", "optim_grads", "optim_grads_params")

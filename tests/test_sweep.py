@@ -9,11 +9,12 @@ from typing import Any
 import polars as pl
 import pytest
 
-from moesweep.edge.problems import BadInput, Problem
+from moesweep.edge.problems import BadInput
 from moesweep.edge.schema import check, load_schema
 from moesweep.study.keys import SCHEMA
-from moesweep.study.sweep import MAX_WORKLOADS, Sweep, enumerate_sweep, load_sweep
+from moesweep.study.sweep import MAX_WORKLOADS, enumerate_sweep, load_sweep
 from moesweep.study.validation import validate
+from sweep_files import write
 
 STUDY = "config/sweeps/moe-a100-123.yaml"
 DENSE = "config/sweeps/dense-a100-184.yaml"
@@ -24,12 +25,6 @@ PARENT = ["model", "world_size", "tp", "pp", "global_batch_size", "micro_batch_s
 @pytest.fixture(scope="module")
 def study(root: Path) -> pl.DataFrame:
     return enumerate_sweep(root, STUDY)
-
-
-def write(folder: Path, text: str) -> Path:
-    path = folder / "sweep.yaml"
-    path.write_text(text, encoding="utf-8")
-    return path
 
 
 def test_the_study_is_listed_entry_for_entry(study: pl.DataFrame) -> None:
@@ -96,114 +91,116 @@ def test_the_rows_are_what_the_workload_schema_says(study: pl.DataFrame) -> None
     assert problems == []
 
 
+EVERY_KEY: dict[str, Any] = {
+    "model": "gpt_7B",
+    "world_size": 32,
+    "tp": 2,
+    "pp": 2,
+    "ep": 4,
+    "etp": 1,
+    "global_batch_size": 64,
+    "micro_batch_size": 2,
+    "seq_length": 1024,
+    "num_experts": 8,
+    "moe_router_topk": 3,
+    "moe_router_num_groups": 4,
+    "moe_router_group_topk": 2,
+    "moe_router_enable_expert_bias": True,
+    "moe_ffn_hidden_size": 1024,
+    "num_layers": 12,
+    "hidden_size": 512,
+    "ffn_hidden_size": 2048,
+    "num_attention_heads": 8,
+    "num_query_groups": 4,
+    "vocab_size": 1000,
+    "gated_mlp": True,
+    "normalization": "rmsnorm",
+    "position_embedding": "rope",
+    "tied_embeddings": False,
+    "num_shared_experts": 1,
+    "first_k_dense": 2,
+    "attention": "mla",
+    "q_lora_rank": 64,
+    "kv_lora_rank": 32,
+    "qk_nope_head_dim": 16,
+    "qk_rope_head_dim": 8,
+    "v_head_dim": 24,
+    "virtual_pipeline": 3,
+    "sequence_parallel": True,
+    "recompute": "full",
+    "flash_attention": True,
+    "distributed_optimizer": False,
+    "dtype": "fp16",
+    "framework": "megatron-lm",
+    "blocking_launches": True,
+    "routing": "balanced",
+    "listed": 3,
+    "head_dim": 32,
+    "qk_layernorm": True,
+    "qk_layernorm_across_heads": True,
+    "add_qkv_bias": True,
+    "add_bias_linear": True,
+    "bias_activation_fusion": False,
+    "hidden_dropout": 0.25,
+    "attention_dropout": 0.5,
+    "moe_shared_expert_gate": True,
+    "moe_layer_freq": 2,
+    "mtp_num_layers": 1,
+    "window_size": [127, 0],
+    "window_attn_skip_freq": [1, 0],
+    "softmax_type": "learnable",
+    "num_layers_in_first_pipeline_stage": 5,
+    "num_layers_in_last_pipeline_stage": 7,
+    "account_for_embedding_in_pipeline_split": True,
+    "account_for_loss_in_pipeline_split": True,
+    "pipeline_model_parallel_layout": "Et*6|t*6L",
+    "cp": 2,
+    "cp_comm_type": "all_gather",
+    "moe_token_dispatcher_type": "flex",
+    "moe_flex_dispatcher_backend": "hybridep",
+    "moe_flex_dispatcher_num_sms": 24,
+    "moe_router_load_balancing_type": "seq_aux_loss",
+    "moe_expert_capacity_factor": 1.25,
+    "moe_pad_expert_input_to_capacity": True,
+    "grad_reduce_in_fp32": True,
+    "use_precision_aware_optimizer": True,
+    "exp_avg_dtype": "bf16",
+    "exp_avg_sq_dtype": "bf16",
+    "optimizer_cpu_offload": True,
+    "optimizer_offload_fraction": 0.5,
+    "use_megatron_fsdp": True,
+    "data_parallel_sharding_strategy": "optim_grads",
+    "fp8": "hybrid",
+    "fp8_recipe": "blockwise",
+    "fp8_param_gather": True,
+    "moe_shared_expert_overlap": True,
+    "overlap_moe_expert_parallel_comm": True,
+    "delay_wgrad_compute": True,
+    "overlap_p2p_comm": True,
+    "microbatch_group_size_per_vp_stage": 3,
+    "tp_comm_overlap": True,
+    "overlap_grad_reduce": True,
+    "overlap_param_gather": True,
+    "recompute_modules": ["moe", "core_attn"],
+    "recompute_method": "block",
+    "moe_router_dtype": "fp32",
+    "moe_router_fusion": True,
+    "cuda_graph_impl": "local",
+    "cuda_graph_scope": ["moe", "attn"],
+    "moe_permute_fusion": True,
+    "cross_entropy_loss_fusion": True,
+    "cross_entropy_fusion_impl": "te",
+    "recompute_num_layers": 2,
+}
+
+
 def test_every_key_of_a_sweep_reaches_its_column(root: Path, tmp_path: Path) -> None:
-    given: dict[str, Any] = {
-        "model": "gpt_7B",
-        "world_size": 32,
-        "tp": 2,
-        "pp": 2,
-        "ep": 4,
-        "etp": 1,
-        "global_batch_size": 64,
-        "micro_batch_size": 2,
-        "seq_length": 1024,
-        "num_experts": 8,
-        "moe_router_topk": 3,
-        "moe_router_num_groups": 4,
-        "moe_router_group_topk": 2,
-        "moe_router_enable_expert_bias": True,
-        "moe_ffn_hidden_size": 1024,
-        "num_layers": 12,
-        "hidden_size": 512,
-        "ffn_hidden_size": 2048,
-        "num_attention_heads": 8,
-        "num_query_groups": 4,
-        "vocab_size": 1000,
-        "gated_mlp": True,
-        "normalization": "rmsnorm",
-        "position_embedding": "rope",
-        "tied_embeddings": False,
-        "num_shared_experts": 1,
-        "first_k_dense": 2,
-        "attention": "mla",
-        "q_lora_rank": 64,
-        "kv_lora_rank": 32,
-        "qk_nope_head_dim": 16,
-        "qk_rope_head_dim": 8,
-        "v_head_dim": 24,
-        "virtual_pipeline": 3,
-        "sequence_parallel": True,
-        "recompute": "full",
-        "flash_attention": True,
-        "distributed_optimizer": False,
-        "dtype": "fp16",
-        "framework": "megatron-lm",
-        "blocking_launches": True,
-        "routing": "balanced",
-        "listed": 3,
-        "head_dim": 32,
-        "qk_layernorm": True,
-        "qk_layernorm_across_heads": True,
-        "add_qkv_bias": True,
-        "add_bias_linear": True,
-        "bias_activation_fusion": False,
-        "hidden_dropout": 0.25,
-        "attention_dropout": 0.5,
-        "moe_shared_expert_gate": True,
-        "moe_layer_freq": 2,
-        "mtp_num_layers": 1,
-        "window_size": [127, 0],
-        "window_attn_skip_freq": [1, 0],
-        "softmax_type": "learnable",
-        "num_layers_in_first_pipeline_stage": 5,
-        "num_layers_in_last_pipeline_stage": 7,
-        "account_for_embedding_in_pipeline_split": True,
-        "account_for_loss_in_pipeline_split": True,
-        "pipeline_model_parallel_layout": "Et*6|t*6L",
-        "cp": 2,
-        "cp_comm_type": "all_gather",
-        "moe_token_dispatcher_type": "flex",
-        "moe_flex_dispatcher_backend": "hybridep",
-        "moe_flex_dispatcher_num_sms": 24,
-        "moe_router_load_balancing_type": "seq_aux_loss",
-        "moe_expert_capacity_factor": 1.25,
-        "moe_pad_expert_input_to_capacity": True,
-        "grad_reduce_in_fp32": True,
-        "use_precision_aware_optimizer": True,
-        "exp_avg_dtype": "bf16",
-        "exp_avg_sq_dtype": "bf16",
-        "optimizer_cpu_offload": True,
-        "optimizer_offload_fraction": 0.5,
-        "use_megatron_fsdp": True,
-        "data_parallel_sharding_strategy": "optim_grads",
-        "fp8": "hybrid",
-        "fp8_recipe": "blockwise",
-        "fp8_param_gather": True,
-        "moe_shared_expert_overlap": True,
-        "overlap_moe_expert_parallel_comm": True,
-        "delay_wgrad_compute": True,
-        "overlap_p2p_comm": True,
-        "microbatch_group_size_per_vp_stage": 3,
-        "tp_comm_overlap": True,
-        "overlap_grad_reduce": True,
-        "overlap_param_gather": True,
-        "recompute_modules": ["moe", "core_attn"],
-        "recompute_method": "block",
-        "moe_router_dtype": "fp32",
-        "moe_router_fusion": True,
-        "cuda_graph_impl": "local",
-        "cuda_graph_scope": ["moe", "attn"],
-        "moe_permute_fusion": True,
-        "cross_entropy_loss_fusion": True,
-        "cross_entropy_fusion_impl": "te",
-        "recompute_num_layers": 2,
-    }
     texts = {"moe_layer_freq": "2", "window_size": "[127,0]", "window_attn_skip_freq": "[1,0]"}
     texts |= {"recompute_modules": "core_attn+moe", "cuda_graph_scope": "attn+moe"}
     keys = set(load_schema("sweep")["$defs"]) - {"claims", "cluster", "grid", "range", "row"}
-    assert set(given) == keys
-    row = enumerate_sweep(root, write(tmp_path, json.dumps({"rows": [given]})))
-    assert {key: row[key].item() for key in given} == given | texts
+    assert set(EVERY_KEY) == keys
+    row = enumerate_sweep(root, write(tmp_path, json.dumps({"rows": [EVERY_KEY]})))
+    assert {key: row[key].item() for key in EVERY_KEY} == EVERY_KEY | texts
     assert (row["dp"].item(), row["edp"].item()) == (4, 4)
 
 
@@ -337,87 +334,3 @@ enumerate_sweep(Path({str(root)!r}), {STUDY!r})
 assert "pint" not in sys.modules
 """
     subprocess.run([sys.executable, "-c", code], check=True)
-
-
-LISTED = {"model": "gpt_7B", "world_size": 16, "seq_length": 128, "global_batch_size": {"per_gpu": 1}}
-
-
-def sweep_of(root: Path, folder: Path, *grids: dict[str, Any], **more: Any) -> Sweep:
-    return load_sweep(root, write(folder, json.dumps({"options": LISTED, "grids": [*grids], **more})))
-
-
-def refusals(root: Path, folder: Path, *grids: dict[str, Any], **more: Any) -> list[Problem]:
-    with pytest.raises(BadInput) as caught:
-        sweep_of(root, folder, *grids, **more)
-    return caught.value.problems
-
-
-def test_illegal_points_are_skipped_where_a_grid_says_so(root: Path, tmp_path: Path) -> None:
-    sweep = sweep_of(root, tmp_path, {"tp": [1, 2, 3], "pp": [1, 2, 5], "illegal": "skip"})
-    assert sweep.workloads.select("tp", "pp").rows() == [(1, 1), (1, 2), (2, 1), (2, 2)]
-    assert sweep.left_out.rows() == [("grids[0]", "world_by_pp", 3), ("grids[0]", "world_by_tp", 2)]
-    validate(sweep)
-    with pytest.raises(BadInput):
-        validate(sweep_of(root, tmp_path, {"tp": [1, 2, 3], "pp": [1, 2, 5]}))
-
-
-def test_conditions_and_ranges_in_a_sweep(root: Path, tmp_path: Path) -> None:
-    grid = {"tp": {"from": 1, "to": 8, "times": 2}, "pp": "all", "where": "tp * pp = 16"}
-    sweep = sweep_of(root, tmp_path, grid, {"tp": 1, "pp": 1})
-    assert sweep.workloads.select("tp", "pp").rows() == [(1, 16), (2, 8), (4, 4), (8, 2), (1, 1)]
-    assert sweep.origins["entry"].to_list() == ["grids[0]"] * 4 + ["grids[1]"]
-    assert sweep.left_out.rows() == [("grids[0]", "where tp * pp = 16", 16)]
-
-
-def test_a_grid_of_which_nothing_is_left(root: Path, tmp_path: Path) -> None:
-    grid = {"tp": [3, 5, 7], "pp": 1, "where": "tp < 7", "illegal": "skip"}
-    (problem,) = refusals(root, tmp_path, grid, {"tp": 1, "pp": 1})
-    assert (problem.path, problem.rule) == ("grids[0]", "empty")
-    assert problem.message == (
-        "of 3 points none is left: where tp < 7 leaves out 1, world_by_tp removes the last 2"
-    )
-
-
-def test_points_of_one_grid_that_a_rule_makes_the_same_count_once(root: Path, tmp_path: Path) -> None:
-    grid = {"tp": [1, 2], "pp": 1, "num_experts": 4, "moe_router_topk": 1, "etp": [1, "tp"]}
-    grid |= {"ep": [4, "largest"], "global_batch_size": [16, {"per_gpu": 1}]}
-    sweep = sweep_of(root, tmp_path, grid)
-    assert sweep.workloads.select("tp", "etp", "ep").rows() == [(1, 1, 4), (2, 1, 4), (2, 2, 4)]
-    assert sweep.left_out.is_empty()
-
-
-def test_what_two_grids_list_is_refused_in_one_line(root: Path, tmp_path: Path) -> None:
-    grid = {"tp": [1, 2], "pp": [1, 2], "dtype": ["bf16", "fp16"]}
-    (problem,) = refusals(root, tmp_path, grid, grid)
-    assert (problem.path, problem.rule) == ("grids[1]", "duplicate")
-    assert problem.message.endswith("is listed at grids[0] already (and 7 more)")
-
-
-def test_clusters_are_for_spaces(root: Path, tmp_path: Path) -> None:
-    grid = {"tp": 1, "pp": 1, "cluster": ["a", "b"]}
-    (problem,) = refusals(root, tmp_path, grid)
-    assert (problem.path, problem.rule) == ("grids[0].cluster", "space_only")
-    (problem,) = refusals(root, tmp_path, {"tp": 1, "pp": 1}, rows=[{"tp": 2, "pp": 1, "cluster": "a"}])
-    assert problem.path == "rows[0].cluster"
-
-
-def test_a_file_of_100000_rows(root: Path, tmp_path: Path) -> None:
-    rows = "\n".join(
-        f"- {{model: gpt_7B, world_size: 8, tp: {tp}, pp: 1, global_batch_size: {8 * n}, seq_length: 128}}"
-        for tp in (1, 2)
-        for n in range(1, 50_001)
-    )
-    frame = enumerate_sweep(root, write(tmp_path, f"rows:\n{rows}\n"))
-    assert (frame.height, frame["workload"].n_unique()) == (100_000, 100_000)
-    assert frame["global_batch_size"].to_list() == [8 * n for n in range(1, 50_001)] * 2
-
-
-def test_rows_of_many_mistakes_are_each_named(root: Path, tmp_path: Path) -> None:
-    rows = [{"tp": 1, "pp": 1, "seq_length": n} for n in (128, "128", 128, True, 0)]
-    found = refusals(root, tmp_path, {"tp": 1, "pp": 2}, rows=rows)
-    assert [(p.path, p.rule) for p in found] == [
-        ("rows[1].seq_length", "type"),
-        ("rows[3].seq_length", "type"),
-        ("rows[4].seq_length", "range"),
-        ("rows[2]", "duplicate"),
-    ]

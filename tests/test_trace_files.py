@@ -14,7 +14,8 @@ from moesweep.trace.files import write_traces
 from moesweep.trace.programs import sections
 from naive_layout import naive_groups, naive_schedule
 from naive_trace import naive_ops
-from small import VARIED, small
+from small import small
+from varied import VARIED
 
 
 @pytest.fixture(scope="module")

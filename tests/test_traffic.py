@@ -26,7 +26,8 @@ from naive_layout import naive_groups
 from naive_rings import naive_ring
 from naive_sizes import own_tokens
 from naive_trace import naive_ops
-from small import DENSE, VARIED, small
+from small import DENSE, small
+from varied import VARIED
 
 Cells = dict[tuple[int, int, str, str], int]
 

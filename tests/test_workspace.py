@@ -1,7 +1,7 @@
 """What a backward pass needs besides what the forward kept, worked out by hand."""
 
+from remembered import memory
 from small import DENSE
-from test_memory import memory
 
 
 def test_workspace_by_hand() -> None:
