@@ -13,6 +13,7 @@ SOUND: dict[str, Any] = {
     **{"qk_nope_head_dim": 0, "qk_rope_head_dim": 0, "v_head_dim": 0, "virtual_pipeline": 1},
     **{"sequence_parallel": True, "recompute": "none", "flash_attention": False, "dtype": "bf16"},
     **{"distributed_optimizer": True, "framework": "megatron-core", "blocking_launches": False},
+    "deterministic_mode": False,
     **{"routing": "balanced", "head_dim": 64, "qk_layernorm": False, "qk_layernorm_across_heads": False},
     **{"add_qkv_bias": False, "add_bias_linear": False, "bias_activation_fusion": False},
     **{"hidden_dropout": 0.1, "attention_dropout": 0.1, "moe_shared_expert_gate": False},
@@ -50,6 +51,7 @@ GROUP = "microbatch_group_size_per_vp_stage"
 CHUNKED = {"virtual_pipeline": 2}
 FLEX = {"moe_token_dispatcher_type": "flex"}
 SHARED: dict[str, Any] = {"cp": 2, "flash_attention": True}
+ORDERED: dict[str, Any] = {"deterministic_mode": True}
 ALONE = {"world_size": 1, "tp": 1, "pp": 1, "ep": 1, "etp": 1, "global_batch_size": 1}
 BESIDE = {"overlap_grad_reduce": True, "overlap_param_gather": True}
 FSDP: dict[str, Any] = {"use_megatron_fsdp": True}
@@ -121,6 +123,9 @@ BROKEN: list[tuple[str, dict[str, Any], str, str]] = [
         "megatron-lm",
         "nearest: megatron-core",
     ),
+    ("order_of_loss", ORDERED | {"cross_entropy_loss_fusion": True}, "true", "nearest: false"),
+    ("order_of_linears", ORDERED | {"tp_comm_overlap": True}, "true", "nearest: false"),
+    ("framework_of_order", ORDERED | {"framework": "megatron-lm"}, "megatron-lm", "nearest: megatron-core"),
     ("reduce_beside_passes", ALONE | {"overlap_grad_reduce": True}, "true", "nearest: false"),
     (
         "framework_of_overlap",

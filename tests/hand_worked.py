@@ -126,6 +126,7 @@ GPT_13B_MOE: dict[str, Any] = {
     "cuda_graph_impl": "none",
     "cuda_graph_scope": "layer",
     "blocking_launches": False,
+    "deterministic_mode": False,
     "routing": "balanced",
 }
 DENSE_CHANGES: dict[str, Any] = {

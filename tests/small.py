@@ -46,6 +46,7 @@ BASE: dict[str, Any] = {
     "dtype": "bf16",
     "framework": "megatron-core",
     "blocking_launches": False,
+    "deterministic_mode": False,
     "routing": "balanced",
 }
 

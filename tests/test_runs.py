@@ -84,7 +84,7 @@ def test_free_columns_pass_through(root: Path, tmp_path: Path) -> None:
         ("Recompute", "unknown_column", "did you mean recompute?"),
         ("fp4", "not_modelled", "remove the column"),
         ("fp8_format", "unknown_column", "did you mean fp8?"),
-        ("deterministic_mode", "not_modelled", "remove the column"),
+        ("deterministic", "unknown_column", "did you mean deterministic_mode?"),
         ("context_parallel_size", "unknown_column", "did you mean cp?"),
         ("hierarchical_context_parallel_sizes", "not_modelled", "remove the column"),
         ("dp", "no_effect", "remove the column"),

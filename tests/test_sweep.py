@@ -133,6 +133,7 @@ EVERY_KEY: dict[str, Any] = {
     "dtype": "fp16",
     "framework": "megatron-lm",
     "blocking_launches": True,
+    "deterministic_mode": True,
     "routing": "balanced",
     "listed": 3,
     "head_dim": 32,

@@ -27,6 +27,7 @@ members = pl.col("members_per_node").cast(pl.Float64)
 nodes = pl.col("nodes").cast(pl.Float64)
 crosses = pl.col("nodes") > 1
 slowdown = pl.col("slowdown")
+in_one_order = pl.col("deterministic_mode")
 sharing = constant("gpus_per_node") / members
 """Communicators of the kind whose members share a node's NICs: one per GPU that is nobody's neighbour."""
 
@@ -118,7 +119,8 @@ def inside_ways(op: Words) -> Ways:
     """Return the ways of a ring's collective inside a node: NCCL's protocols (Simple, LL).
 
     Latency and bandwidth of long messages are measured. An all_reduce runs in the switches instead where
-    the node's can add and that is faster (NVLink SHARP; `nvls_bytes_per_second`, 0: none).
+    the node's can add and that is faster (NVLink SHARP; `nvls_bytes_per_second`, 0: none), but for
+    `deterministic_mode`, which keeps to rings.
     """
     reduces, wire = among(op.collective, "all_reduce"), _wire(op)
     passes = choose(reduces, pl.lit(2.0), pl.lit(1.0))
@@ -130,7 +132,8 @@ def inside_ways(op: Words) -> Ways:
         "ring LL": (short.alias("ll_latency_seconds"), _short(wire, bandwidth)),
     }
     if reduces is not False:
-        adding = pl.max_horizontal(bandwidth, constant("nvls_bytes_per_second"))
+        switches = pl.when(in_one_order).then(0.0).otherwise(constant("nvls_bytes_per_second"))
+        adding = pl.max_horizontal(bandwidth, switches)
         ways["NVLS"] = (latency, wire / choose(reduces, adding, bandwidth))
     return ways
 
@@ -159,7 +162,8 @@ def outside_ways(op: Words) -> Ways:
     """Return the ways of a ring's collective across nodes: NCCL's algorithms and protocols.
 
     Long messages run at full bandwidth with slow steps (Simple), short ones the other way round (LL). An
-    all_reduce runs over a ring or, with few steps and some bandwidth lost, a tree (NCCL `tuning.cc`).
+    all_reduce runs over a ring or, with few steps and some bandwidth lost, a tree (NCCL `tuning.cc`); with
+    `deterministic_mode` over rings alone (Megatron 0.19 `determinism.py` sets NCCL_ALGO).
     """
     slowed = _wire(op) * slowdown
     node_network = constant("ring_efficiency") * nic_bandwidth() * constant("gpus_per_node")
@@ -175,11 +179,22 @@ def outside_ways(op: Words) -> Ways:
         short_tree = pl.min_horizontal(tree * constant("ll_tree_share"), constant("ll_bytes_per_second"))
         long_latency = _tree_latency(op, "", "tree_node_hop_seconds", "network_hop_seconds")
         short_latency = _tree_latency(op, "ll_", "ll_node_hop_seconds", "ll_tree_network_hop_seconds")
-        ways |= {
+        trees = {
             "tree": (long_latency, (slowed / tree).alias("tree_transfer_seconds")),
             "tree LL": (short_latency, (slowed / short_tree).alias("ll_tree_transfer_seconds")),
         }
+        ways |= {name: _unless_in_order(way, ways["ring"]) for name, way in trees.items()}
     return ways
+
+
+def _unless_in_order(
+    way: tuple[pl.Expr, pl.Expr], of_ring: tuple[pl.Expr, pl.Expr]
+) -> tuple[pl.Expr, pl.Expr]:
+    """Return a way's latency and transfer, or those of a ring where sums have one order."""
+    latency, transfer = (
+        pl.when(in_one_order).then(own).otherwise(part) for part, own in zip(way, of_ring, strict=True)
+    )
+    return latency, transfer
 
 
 def ring(op: Words) -> Timing:

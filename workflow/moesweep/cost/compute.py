@@ -29,6 +29,11 @@ is_flash = pl.col("flash_attention")
 attention_kernels = pl.when(s.passes_keys).then(s.cp).when(s.gathers_keys).then(2).otherwise(1)
 """Kernels of a flash attention: with cp one for each block of keys, or for each of a rank's two chunks."""
 
+in_order = (
+    pl.when(pl.col("deterministic_mode")).then(constant("deterministic_attention_fraction")).otherwise(1.0)
+)
+"""What a flash attention's backward keeps of its rate where it adds up in one order every time."""
+
 forward_efficiency = constant("gemm_forward_efficiency")
 dgrad_efficiency = constant("gemm_dgrad_efficiency")
 wgrad_efficiency = constant("gemm_wgrad_efficiency")
@@ -139,7 +144,9 @@ def gemm(op: Words) -> Timing:
 def attention(op: Words) -> Timing:
     """Return flash attention's fused kernel or unfused attention's batched GEMMs, and memory traffic.
 
-    Flash: flops over a share of peak that falls with few heads, x/(x + half) for x heads a rank.
+    Flash: flops over a share of peak that falls with few heads, x/(x + half) for x heads a rank; backward
+    with `deterministic_mode` over `deterministic_attention_fraction` of it, as blocks of keys add to a
+    query's gradient in turns.
     Unfused: two products forward and four backward, of batch·heads matrices whose tiles share
     waves, at `attention_gemm_efficiency` of a plain GEMM. The declared bytes (scores, and q, k, v and
     output for rotation and transposition) pass through memory between the products, not beside them.
@@ -148,9 +155,10 @@ def attention(op: Words) -> Timing:
     head_width = pl.col("k") / heads
     batch, rows = pl.col("groups") * heads, pl.col("m").cast(pl.Float64)
 
-    def flash(direction: str) -> pl.Expr:
+    def flash(direction: str, share: pl.Expr | None = None) -> pl.Expr:
         few_heads = heads / (heads + constant(f"flash_{direction}_half_heads"))
-        share = constant(f"flash_{direction}_efficiency") * few_heads
+        reached = constant(f"flash_{direction}_efficiency") * few_heads
+        share = reached if share is None else reached * share
         rate = constant("matrix_flops_per_second") * constant("gemm_gain") * share
         return (pl.col("flops") / rate).alias("flash_attention_seconds")
 
@@ -161,7 +169,8 @@ def attention(op: Words) -> Timing:
         return scores * score_seconds + outputs * output_seconds
 
     forward = pl.when(is_flash).then(flash("forward")).otherwise(products(1, 1, forward_efficiency))
-    backward = pl.when(is_flash).then(flash("backward")).otherwise(products(1, 3, dgrad_efficiency))
+    fused = flash("backward", in_order)
+    backward = pl.when(is_flash).then(fused).otherwise(products(1, 3, dgrad_efficiency))
     memory = _hbm_seconds(pl.col("hbm_bytes"), constant("elementwise_hbm_fraction"))
     recomputed = starts(op.op, "recompute_")
     arithmetic = choose(among(op.phase, "backward"), choose(recomputed, forward, backward), forward)

@@ -44,6 +44,7 @@ def _of(
         nodes=pl.lit(nodes),
         stride=pl.lit(1),
         slowdown=pl.lit(1.0),
+        deterministic_mode=pl.lit(False),
         # Every rank brings as much as the others.
         routing=pl.lit("balanced"),
         moe_pad_expert_input_to_capacity=pl.lit(False),

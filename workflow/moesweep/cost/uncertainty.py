@@ -18,6 +18,7 @@ UNCERTAIN = (
     "fp8_gemm_efficiency",
     "grouped_gemm_efficiency",
     "attention_gemm_efficiency",
+    "deterministic_attention_fraction",
     "elementwise_hbm_fraction",
     "adam_hbm_fraction",
     "permute_hbm_fraction",

@@ -38,6 +38,7 @@ def criteria() -> dict[str, pl.Expr]:
         "the flex dispatcher": other & s.flex,
         "products in fp8": other & fp8,
         "an optimizer on the host": other & offloads,
+        "sums in one order every time": other & pl.col("deterministic_mode"),
         "parameters or gradients sharded": other & shards_gradients,
         "another attention kernel": other & (pl.col("flash_attention") != flash),
         "another gating of MLPs": other & (pl.col("gated_mlp") != gated),

@@ -26,6 +26,15 @@ KERNEL_RULES = (
         (_c("cross_entropy_fusion_impl") != "native") & ~_c("cross_entropy_loss_fusion"),
         "cross_entropy_fusion_impl {cross_entropy_fusion_impl} says whose fused loss, and "
         "cross_entropy_loss_fusion is false", nearest_is("native")),
+    error("order_of_loss", "cross_entropy_loss_fusion",
+        _c("deterministic_mode") & _c("cross_entropy_loss_fusion"),
+        "a fused loss adds up in no fixed order: Megatron refuses cross_entropy_loss_fusion with "
+        "deterministic_mode", nearest_is("false")),
+    error("order_of_linears", "tp_comm_overlap", _c("deterministic_mode") & _c("tp_comm_overlap"),
+        "linears in parts add up in no fixed order: Megatron refuses tp_comm_overlap with "
+        "deterministic_mode", nearest_is("false")),
+    error("framework_of_order", "framework", _c("deterministic_mode") & (_c("framework") != "megatron-core"),
+        "framework {framework} has no deterministic_mode", nearest_is("megatron-core")),
 )
 # fmt: on
 """Rules that moesweep.study.rules takes in."""

@@ -363,6 +363,9 @@ COLUMNS: tuple[Derived, ...] = (
         "before the exchange, moe_router and moe_preprocess. Left out: the whole layer.",
         "layer", resolved=SCOPE_TEXT, text=scoped),
     Key("blocking_launches", TRUTH, "Kernel launches wait for the kernel (CUDA_LAUNCH_BLOCKING=1).", False),
+    Key("deterministic_mode", TRUTH,
+        "Kernels and collectives that add up in one order every time: attention's backward in turns, rings "
+        "alone.", False),
     Key("routing", ROUTING,
         "How the router spreads tokens over experts: balanced; as a loss (aux_loss) or a bias of its logits "
         "(bias) evens them, or nothing (uncontrolled); or one of zipf, lognormal and table, such as "

@@ -111,7 +111,7 @@ _UNMODELLED = (
     *("add_bias_linear", "moe_layer_freq", "mtp_num_layers", "window_size", "window_attn_skip_freq"),
     *("hidden_dropout", "attention_dropout", "calculate_per_token_loss", "moe_latent_size"),
     *("moe_shared_expert_gate", "bias_activation_fusion", "softmax_type"),
-    *("moe_router_enable_expert_bias", "deterministic_mode"),
+    "moe_router_enable_expert_bias",
 )
 
 UNMODELLED = frozenset(_UNMODELLED) - KEYS.keys()
