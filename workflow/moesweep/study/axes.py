@@ -13,8 +13,9 @@ import numpy as np
 import polars as pl
 
 from moesweep.edge.problems import BadInput, Problem, shown
+from moesweep.study.column import Key
 from moesweep.study.ids import OF_OPTIONS
-from moesweep.study.keys import KEYS, SCHEMA, Key
+from moesweep.study.keys import KEYS, SCHEMA
 
 ALL = "all"
 MAX_VALUES = 1_000_000

@@ -14,9 +14,10 @@ import polars as pl
 
 from moesweep.edge.problems import BadInput, Problem, collect
 from moesweep.study.axes import Axis, encoded, ep_variants, values_of
+from moesweep.study.column import NEEDED, Key
 from moesweep.study.conditions import Condition, condition
 from moesweep.study.ids import OF_OPTIONS
-from moesweep.study.keys import KEYS, NEEDED, WORDED, Key
+from moesweep.study.keys import KEYS, WORDED
 
 POINT = "point"
 """Column of a point's number within its block."""

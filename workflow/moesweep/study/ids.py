@@ -4,7 +4,8 @@ from typing import Any
 
 import polars as pl
 
-from moesweep.study.keys import WORDED, Key
+from moesweep.study.column import Key
+from moesweep.study.keys import WORDED
 from moesweep.study.words import digest, number, worded
 
 OF_OPTIONS = " of options"

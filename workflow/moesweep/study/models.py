@@ -7,7 +7,8 @@ import polars as pl
 
 from moesweep.edge.problems import BadInput, Problem, shown
 from moesweep.study.catalog_files import read_named
-from moesweep.study.keys import KEYS, NEEDED
+from moesweep.study.column import NEEDED
+from moesweep.study.keys import KEYS
 
 ABOUT_FILE = ("description", "source")
 """Keys of a model's file that are no values."""

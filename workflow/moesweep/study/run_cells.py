@@ -11,8 +11,9 @@ from moesweep.edge.problems import BadInput, shown
 from moesweep.edge.schema import check
 from moesweep.edge.yaml_reader import read_yaml_text
 from moesweep.study.axes import encoded
+from moesweep.study.column import Key
 from moesweep.study.forms import Schema
-from moesweep.study.keys import KEYS, SCHEMA, Key
+from moesweep.study.keys import KEYS, SCHEMA
 from moesweep.study.routing import PARAMETERS, WORDS, with_texts
 
 TRUTH = {"0": False, "1": True, "false": False, "true": True, "False": False, "True": True}

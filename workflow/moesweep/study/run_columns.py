@@ -9,7 +9,8 @@ import polars as pl
 
 from moesweep.edge.problems import BadInput, Problem, did_you_mean, shown
 from moesweep.edge.schema import check
-from moesweep.study.keys import COLUMNS, KEYS, NEEDED, Key
+from moesweep.study.column import NEEDED, Key
+from moesweep.study.keys import COLUMNS, KEYS
 from moesweep.study.names import ELSEWHERE, UNMODELLED
 from moesweep.study.run_cells import ROUTINGS
 

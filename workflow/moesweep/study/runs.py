@@ -12,8 +12,9 @@ import polars as pl
 from moesweep.edge.problems import Problem, collect, did_you_mean, shown
 from moesweep.study.axes import encoded, with_rules_applied
 from moesweep.study.catalog import load_cluster
+from moesweep.study.column import NEEDED, Key
 from moesweep.study.csv_table import read_table
-from moesweep.study.keys import KEYS, NEEDED, SCHEMA, Key
+from moesweep.study.keys import KEYS, SCHEMA
 from moesweep.study.models import given_by_model
 from moesweep.study.run_cells import ROUTINGS, SAID_BY, parsed
 from moesweep.study.run_columns import MEASURED, unread

@@ -8,8 +8,9 @@ from typing import Any
 
 from moesweep.edge.schema import SCHEMA_DIRECTORY
 from moesweep.study.claims import CLAIMS
+from moesweep.study.column import NEEDED, Key
 from moesweep.study.forms import NAME, Schema, whole
-from moesweep.study.keys import COLUMNS, KEYS, NEEDED, Key
+from moesweep.study.keys import COLUMNS, KEYS
 from moesweep.study.names import ELSEWHERE, UNMODELLED
 
 MAX_LISTED = 4096

@@ -11,8 +11,9 @@ import polars as pl
 
 from moesweep.shapes.parallelism import dp_size, edp_size
 from moesweep.shapes.weights import parameters
+from moesweep.study.column import NEEDED
 from moesweep.study.ids import OF_OPTIONS, with_ids
-from moesweep.study.keys import KEYS, NEEDED, SCHEMA
+from moesweep.study.keys import KEYS, SCHEMA
 
 GIVEN = tuple(KEYS)
 """Columns that a sweep and the catalogue give; `with_derived` computes the others."""
