@@ -36,9 +36,10 @@ def naive_groups(w: Workload) -> dict[str, list[list[int]]]:
     shared |= {"dp": "tp pp", "etp": "ep edp pp", "ep": "etp edp pp"}
     shared |= {"edp": "etp ep pp", "tp_ep": "edp pp", "embedding": "tp cp dp", "world": ""}
     shared |= {"model": "cp dp", "expert_model": "edp", "tp_cp": "dp pp", "tp_cp_dp": "pp"}
-    if w["moe_router_load_balancing_type"] == "none":
+    loss = w["moe_router_load_balancing_type"]
+    if loss in ("none", "global_aux_loss"):
         del shared["tp_cp"]
-    if not w["moe_router_enable_expert_bias"]:
+    if loss != "global_aux_loss" and not w["moe_router_enable_expert_bias"]:
         del shared["tp_cp_dp"]
     groups: dict[str, list[list[int]]] = {}
     for kind, names in shared.items():

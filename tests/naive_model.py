@@ -12,6 +12,7 @@ from naive_sizes import (
     layer_tensors,
     one_expert,
     prediction_tensors,
+    repeated,
     table,
 )
 
@@ -159,6 +160,12 @@ def is_repeated(w: Workload, stage: int, layer: Layer) -> bool:
     if w["recompute"] != "full" or w["recompute_method"] == "uniform":
         return bool(w["recompute"] == "full")
     return any(layer in chunk[: w["recompute_num_layers"]] for chunk in stage_chunks(w, stage))
+
+
+def router_comes_again(w: Workload, stage: int, number: int) -> bool:
+    """Whether a backward pass runs a layer's router once more, so that a forward pass keeps nothing of it."""
+    (layer,) = (each for each in stage_layers(w, stage) if each.number == number)
+    return repeated(w, "moe") or is_repeated(w, stage, layer)
 
 
 def dense_tensors(w: Workload, stage: int) -> list[Tensor]:

@@ -17,7 +17,15 @@ from naive_fp8 import (
     weight_quantising,
 )
 from naive_layout import coordinates, naive_groups
-from naive_model import buffer_sizes, layers, predicting_stage, repeated_layers, stage_layers, summed_over_tp
+from naive_model import (
+    buffer_sizes,
+    layers,
+    predicting_stage,
+    repeated_layers,
+    router_comes_again,
+    stage_layers,
+    summed_over_tp,
+)
 from naive_rows import Row
 from naive_sharding import gathered_later, sharded, shared_out
 from naive_sizes import (
@@ -115,7 +123,8 @@ class Program(Dispatchers):
     def balancing_loss(self) -> None:
         """Scores of all experts, a map of the chosen ones; both summed, the map over all who share tokens."""
         w = self.w
-        if w["moe_router_load_balancing_type"] == "none":
+        later = self.phase == "forward" and router_comes_again(w, self.stage, self.layer)
+        if w["moe_router_load_balancing_type"] == "none" or later:
             return
         # Softmax, top-k, the map of whole numbers made one of truths, the two sums.
         reads, writes = (4, 4, 4, 1, 4), (4, 4, 1)
@@ -129,8 +138,10 @@ class Program(Dispatchers):
         # Who has parts of the same tokens.
         sharing = {(True, False): "tp", (False, True): "cp", (True, True): "tp_cp"}
         kind = sharing.get((w["tp"] > 1, w["cp"] > 1))
+        if "global" in w["moe_router_load_balancing_type"]:
+            kind = "tp_cp_dp"
         if kind:
-            self.collect("balancing_loss_reduce", "all_reduce", kind, 4 * lots * w["num_experts"])
+            self.collect("balancing_loss_reduce", "all_reduce", kind, 8 * lots * w["num_experts"])
 
     def expert_bias(self) -> None:
         """Scores with a bias, unless a kernel adds it on the way; a sum of the map of chosen experts."""

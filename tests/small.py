@@ -263,6 +263,11 @@ MODELS: dict[str, dict[str, Any]] = {
         **{"moe_router_load_balancing_type": "aux_loss", "moe_router_fusion": True},
         **{"moe_router_enable_expert_bias": True, "mtp_num_layers": 1},
     },
+    "balanced over global batches, recomputed, sharded": FSDP
+    | {
+        **{"moe_router_load_balancing_type": "global_aux_loss", "recompute": "selective", "tp": 1, "etp": 1},
+        **{"recompute_modules": "moe", "moe_router_enable_expert_bias": True},
+    },
     "sharded, mtp": FSDP
     | {"num_shared_experts": 1, "mtp_num_layers": 1, "pp": 1, "ep": 4, "recompute": "full"},
     "sharded over cp, interleaved, latent attention": MLA

@@ -3,6 +3,7 @@
 import polars as pl
 import pytest
 
+from moesweep.shapes.communication import OVER_DATA
 from moesweep.trace.programs import folded, sections
 from small import small
 from varied import VARIED
@@ -26,8 +27,8 @@ def test_whether_an_op_is_there_does_not_depend_on_how_often_it_runs() -> None:
             "param_gather_expert",
         ),
     }
-    # Where parameters are sharded, who shares them says what is gathered and reduced.
-    counted = {op.name: COUNTS - ({"dp"} if op.group_kind in ("dp", "edp") else set()) for op in in_passes}
+    # Who shares parameters says what is gathered and reduced of them, and who is there what a loss counts.
+    counted = {op.name: COUNTS - ({"dp"} if op.group_kind in OVER_DATA else set()) for op in in_passes}
     assert not [op.name for op in in_passes if counted[op.name] & set(op.when.meta.root_names())]
 
 

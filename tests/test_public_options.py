@@ -72,7 +72,7 @@ def test_several_options_at_once(tmp_path: Path) -> None:
         ("dtype", "fp8"),
         ("moe_token_dispatcher_type", "allgather"),
         ("cp_comm_type", "a2a+p2p"),
-        ("moe_router_load_balancing_type", "global_aux_loss"),
+        ("moe_router_load_balancing_type", "sinkhorn"),
     ],
 )
 def test_a_known_word_that_is_not_modelled_says_so(tmp_path: Path, key: str, value: str) -> None:

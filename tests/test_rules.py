@@ -32,7 +32,9 @@ DRAWN: dict[str, st.SearchStrategy[Any]] = {
     "moe_token_dispatcher_type": st.sampled_from(["alltoall", "flex"]),
     "moe_flex_dispatcher_backend": st.sampled_from(["deepep", "hybridep"]),
     **dict.fromkeys(("moe_router_num_groups", "moe_router_group_topk"), st.sampled_from([0, 0, 1, 2, 4, 8])),
-    "moe_router_load_balancing_type": st.sampled_from(["none", "aux_loss", "seq_aux_loss"]),
+    "moe_router_load_balancing_type": st.sampled_from(
+        ["none", "aux_loss", "seq_aux_loss", "global_aux_loss"]
+    ),
     "moe_router_enable_expert_bias": st.booleans(),
     "moe_expert_capacity_factor": st.sampled_from([0.0, 0.0, 0.5, 1.25]),
     "moe_pad_expert_input_to_capacity": st.booleans(),

@@ -68,6 +68,10 @@ VARIED: dict[str, dict[str, Any]] = {
         **{"overlap_moe_expert_parallel_comm": True, "delay_wgrad_compute": True, "num_shared_experts": 1},
         **{"recompute": "selective", "recompute_modules": "moe_act"},
     },
+    "moe, balanced over global batches": {
+        **{"moe_router_load_balancing_type": "global_aux_loss", "cp": 2, "flash_attention": True},
+        **{"world_size": 32, "first_k_dense": 1, "recompute": "full", "tp": 2},
+    },
     "moe, messages waited for": {
         **{"pp": 4, "virtual_pipeline": 2, "num_layers": 8, "world_size": 32, "overlap_p2p_comm": False},
     },

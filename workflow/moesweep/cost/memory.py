@@ -14,6 +14,7 @@ from moesweep.shapes.expressions import Part, exact, in_place
 from moesweep.shapes.layer_kinds import DECODER, KINDS, PREDICTING, has_experts, is_kept, is_predicting
 from moesweep.shapes.placement import predicts_apart
 from moesweep.shapes.precision import delayed, fp8, saved_again_bytes, saved_bytes
+from moesweep.shapes.recomputed import is_recomputed
 from moesweep.shapes.schedule import group, more_warmup
 from moesweep.shapes.states import state_bytes
 from moesweep.shapes.weights import layers_of
@@ -157,20 +158,13 @@ def _layer_bytes(moe: bool, rows: pl.Expr, again: pl.Expr) -> tuple[pl.Expr, pl.
     return kept.alias(f"{kind}_layer_kept_bytes"), held.alias(f"{kind}_layer_working_bytes")
 
 
-def _is_recomputed(kind: str) -> pl.Expr:
-    """Return whether full recomputation repeats layers of a kind."""
-    if is_kept(kind):
-        return pl.lit(False)
-    return s.recomputes_layers & ~s.in_blocks if is_predicting(kind) else s.recomputes_layers
-
-
 def kept_bytes() -> dict[str, pl.Expr]:
     """Return what a micro-batch keeps of each kind of layer, and of the embedding, for its backward pass.
 
     Of layers that are recomputed together it does not keep the `shared_input_bytes`, but for the first one.
     """
     layers = {
-        f"{kind}_kept_bytes": _layer_bytes(has_experts(kind), _even_rows, _is_recomputed(kind))[0]
+        f"{kind}_kept_bytes": _layer_bytes(has_experts(kind), _even_rows, is_recomputed(kind))[0]
         + (_module_bytes() + _with_the_loss(_softmax_bytes()) if kind in PREDICTING else 0)
         for kind in KINDS
     }

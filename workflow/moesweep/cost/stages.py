@@ -143,7 +143,7 @@ def seconds_of_a_pass() -> dict[str, pl.Expr]:
 
 
 def busy_seconds(comm: pl.Expr) -> dict[str, pl.Expr]:
-    """Return `exposed`, `cp_hidden`, `ep_hidden`, `seconds` and OF_A_PAIR of a pass, over its parts.
+    """Return `exposed`, `cp_hidden`, `ep_hidden`, `seconds`, `spare` and OF_A_PAIR of a pass, over its parts.
 
     `comm` is its communication without what sharded parameters and gradients take.
 
@@ -151,8 +151,8 @@ def busy_seconds(comm: pl.Expr) -> dict[str, pl.Expr]:
     `tp_comm_overlap` less userbuffers_overlap · linears_hidden, with `moe_shared_expert_overlap` less
     ep_overlap · exchanges_hidden. A layer's host time is the framework's launch time of the pass
     (`launches_of_a_pass`) plus `tp_skew_seconds` for every peer in every tp or etp collective: ranks wait
-    for the slowest host. seconds = max(kernels, host), or their sum with blocking launches. Time beyond the
-    exposed communication counts as compute.
+    for the slowest host. seconds = max(kernels, host), or their sum with blocking launches; what the host
+    takes longer is `spare`. Time beyond the exposed communication counts as compute.
     """
     in_parts = pl.when(pl.col("tp_comm_overlap")).then(constant("userbuffers_overlap")).otherwise(0.0)
     exposed = comm - constant("tp_overlap") * pl.col("hidden") - in_parts * pl.col("linears_hidden")
@@ -165,12 +165,21 @@ def busy_seconds(comm: pl.Expr) -> dict[str, pl.Expr]:
     # Padded experts' rows are known beforehand.
     waits = pl.when(s.padded).then(0.0).otherwise(constant("dispatch_wait_seconds")) * pl.col("dispatches")
     kernels = (pl.col("compute") + exposed + waits).alias("kernels_seconds")
-    seconds = (
-        pl.when(pl.col("blocking_launches")).then(kernels + host).otherwise(pl.max_horizontal(kernels, host))
-    )
+    blocking = pl.col("blocking_launches")
+    seconds = pl.when(blocking).then(kernels + host).otherwise(pl.max_horizontal(kernels, host))
+    spare = pl.when(blocking).then(0.0).otherwise(pl.max_horizontal(host - kernels, 0.0))
     ring = constant("tp_overlap") * pl.col("ring_hidden")
     hidden = {"exposed": exposed, "cp_hidden": ring, "ep_hidden": exchanges}
-    return {**hidden, "seconds": seconds, **turns_of_a_pass(host)}
+    return {**hidden, "seconds": seconds, "spare": spare, **turns_of_a_pass(host)}
+
+
+def with_more(busy: Mapping[str, pl.Expr], more: pl.Expr) -> dict[str, pl.Expr]:
+    """Return `seconds` and `exposed` of a pass that is `busy`, with `more` communication beside nothing.
+
+    It is waited for, but for what the host takes longer than the kernels anyway (`spare`).
+    """
+    longer = pl.max_horizontal(more - busy["spare"], 0.0)
+    return {"seconds": busy["seconds"] + longer, "exposed": busy["exposed"] + more}
 
 
 def passes(costed: pl.DataFrame, workloads: pl.DataFrame) -> pl.DataFrame:

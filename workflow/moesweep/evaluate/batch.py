@@ -13,12 +13,12 @@ from moesweep.cost.stages import COMM, busy_seconds
 from moesweep.evaluate.layouts import CLASS_LAYERS, layouts
 from moesweep.evaluate.passes import SUMS, Wide, of_a_layer, roots, sums, wide
 from moesweep.evaluate.sharded import joined_with, reads_of
-from moesweep.shapes.communication import GROUP_KINDS, SHARDS
+from moesweep.shapes.communication import GROUP_KINDS, OVER_DATA
 from moesweep.shapes.distinct import Array, Coded, Codes, distinct, joined
 from moesweep.shapes.expressions import Part, total
 from moesweep.shapes.placement import ARRIVALS, READS
 from moesweep.shapes.sharding import shards_gradients
-from moesweep.shapes.sizes import BALANCED, Rows, etp
+from moesweep.shapes.sizes import BALANCED, Rows, counts_globally, etp
 from moesweep.trace.programs import Section, sections
 
 Scope = tuple[str, str]
@@ -68,14 +68,14 @@ def scopes(load: str = "even") -> dict[Scope, Section]:
 
 @cache
 def apart(load: str = "even") -> tuple[dict[Scope, Section], dict[Scope, Section]]:
-    """Return the `scopes` without SHARDS, and what these are.
+    """Return the `scopes` without what goes over data-parallel ranks in a pass, and what that is.
 
-    Only what Megatron-FSDP gathers and reduces in a pass depends on who holds the same parameters.
+    Nothing else of a pass depends on how many there are.
     """
     parts: tuple[dict[Scope, Section], dict[Scope, Section]] = ({}, {})
     for scope, section in scopes(load).items():
-        for own, sharded in zip(parts, (False, True), strict=True):
-            ops = [op for op in section.ops if (op.name in SHARDS) == sharded]
+        for own, away in zip(parts, (False, True), strict=True):
+            ops = [op for op in section.ops if (scope != TAIL and op.group_kind in OVER_DATA) == away]
             if ops:
                 own[scope] = replace(section, ops=ops)
     return parts
@@ -91,8 +91,8 @@ def declared(scope: Scope, load: str = "even") -> Declared:
 
 
 @cache
-def shards(scope: Scope) -> list[Wide]:
-    """Return what Megatron-FSDP gathers and reduces in a pass, ready to be evaluated."""
+def over_data(scope: Scope) -> list[Wide]:
+    """Return what goes over data-parallel ranks in a pass, ready to be evaluated."""
     return wide(apart()[1][scope]) if scope in apart()[1] else []
 
 
@@ -128,8 +128,12 @@ class Batch:
         self.layout, self.layouts = placed.codes, layouts(workloads[placed.first])
         self.passes_known: dict[Scope, Pass] = {}
         self._places: dict[str, Pass] = {}
-        self._sharding: Batch | None = None
-        self.sharded = np.flatnonzero(workloads.select(shards_gradients).to_series().to_numpy())
+        self._beside: Batch | None = None
+        self.sharding = bool(workloads.select(shards_gradients.any()).item())
+        apart = workloads.select(shards_gradients | counts_globally).to_series()
+        self.over_data = np.flatnonzero(apart.to_numpy())
+        counting = workloads.select(counts_globally.any()).item()
+        self.also: tuple[str, ...] = ("spare",) if counting else ()
 
     @property
     def workloads(self) -> pl.DataFrame:
@@ -151,18 +155,18 @@ class Batch:
         other = object.__new__(type(self))
         other.__dict__ |= self.__dict__
         other.constants = constants
-        other._sharding = None
+        other._beside = None
         other._places = {} if "gpus_per_node" in differ else dict(self._places)
         other.passes_known = {
             scope: known
             for scope, known in self.passes_known.items()
-            if not differ & (self.reads(scope) | self._reads_of_shards(scope))
+            if not differ & (self.reads(scope) | self._reads_over_data(scope))
         }
         return other
 
     def bytes_of_a_stage(self, part: Part) -> dict[str, pl.Expr]:
         """Return the parts of a rank's memory."""
-        return bytes_of_a_stage(part, sharding=self.sharded.size > 0)
+        return bytes_of_a_stage(part, sharding=self.sharding)
 
     def distinct_rows(self, reads: Iterable[str], *also: Codes) -> tuple[pl.DataFrame, Codes, Array]:
         """Return the distinct rows of what is read, the row of each workload, and the first workload of each.
@@ -210,27 +214,27 @@ class Batch:
         """Return what a pass takes on every workload."""
         if scope not in self.passes_known:
             found = self.evaluated(scope).items()
-            self.passes_known |= {each: self._with_shards(each, known) for each, known in found}
+            self.passes_known |= {each: self._with_data(each, known) for each, known in found}
         return self.passes_known[scope]
 
-    def _reads_of_shards(self, scope: Scope) -> frozenset[str]:
-        """Return what a pass depends on besides, where some workloads shard gradients."""
-        ops = self._shards(scope)
+    def _reads_over_data(self, scope: Scope) -> frozenset[str]:
+        """Return what a pass depends on besides, where in some workloads ops go over data-parallel ranks."""
+        ops = self._of_data(scope)
         return reads_of(ops) if ops else frozenset()
 
-    def _shards(self, scope: Scope) -> list[Wide]:
-        """Return what some workloads gather and reduce in a pass; a pass of given routing names its layer."""
-        return shards((scope[0].partition(" ")[0], scope[1])) if self.sharded.size else []
+    def _of_data(self, scope: Scope) -> list[Wide]:
+        """Return what goes over these in a pass of some workloads; one of given routing names its layer."""
+        return over_data((scope[0].partition(" ")[0], scope[1])) if self.over_data.size else []
 
-    def _with_shards(self, scope: Scope, known: Pass) -> Pass:
-        """Return a pass with what is gathered and reduced beside it, where workloads shard gradients."""
-        ops = self._shards(scope)
+    def _with_data(self, scope: Scope, known: Pass) -> Pass:
+        """Return a pass with what goes over data-parallel ranks, in the workloads that have that."""
+        ops = self._of_data(scope)
         if not ops:
             return known
-        if self._sharding is None:
-            some = self.sharded
-            self._sharding = Batch(self.workloads[some], self.constants, self.cluster.of[some])
-        return merged(*joined_with(known, ops, self._sharding, self.sharded))
+        if self._beside is None:
+            some = self.over_data
+            self._beside = Batch(self.workloads[some], self.constants, self.cluster.of[some])
+        return merged(*joined_with(known, ops, self._beside, self.over_data))
 
     def evaluated(self, scope: Scope) -> dict[Scope, Pass]:
         """Return a pass evaluated on the distinct rows of what it reads, and others that come with it."""
@@ -238,7 +242,7 @@ class Batch:
         rows, codes, _ = self.distinct_rows(what.reads)
         if scope[0] in AWAY_FROM_THE_ENDS:
             rows = rows.with_columns(stage=pl.lit(AWAY_FROM_THE_ENDS[scope[0]], dtype=pl.Int64))
-        return {scope: merged(codes, of_a_layer(what.section, sums(what.ops, rows), rows))}
+        return {scope: merged(codes, of_a_layer(what.section, sums(what.ops, rows), rows, self.also))}
 
 
 def merged(codes: Codes, values: Mapping[str, Array]) -> Pass:

@@ -226,8 +226,13 @@ def _of_height(column: pl.Series, height: int) -> Array:
     return np.broadcast_to(column.to_numpy(), (height,)) if len(column) == 1 else column.to_numpy()
 
 
-def of_a_layer(section: Section, found: Mapping[str, Array], rows: pl.DataFrame) -> dict[str, Array]:
-    """Return OF_A_PASS from the sums of a section, on the rows that they are of; nothing of it is sharded."""
+def of_a_layer(
+    section: Section, found: Mapping[str, Array], rows: pl.DataFrame, also: tuple[str, ...] = ()
+) -> dict[str, Array]:
+    """Return OF_A_PASS from the sums of a section, on the rows that they are of, and what else is asked for.
+
+    Nothing goes over data-parallel ranks, so nothing of that is hidden.
+    """
     frame = rows.with_columns(
         **{name: pl.Series(values) for name, values in found.items() if name in SUMS},
         phase=pl.lit(section.phase),
@@ -236,4 +241,4 @@ def of_a_layer(section: Section, found: Mapping[str, Array], rows: pl.DataFrame)
     kept = {name: pl.col(name) for name in (*COMM, *MODEL_FLOPS)}
     passed = frame.select(**busy_seconds(total(COMM)), **kept)
     nothing = dict.fromkeys(("dp_hidden", "edp_hidden"), np.zeros(rows.height))
-    return {name: passed[name].to_numpy() for name in OF_A_PASS} | nothing
+    return {name: passed[name].to_numpy() for name in (*OF_A_PASS, *also)} | nothing

@@ -109,7 +109,7 @@ class SkewedBatch(Batch):
         found = distinct(Codes(pairs, codes.size * several))
         row, load = np.divmod(pairs[found.first], several)
         frame = rows[row].hstack(self._loads[load].select(LOAD))
-        values = of_a_layer(what.section, sums(what.ops, frame), frame)
+        values = of_a_layer(what.section, sums(what.ops, frame), frame, self.also)
         if scope[1] == "forward":
             # The model needs what is computed, not that everybody waits for the busiest.
             values |= {name: sums(_loaded(scope, "mean").ops, frame)[name] for name in MODEL_FLOPS}

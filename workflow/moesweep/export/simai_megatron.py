@@ -63,7 +63,7 @@ def inexpressible(workload: Mapping[str, Any]) -> list[Problem]:
     """Return a problem for each thing of which SimAI has one for all.
 
     One size for the experts' tensor groups and the tp groups; one for all messages between stages; one order
-    of chunks.
+    of chunks; one group, of tp ranks, for what all add up in a pass.
     """
     id_, etp, tp, found = workload["workload"], workload["etp"], workload["tp"], []
     if workload["kind"] == "moe" and etp != tp:
@@ -77,7 +77,13 @@ def inexpressible(workload: Mapping[str, Any]) -> list[Problem]:
         message = f"SimAI's pipelines go through chunks in groups of pp, not of {GROUP} {workload[GROUP]}"
         advice = f"only {workload['pp']}"
         found.append(Problem(id_, GROUP, "simai", shown(workload[GROUP]), message, advice, workload=id_))
+    if workload[_LOSS] == "global_aux_loss":
+        message, advice = "SimAI's passes add up over tp ranks alone, not over a stage", "only aux_loss"
+        found.append(Problem(id_, _LOSS, "simai", shown(workload[_LOSS]), message, advice, workload=id_))
     return found
+
+
+_LOSS = "moe_router_load_balancing_type"
 
 
 def export(traced: Traced, request: Request) -> None:

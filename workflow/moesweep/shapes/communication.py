@@ -94,8 +94,9 @@ LAYER_SHARDS = {
 }
 """What Megatron-FSDP gathers and reduces of a layer in every micro-batch, by kind of communicator."""
 
-SHARDS = (*LAYER_SHARDS["dp"], *LAYER_SHARDS["edp"], "head_reduce_dense", "embedding_reduce_dense")
-"""All that it gathers and reduces in every micro-batch."""
+OVER_DATA = ("dp", "edp", "tp_cp_dp")
+"""Kinds of communicators among whose ranks are some with other batches. In a pass few ops go over them, and
+nothing else in one depends on how many ranks there are."""
 
 
 def share_beside_ring(members: Any) -> Any:

@@ -100,11 +100,13 @@ def groups(workload: Mapping[str, Any]) -> pl.DataFrame:
 def balanced_kinds(workload: Mapping[str, Any]) -> list[str]:
     """Return GROUP_KINDS without those over which a workload would balance experts, and does not.
 
-    A loss counts tokens over `tp_cp`, biases over `tp_cp_dp`; who says nothing has neither.
+    A loss counts tokens over `tp_cp`, one of global batches and biases over `tp_cp_dp`; who says nothing has
+    neither.
     """
+    loss = workload.get("moe_router_load_balancing_type", "none")
     over = {
-        "tp_cp": workload.get("moe_router_load_balancing_type", "none") != "none",
-        "tp_cp_dp": workload.get("moe_router_enable_expert_bias", False),
+        "tp_cp": loss in ("aux_loss", "seq_aux_loss"),
+        "tp_cp_dp": loss == "global_aux_loss" or workload.get("moe_router_enable_expert_bias", False),
     }
     return [kind for kind in GROUP_KINDS if over.get(kind, True)]
 

@@ -28,6 +28,8 @@ in_groups = expert_groups > 0
 
 _balancing = pl.col("moe_router_load_balancing_type")
 has_balancing_loss = _balancing != "none"
+counts_globally = _balancing == "global_aux_loss"
+"""Whether a loss counts the tokens of all ranks of a stage, and of the micro-batches before."""
 biases_experts = pl.col("moe_router_enable_expert_bias")
 """Whether experts are chosen by scores with a bias, which follows how many tokens they got."""
 balanced_sequences = pl.when(_balancing == "seq_aux_loss").then(batch).otherwise(1)

@@ -195,9 +195,9 @@ COLUMNS: tuple[Derived, ...] = (
         "Multiprocessors that the flex dispatcher's kernels take. Left out: 0, the backend's own, 20 of "
         "deepep and 16 of hybridep.", 0, resolved=whole(0, 1024), without=0),
     Key("moe_router_load_balancing_type",
-        one_of("none", "aux_loss", "seq_aux_loss", unmodelled=("global_aux_loss", "sinkhorn")),
-        "Loss that balances experts, over all tokens of the ranks that share a micro-batch, or over each of "
-        "its sequences.", "none", without=pl.lit("none")),
+        one_of("none", "aux_loss", "seq_aux_loss", "global_aux_loss", unmodelled=("sinkhorn",)),
+        "Loss that balances experts, over all tokens of the ranks that share a micro-batch, over each of its "
+        "sequences, or over the global batch as far as it has come.", "none", without=pl.lit("none")),
     Key("moe_expert_capacity_factor", {"type": "number", "exclusiveMinimum": 0, "maximum": 1000},
         "Rows of an expert over its even share of token copies. Left out: 0, as many as are routed to it.",
         0.0, resolved={"type": "number", "minimum": 0, "maximum": 1000}, without=0.0),

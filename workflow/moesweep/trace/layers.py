@@ -2,10 +2,11 @@
 
 from moesweep.shapes import sizes as s
 from moesweep.shapes.layer_kinds import has_experts, is_kept, is_predicting, is_windowed
+from moesweep.shapes.recomputed import is_recomputed
 from moesweep.trace import prediction
 from moesweep.trace.attention import attention_backward, attention_forward
 from moesweep.trace.mlp import dense_mlp_backward, dense_mlp_forward
-from moesweep.trace.moe import moe_mlp_backward, moe_mlp_forward
+from moesweep.trace.moe import WHERE_GRADIENTS_ARE, moe_mlp_backward, moe_mlp_forward
 from moesweep.trace.sharding import gathered_layer, reduced_layer
 from moesweep.trace.vocabulary import Op
 
@@ -14,8 +15,15 @@ def layer_forward(kind: str, rows: s.Rows = s.BALANCED) -> list[Op]:
     """Return the forward ops of a layer; one of multi-token prediction ends with a head of its own."""
     gathered = gathered_layer(kind)
     if is_predicting(kind):
-        return [*gathered, *prediction.lookup(), *_predicting(kind, rows), *prediction.head_forward()]
-    return gathered + _transformer(kind, rows)
+        own = _once(kind, _predicting(kind, rows))
+        return [*gathered, *prediction.lookup(), *own, *prediction.head_forward()]
+    return gathered + _once(kind, _transformer(kind, rows))
+
+
+def _once(kind: str, ops: list[Op]) -> list[Op]:
+    """Return forward ops without what waits until they are repeated, if they are."""
+    later = is_recomputed(kind) | s.repeats("moe")
+    return [op.only(~later) if op.name in WHERE_GRADIENTS_ARE else op for op in ops]
 
 
 def _transformer(kind: str, rows: s.Rows) -> list[Op]:
@@ -30,11 +38,9 @@ def _predicting(kind: str, rows: s.Rows) -> list[Op]:
 
 
 def _again(kind: str, rows: s.Rows) -> list[Op]:
-    """Return a layer's forward as full recomputation repeats it; Megatron repeats no MTP by `block`."""
-    predicts = is_predicting(kind)
-    forward = _predicting(kind, rows) if predicts else _transformer(kind, rows)
-    repeats = s.recomputes_layers & ~s.in_blocks if predicts else s.recomputes_layers
-    return [op.recomputed().only(repeats) for op in forward]
+    """Return a layer's forward as full recomputation repeats it."""
+    forward = _predicting(kind, rows) if is_predicting(kind) else _transformer(kind, rows)
+    return [op.recomputed().only(is_recomputed(kind)) for op in forward]
 
 
 def layer_backward(kind: str, rows: s.Rows = s.BALANCED) -> list[Op]:

@@ -25,6 +25,10 @@ BALANCING_FP64, BALANCING_FP64_BACKWARD = 38, 52
 # Of two kernels: softmax and its map of 1 (read, write three: it keeps the softmax for later), and the counts
 # (read) by which scores are summed (read); backward they write and read as much.
 FUSED_BALANCING = 18
+COUNT_BYTES = 8
+WHERE_GRADIENTS_ARE = ("balancing_loss", "balancing_loss_reduce")
+"""What a pass leaves out that keeps nothing for a backward pass: it runs again (Megatron `router.py`,
+`torch.is_grad_enabled`)."""
 # An expert's bias: scores with it (fp32, read and write), and the map of 1 of who was chosen, counted (read).
 BIAS, BIAS_FUSED = 9, 1
 GATING, GATING_BACKWARD = 4, 12  # times a number a token, like BY_PROBABILITY
@@ -67,18 +71,20 @@ def _router_topk(backward: bool = False) -> Op:
 
 
 def _balancing_loss() -> list[Op]:
-    """Return the loss that balances experts, whose tokens the ranks of a micro-batch count together, in fp32.
+    """Return the loss that balances experts, whose tokens ranks count together: of whole numbers of 64 bits.
 
-    Megatron `router.py`, `_apply_aux_loss`, `_apply_seq_aux_loss`.
+    A sum of truths is of these (Megatron `moe_utils.py`, `get_tokens_per_expert_and_token_count`). A loss of
+    global batches adds what all ranks of a stage count to what they did before (`_apply_global_aux_loss`).
     """
-    counts, over = 4 * s.experts * s.balanced_sequences, "balancing_loss_reduce"
+    counts, over = COUNT_BYTES * s.experts * s.balanced_sequences, "balancing_loss_reduce"
     plain = pl.when(s.fp64_router).then(BALANCING_FP64).otherwise(BALANCING)
     moved = pl.when(s.fuses_router).then(FUSED_BALANCING).otherwise(plain)
     ops = [
         elementwise("balancing_loss", moved * s.local_tokens * s.experts),
-        all_reduce(over, "tp", counts).only(s.cp == 1),
-        all_reduce(over, "cp", counts).only(s.tp == 1),
-        all_reduce(over, "tp_cp", counts).only((s.tp > 1) & (s.cp > 1)),
+        all_reduce(over, "tp", counts).only((s.cp == 1) & ~s.counts_globally),
+        all_reduce(over, "cp", counts).only((s.tp == 1) & ~s.counts_globally),
+        all_reduce(over, "tp_cp", counts).only((s.tp > 1) & (s.cp > 1) & ~s.counts_globally),
+        all_reduce(over, "tp_cp_dp", counts).only(s.counts_globally),
     ]
     return [op.only(s.has_balancing_loss) for op in ops]
 
