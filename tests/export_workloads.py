@@ -38,6 +38,10 @@ SMALL: dict[str, dict[str, Any]] = {
     "interleaved_with_waits": {
         **{"world_size": 32, "tp": 2, "pp": 4, "ep": 2, "virtual_pipeline": 3, "overlap_p2p_comm": False},
     },
+    "counted_over_a_stage": {
+        **{"world_size": 16, "tp": 2, "pp": 2, "ep": 2, "recompute": "selective"},
+        **{"moe_router_load_balancing_type": "global_aux_loss", "recompute_modules": "moe"},
+    },
     "heads_exchanged": {
         **{"world_size": 16, "tp": 2, "cp": 2, "pp": 2, "ep": 2, "flash_attention": True},
         "cp_comm_type": "a2a",
