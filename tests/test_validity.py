@@ -63,6 +63,11 @@ WIDE = DENSE_8 | {"num_attention_heads": 16, "num_query_groups": 16, "global_bat
         (WIDE | {"tp": 16, "world_size": 16}, {}, "tensor parallelism across nodes"),
         (MOE_8, {"gpus_per_node": 2.0}, "experts across nodes"),
         (MOE_8 | {"moe_token_dispatcher_type": "flex"}, {}, "the flex dispatcher"),
+        (MOE_8 | {"moe_router_load_balancing_type": "aux_loss"}, {}, ""),
+        (
+            MOE_8 | {"moe_router_load_balancing_type": "global_aux_loss"},
+            *({}, "experts balanced over global batches"),
+        ),
         (
             DENSE_8 | {"cp": 2, "flash_attention": True},
             {"measured_flash_attention": 1.0},

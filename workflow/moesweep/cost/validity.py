@@ -40,6 +40,7 @@ def criteria() -> dict[str, pl.Expr]:
         "an optimizer on the host": other & offloads,
         "sums in one order every time": other & pl.col("deterministic_mode"),
         "parameters or gradients sharded": other & shards_gradients,
+        "experts balanced over global batches": other & MOE & s.counts_globally,
         "another attention kernel": other & (pl.col("flash_attention") != flash),
         "another gating of MLPs": other & (pl.col("gated_mlp") != gated),
         "communication hidden otherwise than measured": other & pl.any_horizontal(HIDING),
