@@ -162,10 +162,19 @@ def is_repeated(w: Workload, stage: int, layer: Layer) -> bool:
     return any(layer in chunk[: w["recompute_num_layers"]] for chunk in stage_chunks(w, stage))
 
 
-def router_comes_again(w: Workload, stage: int, number: int) -> bool:
-    """Whether a backward pass runs a layer's router once more, so that a forward pass keeps nothing of it."""
+def has_loss_here(w: Workload, stage: int, number: int, phase: str) -> bool:
+    """Whether a loss is worked out: not in a forward pass that keeps nothing, as it comes again."""
     (layer,) = (each for each in stage_layers(w, stage) if each.number == number)
-    return repeated(w, "moe") or is_repeated(w, stage, layer)
+    again = repeated(w, "moe") or is_repeated(w, stage, layer)
+    return w["moe_router_load_balancing_type"] != "none" and not (phase == "forward" and again)
+
+
+def counted_over(w: Workload) -> str | None:
+    """The communicator over which a loss counts tokens: of who has parts of the same ones, or of a stage."""
+    if "global" in w["moe_router_load_balancing_type"]:
+        return "tp_cp_dp"
+    sharing = {(True, False): "tp", (False, True): "cp", (True, True): "tp_cp"}
+    return sharing.get((w["tp"] > 1, w["cp"] > 1))
 
 
 def dense_tensors(w: Workload, stage: int) -> list[Tensor]:

@@ -19,10 +19,11 @@ from naive_fp8 import (
 from naive_layout import coordinates, naive_groups
 from naive_model import (
     buffer_sizes,
+    counted_over,
+    has_loss_here,
     layers,
     predicting_stage,
     repeated_layers,
-    router_comes_again,
     stage_layers,
     summed_over_tp,
 )
@@ -123,8 +124,7 @@ class Program(Dispatchers):
     def balancing_loss(self) -> None:
         """Scores of all experts, a map of the chosen ones; both summed, the map over all who share tokens."""
         w = self.w
-        later = self.phase == "forward" and router_comes_again(w, self.stage, self.layer)
-        if w["moe_router_load_balancing_type"] == "none" or later:
+        if not has_loss_here(w, self.stage, self.layer, self.phase):
             return
         # Softmax, top-k, the map of whole numbers made one of truths, the two sums.
         reads, writes = (4, 4, 4, 1, 4), (4, 4, 1)
@@ -135,12 +135,7 @@ class Program(Dispatchers):
             reads, writes = (4, 1, 4), (4, 4, 1)
         self.light("balancing_loss", own_tokens(w) * w["num_experts"], reads=reads, writes=writes)
         lots = w["micro_batch_size"] if w["moe_router_load_balancing_type"] == "seq_aux_loss" else 1
-        # Who has parts of the same tokens.
-        sharing = {(True, False): "tp", (False, True): "cp", (True, True): "tp_cp"}
-        kind = sharing.get((w["tp"] > 1, w["cp"] > 1))
-        if "global" in w["moe_router_load_balancing_type"]:
-            kind = "tp_cp_dp"
-        if kind:
+        if kind := counted_over(w):
             self.collect("balancing_loss_reduce", "all_reduce", kind, 8 * lots * w["num_experts"])
 
     def expert_bias(self) -> None:
@@ -326,8 +321,7 @@ class Program(Dispatchers):
         if self.shares_table():
             size = gradient_bytes(w) * shared_out(w, table(w).size())
             self.collect("embedding_grad_reduce", "all_reduce", "embedding", size)
-        routed = len([layer for layer in stage_layers(w, self.stage) if layer.routed])
-        if w["moe_router_enable_expert_bias"] and routed:
+        if routed := w["moe_router_enable_expert_bias"] * sum(x.routed for x in stage_layers(w, self.stage)):
             self.collect("expert_bias_reduce", "all_reduce", "tp_cp_dp", 4 * w["num_experts"] * routed)
         if shared:
             self.collect("grad_norm", "all_reduce", "world", 4)
