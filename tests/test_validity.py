@@ -89,4 +89,4 @@ def test_each_criterion(changes: dict[str, object], values: dict[str, float], fo
 
 
 def test_the_criteria_are_told_apart() -> None:
-    assert len(set(criteria())) == len(criteria()) == 16
+    assert len(set(criteria())) == len(criteria()) == 17
