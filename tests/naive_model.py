@@ -169,12 +169,17 @@ def has_loss_here(w: Workload, stage: int, number: int, phase: str) -> bool:
     return w["moe_router_load_balancing_type"] != "none" and not (phase == "forward" and again)
 
 
-def counted_over(w: Workload) -> str | None:
-    """The communicator over which a loss counts tokens: of who has parts of the same ones, or of a stage."""
-    if "global" in w["moe_router_load_balancing_type"]:
-        return "tp_cp_dp"
+def counted_over(w: Workload) -> tuple[str, int]:
+    """The communicator over which a loss counts tokens, "" for none, and the bytes of its counts.
+
+    Those of who has parts of the same tokens, for each sequence if the loss is of sequences; or of a stage.
+    """
+    lots = w["micro_batch_size"] if w["moe_router_load_balancing_type"] == "seq_aux_loss" else 1
     sharing = {(True, False): "tp", (False, True): "cp", (True, True): "tp_cp"}
-    return sharing.get((w["tp"] > 1, w["cp"] > 1))
+    kind = sharing.get((w["tp"] > 1, w["cp"] > 1), "")
+    return "tp_cp_dp" if "global" in w["moe_router_load_balancing_type"] else kind, 8 * lots * w[
+        "num_experts"
+    ]
 
 
 def dense_tensors(w: Workload, stage: int) -> list[Tensor]:

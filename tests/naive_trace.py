@@ -134,9 +134,8 @@ class Program(Dispatchers):
             # A kernel of logits gives scores, softmax for later and map; one of both gives the loss.
             reads, writes = (4, 1, 4), (4, 4, 1)
         self.light("balancing_loss", own_tokens(w) * w["num_experts"], reads=reads, writes=writes)
-        lots = w["micro_batch_size"] if w["moe_router_load_balancing_type"] == "seq_aux_loss" else 1
-        if kind := counted_over(w):
-            self.collect("balancing_loss_reduce", "all_reduce", kind, 8 * lots * w["num_experts"])
+        if (counted := counted_over(w))[0]:
+            self.collect("balancing_loss_reduce", "all_reduce", *counted)
 
     def expert_bias(self) -> None:
         """Scores with a bias, unless a kernel adds it on the way; a sum of the map of chosen experts."""
