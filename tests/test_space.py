@@ -10,7 +10,7 @@ import pytest
 
 import naive_space
 from moesweep.edge.problems import BadInput, Problem
-from moesweep.study.blocks import POINT
+from moesweep.study.blocks import Block
 from moesweep.study.conditions import Alike, checks, removed
 from moesweep.study.entries import points
 from moesweep.study.models import given_by_model
@@ -290,14 +290,37 @@ def test_points_alike_are_judged_once(root: Path, tmp_path: Path) -> None:
     found = space(root, tmp_path, {"options": OPTIONS, "grids": [grid]})
     for part in found.parts(9000):
         block = found.blocks[part.block]
-        frame = with_constants_of_rules(points(block, part.start, part.stop), {})
+        at = pl.int_range(part.start, part.stop, eager=True)
+        frame = with_constants_of_rules(points(block, at), {})
         sizes = {axis.name: axis.size for axis in block.axes}
-        alike = Alike(block.codes(frame[POINT]), sizes, found.axes_of(part))
-        assert removed(frame, block.where, True, alike).equals(removed(frame, block.where, True))
+        alike = Alike(block.codes(at), sizes, found.axes_of(part), frame.__getitem__)
+        assert removed(alike, block.where, True).equals(removed(frame, block.where, True))
         asked = dict(enumerate(checks(block.where, legal=True).values()))
-        (together, codes), *apart = alike.shared_out(asked)
-        assert len(together) > 40
-        assert codes is not None
-        assert 16 * codes.size <= frame.height
-        assert {codes is None for _, codes in apart} == {True, False}
-        assert sorted([*together, *(number for some, _ in apart for number in some)]) == list(asked)
+        groups = list(alike.shared_out(asked))
+        together = max(groups, key=lambda group: len(group.checks))
+        assert len(together.checks) > 40
+        assert 16 * together.rows.height <= frame.height
+        assert {group.index is None for group in groups} == {True, False}
+        assert sorted(number for group in groups for number in group.checks) == list(asked)
+
+
+def test_no_point_is_made_but_legal_ones_and_those_that_checks_look_at(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    grid = {"model": ["gpt_7B", "gpt_13B", "gpt_22B"], "world_size": [16, 32], "tp": "all", "pp": [1, 2, 3]}
+    grid |= {"micro_batch_size": [1, 2], "seq_length": [1024, 2048, 4096], "etp": ["tp", 1, 2]}
+    grid |= {"global_batch_size": 48, "ep": [1, 2], "recompute": ["none", "selective", "full"]}
+    found = space(root, tmp_path, {"options": OPTIONS, "grids": [grid]})
+    (part,) = found.parts()
+    made: list[int] = []
+
+    def counted(block: Block, at: pl.Series | None = None) -> pl.DataFrame:
+        frame = points(block, at)
+        made.append(frame.height)
+        return frame
+
+    monkeypatch.setattr("moesweep.study.space.points", counted)
+    batch = found.batch(part)
+    assert "said again" in batch.left_out
+    assert made[-1] == batch.workloads.height
+    assert sum(made[:-1]) < part.stop - part.start

@@ -1,7 +1,7 @@
 """Which points of a grid stay: those that fulfil its conditions and, where others are left out, its rules."""
 
 import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 
@@ -9,7 +9,7 @@ import numpy as np
 import polars as pl
 
 from moesweep.edge.problems import BadInput, Problem, did_you_mean, shown
-from moesweep.shapes.distinct import Array, Codes, distinct, joined
+from moesweep.shapes.distinct import Array, Codes, Distinct, distinct, joined
 from moesweep.study.keys import SCHEMA
 from moesweep.study.rules import RULES
 
@@ -87,17 +87,32 @@ def checks(conditions: Sequence[Condition], legal: bool) -> dict[str, pl.Expr]:
 
 
 @dataclass(frozen=True)
+class Asked:
+    """Checks by number, rows to ask, and of each point which of these it is; None where each is its own."""
+
+    checks: Mapping[int, pl.Expr]
+    rows: pl.DataFrame
+    index: Array | None = None
+
+
+@dataclass(frozen=True)
 class Alike:
-    """What points of a space share: checks look at each distinct one.
+    """What points of a space share: checks look at each distinct one, and no other need be made.
 
     codes    of each point its value's number on every axis
     sizes    number of values by axis
     behind   the axes that each column follows from; a column that is not there is looked at point by point
+    rows     the columns of some of the points, given their places among all
     """
 
     codes: pl.DataFrame
     sizes: Mapping[str, int]
     behind: Mapping[str, Collection[str]]
+    rows: Callable[[Array], pl.DataFrame]
+
+    def every(self) -> pl.DataFrame:
+        """Return the columns of all points."""
+        return self.rows(np.arange(self.codes.height))
 
     def axes_of(self, check: pl.Expr) -> frozenset[str]:
         """Return the axes that a check depends on; all of them where that is not known."""
@@ -110,8 +125,8 @@ class Alike:
         """Return how many values axes have together."""
         return prod(self.sizes[name] for name in axes)
 
-    def shared_out(self, asked: Mapping[int, pl.Expr]) -> Iterator[tuple[dict[int, pl.Expr], Codes | None]]:
-        """Yield some of the checks with the codes of points alike to them; without, where all differ.
+    def shared_out(self, asked: Mapping[int, pl.Expr]) -> Iterator[Asked]:
+        """Yield some of the checks, the distinct points that they are asked of, and which of them each is.
 
         As many as leave points of FEW kinds go together, others with those of the same axes.
         """
@@ -124,37 +139,42 @@ class Alike:
             else:
                 own = axes if 2 * self.combined(axes) <= points else frozenset(self.sizes)
                 apart.setdefault(own, {})[number] = check
-        yield together, self._codes(union)
+        apart.setdefault(union, {}).update(together)
+        if some := apart.pop(frozenset(self.sizes), None):
+            yield Asked(some, self.every())
+        kinds = {axes: self._distinct(axes) for axes in apart}
+        # What makes a few rows takes as long as what makes them all.
+        rows = self.rows(np.concatenate([np.empty(0, np.int64), *(each.first for each in kinds.values())]))
+        start = 0
         for axes, some in apart.items():
-            yield some, self._codes(axes) if 2 * self.combined(axes) <= points else None
+            of_some = kinds[axes]
+            yield Asked(some, rows[start : start + len(of_some.first)], of_some.index)
+            start += len(of_some.first)
 
-    def _codes(self, axes: Collection[str]) -> Codes:
+    def _distinct(self, axes: Collection[str]) -> Distinct:
         own = [Codes(self.codes[name].to_numpy(), self.sizes[name]) for name in sorted(axes)]
-        return joined(own, self.codes.height)
+        return distinct(joined(own, self.codes.height))
 
 
-def removed(
-    frame: pl.DataFrame, conditions: Sequence[Condition], legal: bool, alike: Alike | None = None
-) -> pl.Series:
+def removed(points: pl.DataFrame | Alike, conditions: Sequence[Condition], legal: bool) -> pl.Series:
     """Return the number of the first of `checks` that removes each point; null if it stays.
 
-    With `alike` each check is asked once for all points that look alike to it.
+    Of points of which it is known what they share, each check is asked once for all that look alike to it.
     """
     asked = dict(enumerate(checks(conditions, legal).values()))
-    groups = [(asked, None)] if alike is None else alike.shared_out(asked)
-    first = np.full(frame.height, len(asked), dtype=np.int16)
+    if isinstance(points, Alike):
+        whole, height, shared = points.every, points.codes.height, points.shared_out(asked)
+    else:
+        whole, height, shared = points.clone, points.height, iter([Asked(asked, points)])
+    first = np.full(height, len(asked), dtype=np.int16)
     try:
-        for some, codes in groups:
-            if codes is None:
-                found = _first(frame, some, len(asked))
-            else:
-                kinds = distinct(codes)
-                found = _first(frame[kinds.first], some, len(asked))[kinds.index]
-            np.minimum(first, found, out=first)
+        for some in shared:
+            found = _first(some.rows, some.checks, len(asked))
+            np.minimum(first, found if some.index is None else found[some.index], out=first)
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException):
         for each in conditions:
             try:
-                frame.select(each.holds)
+                whole().select(each.holds)
             except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
                 raise _unreadable(each.text, each.file, each.path, error) from error
         raise

@@ -40,13 +40,13 @@ def blocks(
     return [*found, *row_blocks(rows, said)], problems
 
 
-def points(block: Block, start: int = 0, stop: int | None = None) -> pl.DataFrame:
-    """Return the derived columns of a block's points from `start` to before `stop`, without ids.
+def points(block: Block, at: pl.Series | None = None) -> pl.DataFrame:
+    """Return the derived columns of a block's points of these numbers, of all left out, without ids.
 
     Beside them POINT, ENTRY, `largest_at` of a rule of ep, AGAIN, whether another point of the grid is the
     same, and columns OF_OPTIONS.
     """
-    codes = block.codes(pl.int_range(start, block.size if stop is None else stop, eager=True))
+    codes = block.codes(pl.int_range(block.size, eager=True) if at is None else at)
     frame = with_rules_applied(block.points(codes))
     entries = pl.Series(ENTRY, block.entries, dtype=pl.Int64)
     frame = frame.with_columns(entries[frame[POINT]] if len(entries) > 1 else pl.lit(entries).first())

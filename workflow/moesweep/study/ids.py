@@ -52,7 +52,7 @@ def _word(frame: pl.DataFrame, key: Key) -> pl.Expr:
     differs = pl.col(key.name).ne_missing(pl.col(key.name + OF_OPTIONS))
     if key.without is not None:
         differs &= pl.col("kind") == "moe"
-    values = frame.filter(differs)[key.name].unique()
+    values = frame.select(pl.col(key.name).filter(differs).unique()).to_series()
     words = pl.Series([f"-{word(key, value)}" for value in values], dtype=pl.String)
     said = pl.col(key.name).replace_strict(values, words, default="", return_dtype=pl.String)
     return pl.when(differs).then(said).otherwise(pl.lit(""))

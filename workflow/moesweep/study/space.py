@@ -13,7 +13,7 @@ MoE points follow them, each once and if it is legal itself: TWIN is 1 there, co
 `listed` are 0. Ids may repeat between grids and rows that overlap, not within one. No loop runs over points.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from math import prod
@@ -25,11 +25,11 @@ import polars as pl
 from moesweep.edge.problems import BadInput, Problem
 from moesweep.study.axes import rule_roots
 from moesweep.study.blocks import CLUSTER, POINT, ROW, Block, is_of_experts
-from moesweep.study.conditions import ERRORS, Alike, checks, removed
+from moesweep.study.conditions import AGAIN, ERRORS, Alike, checks, removed
 from moesweep.study.entries import blocks, points
 from moesweep.study.ids import with_ids
 from moesweep.study.keys import SCHEMA
-from moesweep.study.of_clusters import with_constants_of_rules
+from moesweep.study.of_clusters import OF_CLUSTERS, with_constants_of_rules
 from moesweep.study.parts import Parts, read_parts
 from moesweep.study.routing import as_written
 from moesweep.study.workload import dense_twins, steps
@@ -103,18 +103,17 @@ class Space:
     def batch(self, part: Part, with_refused: bool = False) -> Batch:
         """Return the legal points of a part; raise BadInput where a condition cannot be asked of them."""
         block = self.blocks[part.block]
-        frame = points(block, part.start, part.stop)
-        alike = Alike(block.codes(frame[POINT]), {a.name: a.size for a in block.axes}, self.axes_of(part))
-        gone = removed(with_constants_of_rules(frame, self.machines), block.where, True, alike)
+        at = pl.int_range(part.start, part.stop, eager=True)
+        gone = removed(self._alike(block, at), block.where, legal=True)
         names = list(checks(block.where, legal=True))
-        legal = with_ids(frame.filter(gone.is_null()))
+        legal = with_ids(points(block, at.filter(gone.is_null())))
         left_out = _counted(gone, names)
-        refused = [_refused(frame, gone, names)] if with_refused else []
+        refused = [_refused(lambda some: points(block, at.filter(some)), gone, names)] if with_refused else []
         if self.file.twins:
             legal, twins, lost = _with_twins(legal, block, self.machines)
             names = list(checks((), legal=True))
             left_out |= {f"{rule} (of a twin)": count for rule, count in _counted(lost, names).items()}
-            refused += [_refused(twins, lost, names)] if with_refused else []
+            refused += [_refused(twins.filter, lost, names)] if with_refused else []
         before = sum(other.size for other in self.blocks[: part.block])
         return Batch(
             legal.select(*SCHEMA, *_cluster(legal)),
@@ -126,19 +125,38 @@ class Space:
 
     def axes_of(self, part: Part) -> dict[str, tuple[str, ...]]:
         """Return the axes, TWIN among them, that each column of a part's workloads follows from."""
-        block = self.blocks[part.block]
+        behind = self._behind(self.blocks[part.block])
+        return {name: tuple(sorted(behind[name])) for name in (*SCHEMA, CLUSTER) if name in behind}
+
+    def _behind(self, block: Block) -> dict[str, set[str]]:
+        """Return the axes that columns follow from: those of workloads, and what else checks read."""
         behind: dict[str, set[str]] = {name: set() for name in block.constants.columns}
         behind |= {name: {axis.name} for axis in block.axes for name in axis.values.columns}
         if self.file.twins:
             for name in ("ep", "num_experts", "listed"):
                 behind[name].add(TWIN)
         ruled = rule_roots([block.constants, *(axis.values for axis in block.axes)])
-        followed = [{name: expr.meta.root_names() for name, expr in step.items()} for step in steps(behind)]
+        followed = [
+            {name: expr.meta.root_names() for name, expr in step.items()} for step in steps(tuple(behind))
+        ]
         for step in (ruled, *followed):
             behind |= {
                 name: set().union(*(behind.get(root, ()) for root in roots)) for name, roots in step.items()
             }
-        return {name: tuple(sorted(behind[name])) for name in (*SCHEMA, CLUSTER) if name in behind}
+        behind |= dict.fromkeys(OF_CLUSTERS, behind.get(CLUSTER, set()))
+        if not _is_of_rows(block):
+            # Rules alone make two points of a grid the same; rows may be so anyhow.
+            behind[AGAIN] = set().union(*(behind[root] for roots in ruled.values() for root in roots))
+        return behind
+
+    def _alike(self, block: Block, at: pl.Series) -> Alike:
+        """Return what points of these numbers share, as checks see them."""
+        return Alike(
+            block.codes(at),
+            {axis.name: axis.size for axis in block.axes},
+            self._behind(block),
+            lambda places: with_constants_of_rules(points(block, at[places]), self.machines),
+        )
 
     def rows(self, positions: Iterable[int]) -> list[dict[str, Any]]:
         """Return points, by their positions in the space, as rows of a sweep with the space's options."""
@@ -153,7 +171,7 @@ class Space:
         row = {key: values[codes.get(key, codes.get(ROW, 0))] for key, values in block.written.items()}
         if "routing" in row:
             row["routing"] = as_written(row["routing"])
-        return row | {"ep": points(block, position, position + 1)["ep"].item()}
+        return row | {"ep": points(block, pl.Series([position]))["ep"].item()}
 
 
 def load_space(root: Path, path: Path | str, most: int = MAX_POINTS) -> Space:
@@ -238,12 +256,15 @@ def _counted(gone: pl.Series, names: list[str]) -> dict[str, int]:
     return {names[number]: count for number, count in numbers.iter_rows()}
 
 
-def _refused(frame: pl.DataFrame, gone: pl.Series, names: list[str]) -> pl.DataFrame:
-    """The points that break a rule, with their ids: those without a largest ep have none."""
+def _refused(some: Callable[[pl.Series], pl.DataFrame], gone: pl.Series, names: list[str]) -> pl.DataFrame:
+    """The points that break a rule, with their ids: those without a largest ep have none.
+
+    `some` gives points where a mask is true, `gone` what removes each of them all.
+    """
     ruled = (gone >= len(names) - len(ERRORS)).fill_null(False)
     rules = pl.Series("rule", names)[gone.filter(ruled)]
-    broken = with_ids(frame.filter(ruled))
-    return broken.select("workload", *_cluster(frame)).with_columns(rules)
+    broken = with_ids(some(ruled))
+    return broken.select("workload", *_cluster(broken)).with_columns(rules)
 
 
 def _cluster(frame: pl.DataFrame) -> list[str]:

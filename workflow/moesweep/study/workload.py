@@ -5,6 +5,7 @@ A frame of workloads, one row each, is also the configuration frame of every lat
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
+from functools import cache
 from typing import Any
 
 import polars as pl
@@ -66,12 +67,13 @@ def with_derived(frame: pl.DataFrame) -> pl.DataFrame:
 
 def unnamed(frame: pl.DataFrame) -> pl.DataFrame:
     """A frame of GIVEN columns with all others computed, but for the id."""
-    for step in steps(frame.columns):
+    for step in steps(tuple(frame.columns)):
         frame = frame.with_columns(**step)
     return frame
 
 
-def steps(columns: Iterable[str]) -> list[dict[str, pl.Expr]]:
+@cache
+def steps(columns: tuple[str, ...]) -> list[dict[str, pl.Expr]]:
     """How the columns of a workload follow from those given, each step from those before."""
     moe = pl.col("num_experts") > 0
     derived = derivations()
