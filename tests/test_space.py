@@ -10,6 +10,7 @@ import pytest
 
 import naive_space
 from moesweep.edge.problems import BadInput, Problem
+from moesweep.shapes.distinct import Distinct
 from moesweep.study.blocks import Block
 from moesweep.study.conditions import Alike, checks, removed
 from moesweep.study.entries import points
@@ -314,8 +315,8 @@ def test_no_point_is_made_but_legal_ones_and_those_that_checks_look_at(
     (part,) = found.parts()
     made: list[int] = []
 
-    def counted(block: Block, at: pl.Series | None = None) -> pl.DataFrame:
-        frame = points(block, at)
+    def counted(block: Block, at: pl.Series, models: Distinct | None = None) -> pl.DataFrame:
+        frame = points(block, at, models)
         made.append(frame.height)
         return frame
 

@@ -114,9 +114,9 @@ class Alike:
         """Return the columns of all points."""
         return self.rows(np.arange(self.codes.height))
 
-    def axes_of(self, check: pl.Expr) -> frozenset[str]:
-        """Return the axes that a check depends on; all of them where that is not known."""
-        roots = check.meta.root_names()
+    def axes_of(self, *expressions: pl.Expr) -> frozenset[str]:
+        """Return the axes that expressions depend on; all of them where that is not known."""
+        roots = [name for each in expressions for name in each.meta.root_names()]
         if not all(name in self.behind for name in roots):
             return frozenset(self.sizes)
         return frozenset(axis for name in roots for axis in self.behind[name] if axis in self.sizes)
@@ -142,7 +142,7 @@ class Alike:
         apart.setdefault(union, {}).update(together)
         if some := apart.pop(frozenset(self.sizes), None):
             yield Asked(some, self.every())
-        kinds = {axes: self._distinct(axes) for axes in apart}
+        kinds = {axes: self.distinct(axes) for axes in apart}
         # What makes a few rows takes as long as what makes them all.
         rows = self.rows(np.concatenate([np.empty(0, np.int64), *(each.first for each in kinds.values())]))
         start = 0
@@ -151,7 +151,8 @@ class Alike:
             yield Asked(some, rows[start : start + len(of_some.first)], of_some.index)
             start += len(of_some.first)
 
-    def _distinct(self, axes: Collection[str]) -> Distinct:
+    def distinct(self, axes: Collection[str]) -> Distinct:
+        """Return the points that differ on these axes."""
         own = [Codes(self.codes[name].to_numpy(), self.sizes[name]) for name in sorted(axes)]
         return distinct(joined(own, self.codes.height))
 

@@ -6,6 +6,7 @@ from typing import Any
 import polars as pl
 
 from moesweep.edge.problems import Problem, collect
+from moesweep.shapes.distinct import Distinct
 from moesweep.study.axes import said_before, with_rules_applied
 from moesweep.study.blocks import POINT, Block, Said, grid_block, row_blocks
 from moesweep.study.conditions import AGAIN
@@ -40,9 +41,10 @@ def blocks(
     return [*found, *row_blocks(rows, said)], problems
 
 
-def points(block: Block, at: pl.Series | None = None) -> pl.DataFrame:
+def points(block: Block, at: pl.Series | None = None, models: Distinct | None = None) -> pl.DataFrame:
     """Return the derived columns of a block's points of these numbers, of all left out, without ids.
 
+    `models` are points that differ in what a model's size depends on, where they are known.
     Beside them POINT, ENTRY, `largest_at` of a rule of ep, AGAIN, whether another point of the grid is the
     same, and columns OF_OPTIONS.
     """
@@ -54,4 +56,4 @@ def points(block: Block, at: pl.Series | None = None) -> pl.DataFrame:
     if len(entries) > len(set(entries)):
         again.append(~frame.select(pl.struct(ENTRY, "ep").is_first_distinct()).to_series())
     said = pl.any_horizontal(pl.lit(False), *(each for each in again if each is not None))
-    return unnamed(frame).with_columns(said.alias(AGAIN))
+    return unnamed(frame, models).with_columns(said.alias(AGAIN))

@@ -23,6 +23,7 @@ from typing import Any
 import polars as pl
 
 from moesweep.edge.problems import BadInput, Problem
+from moesweep.shapes.weights import parameters
 from moesweep.study.axes import rule_roots
 from moesweep.study.blocks import CLUSTER, POINT, ROW, Block, is_of_experts
 from moesweep.study.conditions import AGAIN, ERRORS, Alike, checks, removed
@@ -106,7 +107,7 @@ class Space:
         at = pl.int_range(part.start, part.stop, eager=True)
         gone = removed(self._alike(block, at), block.where, legal=True)
         names = list(checks(block.where, legal=True))
-        legal = with_ids(points(block, at.filter(gone.is_null())))
+        legal = with_ids(self._points(block, at.filter(gone.is_null())))
         left_out = _counted(gone, names)
         refused = [_refused(lambda some: points(block, at.filter(some)), gone, names)] if with_refused else []
         if self.file.twins:
@@ -148,6 +149,11 @@ class Space:
             # Rules alone make two points of a grid the same; rows may be so anyhow.
             behind[AGAIN] = set().union(*(behind[root] for roots in ruled.values() for root in roots))
         return behind
+
+    def _points(self, block: Block, at: pl.Series) -> pl.DataFrame:
+        """Return points of a block; the size of each model is counted once."""
+        alike = self._alike(block, at)
+        return points(block, at, alike.distinct(alike.axes_of(*parameters().values())))
 
     def _alike(self, block: Block, at: pl.Series) -> Alike:
         """Return what points of these numbers share, as checks see them."""

@@ -10,6 +10,7 @@ from typing import Any
 
 import polars as pl
 
+from moesweep.shapes.distinct import Distinct
 from moesweep.shapes.parallelism import dp_size, edp_size
 from moesweep.shapes.weights import parameters
 from moesweep.study.column import NEEDED
@@ -65,11 +66,17 @@ def with_derived(frame: pl.DataFrame) -> pl.DataFrame:
     return with_ids(unnamed(frame))
 
 
-def unnamed(frame: pl.DataFrame) -> pl.DataFrame:
-    """A frame of GIVEN columns with all others computed, but for the id."""
-    for step in steps(tuple(frame.columns)):
+def unnamed(frame: pl.DataFrame, models: Distinct | None = None) -> pl.DataFrame:
+    """A frame of GIVEN columns with all others computed, but for the id.
+
+    `models` are rows that differ in what `parameters` read, where they are known: each is counted once.
+    """
+    *counts, size = steps(tuple(frame.columns))
+    for step in counts:
         frame = frame.with_columns(**step)
-    return frame
+    if models is None:
+        return frame.with_columns(**size)
+    return frame.hstack(frame[models.first].select(**size)[models.index])
 
 
 @cache
@@ -92,7 +99,8 @@ def steps(columns: tuple[str, ...]) -> list[dict[str, pl.Expr]]:
             "padded_vocab_size": derived["padded_vocab_size"],
             "window_keys": _window_keys(),
         },
-        {"edp": derived["edp"], "num_microbatches": derived["num_microbatches"], **parameters()},
+        {"edp": derived["edp"], "num_microbatches": derived["num_microbatches"]},
+        parameters(),
     ]
 
 
