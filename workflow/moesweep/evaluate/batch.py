@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cache
+from itertools import chain, compress
 
 import numpy as np
 import polars as pl
@@ -15,7 +16,7 @@ from moesweep.evaluate.passes import SUMS, Wide, of_a_layer, roots, sums, wide
 from moesweep.evaluate.sharded import joined_with, reads_of
 from moesweep.shapes.communication import GROUP_KINDS, OVER_DATA
 from moesweep.shapes.distinct import Array, Coded, Codes, distinct, joined
-from moesweep.shapes.expressions import Part, total
+from moesweep.shapes.expressions import Part, exact, total
 from moesweep.shapes.placement import ARRIVALS, READS
 from moesweep.shapes.sharding import shards_gradients
 from moesweep.shapes.sizes import BALANCED, Rows, counts_globally, etp
@@ -39,8 +40,9 @@ class Declared:
     reads: frozenset[str]
 
 
+EVEN = "even"
 LOADS = {
-    "even": BALANCED,
+    EVEN: BALANCED,
     "busiest": Rows(
         pl.col("sent"), pl.col("received"), pl.col("received") * etp, exchanged=pl.col("exchanged")
     ),
@@ -50,41 +52,36 @@ LOADS = {
 
 
 @cache
-def scopes(load: str = "even") -> dict[Scope, Section]:
+def scopes(load: str) -> dict[Scope, Section]:
     """Return the sections by scope, under one of LOADS, those of one scope together.
 
     A send is waited for where it arrives.
     """
     found: dict[Scope, Section] = {}
-    for section in (section for alternatives in sections(LOADS[load]) for section in alternatives):
-        name = section.ops[0].name
-        if section.scope == "stage" and section.phase != "optimizer" and name not in ARRIVALS:
-            continue
-        scope = name if name in ARRIVALS else section.scope, section.phase
-        before = found[scope].ops if scope in found else []
-        found[scope] = replace(section, ops=before + section.ops)
+    for section in chain.from_iterable(sections(LOADS[load])):
+        scope: Scope = section.scope, section.phase
+        if section.scope == "stage" and scope != TAIL:
+            scope = section.ops[0].name, section.phase
+            if scope[0] not in ARRIVALS:
+                continue
+        found[scope] = found[scope].then(section) if scope in found else section
     return found
 
 
 @cache
-def apart(load: str = "even") -> tuple[dict[Scope, Section], dict[Scope, Section]]:
-    """Return the `scopes` without what goes over data-parallel ranks in a pass, and what that is.
+def apart(scope: Scope, load: str, over_data: bool) -> Section:
+    """Return what of a scope goes over data-parallel ranks in a pass, or what does not.
 
     Nothing else of a pass depends on how many there are.
     """
-    parts: tuple[dict[Scope, Section], dict[Scope, Section]] = ({}, {})
-    for scope, section in scopes(load).items():
-        for own, away in zip(parts, (False, True), strict=True):
-            ops = [op for op in section.ops if (scope != TAIL and op.group_kind in OVER_DATA) == away]
-            if ops:
-                own[scope] = replace(section, ops=ops)
-    return parts
+    return scopes(load)[scope].only(lambda op: (scope != TAIL and op.group_kind in OVER_DATA) == over_data)
 
 
 @cache
-def declared(scope: Scope, load: str = "even") -> Declared:
-    """Return the section of a scope, ready to be evaluated."""
-    section = apart(load)[0][scope]
+def declared(scope: Scope, load: str, there: tuple[bool, ...]) -> Declared:
+    """Return the section of a scope with those of its ops that are there, ready to be evaluated."""
+    whole = apart(scope, load, over_data=False)
+    section = replace(whole, make=lambda: list(compress(whole.ops, there)))
     passed = roots(*busy_seconds(total(COMM)).values()) - {*SUMS, "phase", "layer_kind"}
     ops = wide(section)
     return Declared(section, ops, frozenset().union(passed, *(op.reads for op in ops)) - {"stage"})
@@ -93,7 +90,7 @@ def declared(scope: Scope, load: str = "even") -> Declared:
 @cache
 def over_data(scope: Scope) -> list[Wide]:
     """Return what goes over data-parallel ranks in a pass, ready to be evaluated."""
-    return wide(apart()[1][scope]) if scope in apart()[1] else []
+    return wide(apart(scope, EVEN, over_data=True))
 
 
 @dataclass(frozen=True)
@@ -127,6 +124,7 @@ class Batch:
         placed = self.coded.distinct(READS)
         self.layout, self.layouts = placed.codes, layouts(workloads[placed.first])
         self.passes_known: dict[Scope, Pass] = {}
+        self._declared: dict[tuple[Scope, str], Declared] = {}
         self._places: dict[str, Pass] = {}
         self._beside: Batch | None = None
         self.sharding = bool(workloads.select(shards_gradients.any()).item())
@@ -143,11 +141,26 @@ class Batch:
     @property
     def scopes(self) -> list[Scope]:
         """The passes of a micro-batch."""
-        return [scope for scope in scopes() if scope != TAIL]
+        return [scope for scope in scopes(EVEN) if scope != TAIL]
 
     def reads(self, scope: Scope) -> frozenset[str]:
         """Return the columns and constants that a pass depends on."""
-        return declared(scope).reads
+        return self.declared(scope).reads
+
+    def declared(self, scope: Scope, load: str = EVEN) -> Declared:
+        """Return a pass with the ops that some workload may have: a section lists those of all options."""
+        if (scope, load) not in self._declared:
+            there = self._there([op.when for op in apart(scope, load, over_data=False).ops])
+            self._declared[scope, load] = declared(scope, load, there)
+        return self._declared[scope, load]
+
+    def _there(self, conditions: list[pl.Expr]) -> tuple[bool, ...]:
+        """Return which conditions hold for some workload; all may, if they ask for more than its columns."""
+        reads = roots(*conditions)
+        if not reads or not reads <= set(self.workloads.columns):
+            return (True,) * len(conditions)
+        rows, _, _ = self.distinct_rows(reads)
+        return exact(rows).select(each.any().alias(f"{at}") for at, each in enumerate(conditions)).row(0)
 
     def on(self, constants: pl.DataFrame) -> "Batch":
         """Return the batch with other constants; passes that read none of those that differ are kept."""
@@ -238,7 +251,7 @@ class Batch:
 
     def evaluated(self, scope: Scope) -> dict[Scope, Pass]:
         """Return a pass evaluated on the distinct rows of what it reads, and others that come with it."""
-        what = declared(scope)
+        what = self.declared(scope)
         rows, codes, _ = self.distinct_rows(what.reads)
         if scope[0] in AWAY_FROM_THE_ENDS:
             rows = rows.with_columns(stage=pl.lit(AWAY_FROM_THE_ENDS[scope[0]], dtype=pl.Int64))

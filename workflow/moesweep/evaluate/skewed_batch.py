@@ -10,7 +10,7 @@ import polars as pl
 
 from moesweep.cost.memory import passes_of_the_fullest
 from moesweep.cost.model import MODEL_FLOPS
-from moesweep.evaluate.batch import Batch, Declared, Pass, Scope, declared, merged
+from moesweep.evaluate.batch import Batch, Declared, Pass, Scope, merged
 from moesweep.evaluate.layouts import layouts
 from moesweep.evaluate.passes import of_a_layer, sums
 from moesweep.shapes.distinct import Array, Codes, distinct
@@ -93,7 +93,7 @@ class SkewedBatch(Batch):
 
     def reads(self, scope: Scope) -> frozenset[str]:
         """Return the columns and constants that a pass depends on, besides its load."""
-        return super().reads(scope) if _number(scope) is None else _loaded(scope).reads - set(LOAD)
+        return super().reads(scope) if _number(scope) is None else self._loaded(scope).reads - set(LOAD)
 
     def bytes_of_a_stage(self, part: Part) -> dict[str, pl.Expr]:
         """Return the parts of the memory of a stage's fullest rank."""
@@ -103,7 +103,7 @@ class SkewedBatch(Batch):
         """Return a pass evaluated on the distinct rows of what it reads; those of all loads together."""
         if _number(scope) is None:
             return super().evaluated(scope)
-        what, several = _loaded(scope), self._loads.height
+        what, several = self._loaded(scope), self._loads.height
         rows, codes, _ = self.distinct_rows(self.reads(scope))
         pairs = np.concatenate([codes.of * several + load[self.layout.of] for load in self._load_of])
         found = distinct(Codes(pairs, codes.size * several))
@@ -112,12 +112,15 @@ class SkewedBatch(Batch):
         values = of_a_layer(what.section, sums(what.ops, frame), frame, self.also)
         if scope[1] == "forward":
             # The model needs what is computed, not that everybody waits for the busiest.
-            values |= {name: sums(_loaded(scope, "mean").ops, frame)[name] for name in MODEL_FLOPS}
+            values |= {name: sums(self._loaded(scope, "mean").ops, frame)[name] for name in MODEL_FLOPS}
         kind = _kind(scope)
         return {
             (f"{kind} {number + 1}", scope[1]): merged(Codes(index, len(found.first)), values)
             for number, index in enumerate(np.split(found.index, len(self._load_of)))
         }
+
+    def _loaded(self, scope: Scope, load: str = "busiest") -> Declared:
+        return self.declared((_kind(scope), scope[1]), load)
 
 
 def _number(scope: Scope) -> int | None:
@@ -128,10 +131,6 @@ def _number(scope: Scope) -> int | None:
 
 def _kind(scope: Scope) -> str:
     return scope[0].partition(" ")[0]
-
-
-def _loaded(scope: Scope, load: str = "busiest") -> Declared:
-    return declared((_kind(scope), scope[1]), load)
 
 
 def _by_number(numbered: pl.DataFrame, workloads: int) -> list[Array]:

@@ -6,7 +6,7 @@ import numpy as np
 
 from moesweep.cost.buckets import BUCKETED, OF_BUCKETS
 from moesweep.cost.stages import COMM
-from moesweep.evaluate.batch import TAIL, Batch, declared
+from moesweep.evaluate.batch import TAIL, Batch
 from moesweep.evaluate.passes import sums
 from moesweep.evaluate.segments import Segments, segments
 from moesweep.shapes.distinct import Array, Codes
@@ -33,7 +33,7 @@ class Tails:
 
 def tails(batch: Batch) -> Tails:
     """Return the tails of a batch."""
-    what = declared(TAIL)
+    what = batch.declared(TAIL)
     # An optimizer step has no layer, and no host waits in it.
     reads = frozenset().union(*(op.reads for op in what.ops)) - set(batch.class_columns)
     rows, codes, first = batch.distinct_rows(reads, batch.layout)

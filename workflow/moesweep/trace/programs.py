@@ -4,8 +4,9 @@
 costs need no more. `programs` unfolds it into the stage's program, one row per op and layer.
 """
 
-from dataclasses import dataclass
-from functools import cache
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cache, cached_property, partial
 
 import polars as pl
 
@@ -22,16 +23,32 @@ from moesweep.trace.vocabulary import Op, wire_bytes
 
 @dataclass(frozen=True)
 class Section:
-    """A run of ops in a stage's program; `scope` says which stages have it, or which layers repeat it."""
+    """A run of ops in a stage's program; `scope` says which stages have it, or which layers repeat it.
+
+    Its ops are made when first asked for: a layer's are many expressions, and few sweeps have every kind.
+    """
 
     scope: str  # stage | first | last | a kind of layer
     phase: str
-    ops: list[Op]
+    make: Callable[[], list[Op]]
+
+    @cached_property
+    def ops(self) -> list[Op]:
+        """The ops in their order."""
+        return self.make()
 
     @property
     def layer_kind(self) -> str | None:
         """The kind of the layers that repeat the section, None outside the layers."""
         return self.scope if self.scope in KINDS else None
+
+    def then(self, other: "Section") -> "Section":
+        """Return one section with the ops of both."""
+        return replace(self, make=lambda: self.ops + other.ops)
+
+    def only(self, holds: Callable[[Op], bool]) -> "Section":
+        """Return the section of the ops for which a condition holds."""
+        return replace(self, make=lambda: [op for op in self.ops if holds(op)])
 
 
 def sections(rows: Rows = BALANCED) -> list[list[Section]]:
@@ -40,30 +57,39 @@ def sections(rows: Rows = BALANCED) -> list[list[Section]]:
     `rows` are what a rank's experts have to do. A layer of multi-token prediction brings its head.
     """
     message = ends.pipeline_messages()
-    forward = {kind: Section(kind, "forward", layers.layer_forward(kind, rows)) for kind in KINDS}
-    backward = {kind: Section(kind, "backward", layers.layer_backward(kind, rows)) for kind in KINDS}
+    forward = {kind: Section(kind, "forward", partial(layers.layer_forward, kind, rows)) for kind in KINDS}
+    backward = {kind: Section(kind, "backward", partial(layers.layer_backward, kind, rows)) for kind in KINDS}
+
+    def passed(name: str) -> Section:
+        """Return the section of a message between stages."""
+        return Section("stage", name.partition("_")[2], lambda: message[name])
+
+    def loss_backward() -> list[Op]:
+        """Return the backward of every head that stands with the loss's stage."""
+        return ends.prediction_backward() + prediction.distant_head_backward()
+
     return [
-        [Section("stage", "forward", message["recv_forward"])],
-        [Section("first", "forward", ends.lookup_forward())],
+        [passed("recv_forward")],
+        [Section("first", "forward", ends.lookup_forward)],
         [forward[kind] for kind in DECODER],
-        [Section("last", "forward", ends.final_norm_forward())],
+        [Section("last", "forward", ends.final_norm_forward)],
         [forward[kind] for kind in PREDICTING],
-        [Section("last", "forward", prediction.distant_head_forward() + ends.prediction_forward())],
-        [Section("stage", "forward", message["send_forward"])],
-        [Section("stage", "backward", message["recv_backward"])],
-        [Section("last", "backward", ends.prediction_backward() + prediction.distant_head_backward())],
+        [Section("last", "forward", lambda: prediction.distant_head_forward() + ends.prediction_forward())],
+        [passed("send_forward")],
+        [passed("recv_backward")],
+        [Section("last", "backward", loss_backward)],
         [backward[kind] for kind in PREDICTING],
-        [Section("last", "backward", ends.final_norm_backward() + reduced_head())],
+        [Section("last", "backward", lambda: ends.final_norm_backward() + reduced_head())],
         [backward[kind] for kind in DECODER],
-        [Section("first", "backward", ends.lookup_backward() + reduced_embedding())],
-        [Section("stage", "backward", message["send_backward"])],
-        [Section("stage", "optimizer", optimizer_ops())],
+        [Section("first", "backward", lambda: ends.lookup_backward() + reduced_embedding())],
+        [passed("send_backward")],
+        [Section("stage", "optimizer", optimizer_ops)],
     ]
 
 
 @cache
 def _even_sections() -> list[list[Section]]:
-    """Return the sections of experts that all have as much to do: made once, as they are many expressions."""
+    """Return the sections of experts that all have as much to do: their ops are made once."""
     return sections()
 
 
@@ -109,6 +135,10 @@ SCOPES = {
 }
 
 
+_NONE = Op("", "")
+"""Stands for an op where no stage has any."""
+
+
 def evaluate(
     stage_frame: pl.DataFrame, place: int, section: Section, also: tuple[str, ...] = ()
 ) -> list[pl.LazyFrame]:
@@ -128,7 +158,7 @@ def evaluate(
     here = exact(stage_frame.filter(present))
     if here.is_empty():
         # No row, but the columns of one, for traces of nothing.
-        return [here.lazy().select(*where, *_row(section.ops[0], 0))]
+        return [here.lazy().select(*where, *_row(_NONE, 0))]
     there = here.select(op.when.alias(f"{position}") for position, op in enumerate(section.ops))
     return [
         here.filter(there[f"{position}"]).lazy().select(*where, *_row(op, position))
