@@ -27,6 +27,16 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     argv   the arguments; by default those of the process, which then ends with the command
     """
+    code = _heeding(argv)
+    if argv is None:
+        from moesweep.edge.leaving import leave
+
+        leave(code)
+    return code
+
+
+def _heeding(argv: Sequence[str] | None) -> int:
+    """Run one command, which interrupts end."""
     before = signal.getsignal(signal.SIGINT)
     # Whoever ignores or handles interrupts has other plans for them.
     heeded = before is signal.default_int_handler

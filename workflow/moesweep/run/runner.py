@@ -18,6 +18,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from moesweep.edge.leaving import leave
 from moesweep.edge.paths import SHIPPED
 from moesweep.edge.problems import BadInput, Problem, did_you_mean, shown
 from moesweep.edge.said import QUIET
@@ -264,4 +265,6 @@ def snakemake(argv: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(snakemake(sys.argv[1:]))
+    ended = snakemake(sys.argv[1:])
+    leave(ended)
+    sys.exit(ended)
