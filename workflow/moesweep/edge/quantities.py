@@ -19,28 +19,32 @@ EXAMPLES = {
 MAX_CHARACTERS = 60
 """Longest quantity: Python refuses numbers of thousands of digits in words of its own."""
 
-# A registry of our own: in pint's default one a bit has no dimension, so "80" or "80 radian" would pass as
-# bytes.
-_DEFINITIONS = """
-nano- = 1e-9 = n-
-micro- = 1e-6 = u- = µ-
-milli- = 1e-3 = m-
-kilo- = 1e3 = k-
-mega- = 1e6 = M-
-giga- = 1e9 = G-
-tera- = 1e12 = T-
-peta- = 1e15 = P-
-kibi- = 1024 = Ki-
-mebi- = 1048576 = Mi-
-gibi- = 1073741824 = Gi-
-tebi- = 1099511627776 = Ti-
-byte = [information] = B
-bit = byte / 8
-second = [time] = s
-minute = 60 * second = min
-hour = 3600 * second = h
-flop = [operation] = FLOP
-"""
+_PREFIXES = {
+    "nano": ("1e-9", "n"),
+    "micro": ("1e-6", "u", "µ"),
+    "milli": ("1e-3", "m"),
+    "kilo": ("1e3", "k"),
+    "mega": ("1e6", "M"),
+    "giga": ("1e9", "G"),
+    "tera": ("1e12", "T"),
+    "peta": ("1e15", "P"),
+    "kibi": ("1024", "Ki"),
+    "mebi": ("1048576", "Mi"),
+    "gibi": ("1073741824", "Gi"),
+    "tebi": ("1099511627776", "Ti"),
+}
+"""Prefixes by name: what one stands for, and its symbols."""
+
+_UNITS = {
+    "byte": ("B", "[information]", ""),
+    "bit": ("bit", "1/8", "byte"),
+    "second": ("s", "[time]", ""),
+    "minute": ("min", "60", "second"),
+    "hour": ("h", "3600", "second"),
+    "flop": ("FLOP", "[operation]", ""),
+}
+"""Units by name: symbol, and how many of another unit one is; of a base unit its dimension."""
+
 # A number, a space or none, a unit or a quotient of two. Nothing of the text is ever evaluated.
 _QUANTITY = re.compile(r"\s*([-+]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]{1,3})?)\s*(.*?)\s*")
 _UNIT = re.compile(r"[A-Za-zµ]+(/[A-Za-zµ]+)?")
@@ -56,14 +60,42 @@ class QuantityError(ValueError):
 
 @cache
 def _registry() -> Any:
-    # Imported here: pint takes 0.4 s, and only commands that read a cluster need it.
+    """Return pint's registry of these units, which knows their whole names, also in the plural, as well.
+
+    A registry of our own: in pint's default one a bit has no dimension, so "80" or "80 radian" would pass as
+    bytes.
+    """
+    # Imported here: pint takes 0.1 to 0.4 s, and symbols need it not.
     import pint
 
     # Fractions, so that 2.039 TB/s is the float nearest to 2.039e12 and not one rounded twice.
     registry: Any = pint.UnitRegistry(None, non_int_type=Fraction)
-    for definition in _DEFINITIONS.strip().splitlines():
-        registry.define(definition)
+    for name, (amount, *symbols) in _PREFIXES.items():
+        registry.define(" = ".join([f"{name}-", amount, *(f"{symbol}-" for symbol in symbols)]))
+    for name, (symbol, amount, base) in _UNITS.items():
+        registry.define(f"{name} = {f'{amount} * {base}' if base else amount} = {symbol}")
     return registry
+
+
+@cache
+def _symbols() -> dict[str, tuple[Fraction, str]]:
+    """Return what each symbol stands for, with a prefix or without: how many of which base unit."""
+    prefixes = {"": Fraction(1)}
+    prefixes |= {symbol: Fraction(amount) for amount, *own in _PREFIXES.values() for symbol in own}
+    return {
+        f"{prefix}{symbol}": (times * Fraction(amount if base else 1), base or name)
+        for prefix, times in prefixes.items()
+        for name, (symbol, amount, base) in _UNITS.items()
+    }
+
+
+def _of_symbols(written: str, unit: str) -> Fraction | None:
+    """Return how many `unit` a symbol, or a quotient of two, stands for; None unless it is such a unit's."""
+    parts, wanted = [_symbols().get(part) for part in written.split("/")], unit.split("/")
+    known = [part for part in parts if part is not None]
+    if len(known) < len(parts) or [base for _, base in known] != wanted:
+        return None
+    return known[0][0] / math.prod((amount for amount, _ in known[1:]), start=Fraction(1))
 
 
 def parse_quantity(value: object, unit: str) -> float:
@@ -112,6 +144,9 @@ def _with_unit(value: object, unit: str) -> float:
 @lru_cache(256)
 def _factor(written: str, unit: str) -> Fraction:
     """How many `unit` one `written` is."""
+    found = _of_symbols(written, unit)
+    if found is not None:
+        return found
     registry = _registry()
     try:
         if not _UNIT.fullmatch(written):
