@@ -15,7 +15,10 @@ def with_layer_kind(programs: pl.DataFrame) -> pl.DataFrame:
     What a layer runs says its kind: experts have a router, a windowed core attention fewer keys than queries,
     multi-token prediction a projection; it is kept whole where others of the decoder run again. Where a
     workload's MoE layers are loaded differently, those of each load have a kind of their own: `moe 1`, ...
+    Programs that have the column already stay as they are.
     """
+    if "layer_kind" in programs.columns:
+        return programs
     return (
         programs.lazy()
         .join(_kinds(programs), on=["workload", "layer"], how="left", maintain_order="left")

@@ -305,14 +305,18 @@ def _at_the_loss(part: Part) -> pl.Expr:
     return part("head", _head_bytes()) + part("distant", arrived.alias("distant_prediction_bytes"))
 
 
+_TELLING = ("adam", "core_attention")
+"""The ops that tell what a stage holds."""
+
+
 def contents_of_a_stage() -> dict[str, pl.Expr]:
     """Return a rank's parameters: held, updated, multiplied in fp8; and its layers, over its folded ops.
 
     The optimizer row of a program gives the parameters (m, n, k); the layers of each kind are counted from
     their core attention.
     """
-    adam = pl.col("op") == "adam"
-    layer = (pl.col("op") == "core_attention") & (pl.col("phase") == "forward")
+    adam, layer = (pl.col("op") == op for op in _TELLING)
+    layer &= pl.col("phase") == "forward"
     # Layers of one kind that are loaded differently have a number behind it.
     kind = pl.col("layer_kind").str.splitn(" ", 2).struct[0]
     return {
@@ -361,7 +365,8 @@ def stage_memory(
     `fullest` are the expert rows of the stages' fullest ranks (`fullest_ranks`), where they differ.
     """
     stages = (
-        folded.group_by(KEY[:2], maintain_order=True)
+        folded.filter(pl.col("op").is_in(_TELLING))
+        .group_by(KEY[:2], maintain_order=True)
         .agg(**contents_of_a_stage())
         .join(workloads, on="workload", maintain_order="left")
         .pipe(exact)

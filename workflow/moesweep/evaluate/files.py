@@ -11,13 +11,14 @@ from typing import Any
 
 import polars as pl
 
-from moesweep.cost.fold import fold, layers_of, unfold
+from moesweep.cost.fold import fold, layers_of, unfold, with_layer_kind
 from moesweep.cost.model import cost, price
 from moesweep.cost.skewed_ranks import fullest_ranks
 from moesweep.cost.uncertainty import UNCERTAIN, changes
 from moesweep.evaluate.costs import moved_seconds, on_cluster
 from moesweep.store.layout import Results
 from moesweep.store.memo import MADE_FROM, Memo, remade
+from moesweep.store.of_each import check_each, read_of_each
 from moesweep.store.parts import content_of, is_current, made_from, write_index
 from moesweep.store.provenance import facts
 from moesweep.store.tablefile import conform, dictionary, dtypes, read_table, write_table
@@ -64,34 +65,34 @@ def _batches(
     results: Results, listed: pl.DataFrame, cluster: Cluster, named: Mapping[str, str]
 ) -> list[pl.DataFrame]:
     batches = [_batch(results, some, cluster, named) for some in listed.iter_slices(BATCH_WORKLOADS)]
-    return [pl.concat(frames) for frames in zip(*batches, strict=True)]
+    costs, ops = (pl.concat(frames) for frames in zip(*batches, strict=True))
+    moved = moved_seconds(listed.drop(MADE_FROM), [cluster], lambda row: _routed(results, row["workload"]))
+    return [costs.join(moved, on="workload", maintain_order="left"), ops]
 
 
 def _batch(
     results: Results, listed: pl.DataFrame, cluster: Cluster, named: Mapping[str, str]
 ) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """Write costed programs of some workloads; return their costs with sensitivities, and distinct ops."""
+    """Write costed programs of some workloads; return their costs and distinct ops."""
     workloads = on_cluster(listed.drop(MADE_FROM), cluster)
-    programs = pl.concat(
-        read_table(results.trace("programs", id_), "programs").select(pl.lit(id_).alias("workload"), pl.all())
-        for id_ in listed["workload"]
-    )
+    traced = read_of_each({id_: results.trace("programs", id_) for id_ in listed["workload"]}, "programs")
+    programs = with_layer_kind(traced)
     costs = cost(
-        fold(programs), workloads, _fullest(results, workloads, programs), layers_of(programs, workloads)
+        fold(programs), workloads, _fullest(results, workloads, traced), layers_of(programs, workloads)
     )
     # Before a part is written: what is refused leaves nothing behind.
     check_values(costs.workloads, dictionary("costs"), str(results.costs))
     rows = unfold(programs, costs.ops)
+    check_each(rows, "cost_ops", results.cost_ops)
     unfolded = rows.partition_by("workload", as_dict=True, maintain_order=True)
     for id_, digest in listed.select("workload", MADE_FROM).iter_rows():
         own = dict(named) | {"workload": id_}
-        write_table(unfolded[(id_,)], results.cost_ops(id_), "cost_ops", own, digest)
-    moved = moved_seconds(listed.drop(MADE_FROM), [cluster], lambda row: _routed(results, row["workload"]))
+        write_table(unfolded[(id_,)].lazy(), results.cost_ops(id_), "cost_ops", own, digest)
     digests = listed.select("workload", MADE_FROM)
     return (
         digests.join(
             conform(costs.workloads.lazy(), "costs").collect(), on="workload", maintain_order="left"
-        ).join(moved, on="workload", maintain_order="left"),
+        ),
         distinct_ops(rows).join(digests, on="workload", maintain_order="left"),
     )
 
