@@ -23,13 +23,13 @@ class Memo:
     """The rows of one name that a stage has made for a folder of results."""
 
     def __init__(self, results: Results, stage: str, name: str) -> None:
-        self._kept = is_kept(results.root)
+        self.is_kept = is_kept(results.root)
         self._file = _folder(results, stage) / f"{name}.parquet"
 
     def rows(self) -> pl.DataFrame:
         """Return what the last run has left, with `made_from`; that column alone if it left nothing."""
         nothing = pl.DataFrame(schema={MADE_FROM: pl.String})
-        if not self._kept or not self._file.is_file() or is_damaged(self._file):
+        if not self.is_kept or not self._file.is_file() or is_damaged(self._file):
             return nothing
         try:
             return pl.read_parquet(self._file, glob=False)
@@ -38,7 +38,7 @@ class Memo:
 
     def keep(self, rows: pl.DataFrame) -> None:
         """Leave these rows, with `made_from`, for the next run."""
-        if self._kept:
+        if self.is_kept:
             keep(self._file.parent)
             with whole(self._file) as partial:
                 rows.write_parquet(partial, **COMPRESSION)
@@ -71,6 +71,26 @@ def remade(
         for memo, rows in zip(memos, all_rows, strict=True):
             memo.keep(rows)
     return [rows.drop(MADE_FROM) for rows in all_rows]
+
+
+def made_at_once(
+    wanted: Sequence[tuple[Memo, pl.DataFrame]], make: Callable[[pl.DataFrame], Sequence[pl.DataFrame]]
+) -> None:
+    """Make at once what several memos lack of what is wanted of each, for their `remade` to find.
+
+    Rows are as for `remade`, whose `make` it is, to one frame. Nothing is made where memos are not kept.
+    """
+    known = [memo.rows() for memo, _ in wanted]
+    lacking = [
+        frame.filter(~pl.col(MADE_FROM).is_in(rows[MADE_FROM].implode()))
+        for rows, (_, frame) in zip(known, wanted, strict=True)
+    ]
+    if not all(memo.is_kept for memo, _ in wanted) or sum(bool(rows.height) for rows in lacking) < 2:
+        return
+    (made,) = make(pl.concat(lacking, how="vertical_relaxed"))
+    for rows, (memo, frame) in zip(known, wanted, strict=True):
+        both = pl.concat([rows, made.select(rows.columns)]) if rows.width > 1 else made
+        memo.keep(both.filter(pl.col(MADE_FROM).is_in(frame[MADE_FROM].implode())))
 
 
 def forget(results: Results, stage: str) -> None:

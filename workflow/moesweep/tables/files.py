@@ -14,7 +14,7 @@ from moesweep.store.tablefile import conform, dictionary, whole, write_table
 from moesweep.store.values import check_rows
 from moesweep.study.catalog import with_memory
 from moesweep.tables.markdown import markdown
-from moesweep.tables.registry import TABLES
+from moesweep.tables.registry import RECOSTED, TABLES
 from moesweep.tables.results import read_inputs
 from moesweep.tables.summary import summary
 
@@ -29,6 +29,7 @@ def write_tables(results: Results, memory: str | None = None) -> None:
     if memory is not None:
         asked = with_memory(inputs.cluster, memory).value("hbm_bytes")
         inputs = replace(inputs, memory_bytes=asked)
+    inputs.recost_at_once({name: beside(inputs) for name, beside in RECOSTED.items()})
     tables = {name: conform(table(inputs).lazy(), name).collect() for name, table in TABLES.items()}
     _refuse_faults(results, tables)
     facts = {"cluster": inputs.cluster.name}

@@ -20,19 +20,8 @@ def feasible_ep(inputs: Inputs) -> pl.DataFrame:
     Legal: ep divides the experts, and etp·ep·pp the GPUs. All degrees are costed, listed or not; layouts
     with a given routing are left out.
     """
-    follows = ("workload", "ep", "edp", "listed", "twin")
-    layout = [name for name in inputs.workloads.columns if name not in follows]
-    layouts = (
-        inputs.workloads.filter((pl.col("kind") == "moe") & ~given)
-        .group_by(layout, maintain_order=True)
-        .agg(pl.col("workload").first(), pl.col("twin").first(), sweep=pl.col("ep").sort())
-    )
-    degrees = _legal_degrees(layouts).with_columns(
-        of="workload", workload=pl.format("{} {}", "workload", "ep")
-    )
-    costs = inputs.recosted(
-        degrees.with_columns(listed=pl.lit(0)).select(inputs.workloads.columns), "feasible_ep"
-    )
+    degrees = _degrees(inputs)
+    costs = inputs.recosted(all_degrees(inputs), "feasible_ep")
     fits, seconds, ep = pl.col("fits"), pl.col("iteration_seconds"), pl.col("ep")
     largest = ep == ep.filter(fits).max()
     return (
@@ -54,6 +43,23 @@ def feasible_ep(inputs: Inputs) -> pl.DataFrame:
         )
         .rename({"of": "workload"})
     )
+
+
+def all_degrees(inputs: Inputs) -> pl.DataFrame:
+    """Return a workload for each legal degree of ep of each layout of `feasible_ep`."""
+    return _degrees(inputs).with_columns(listed=pl.lit(0)).select(inputs.workloads.columns)
+
+
+def _degrees(inputs: Inputs) -> pl.DataFrame:
+    """Return the same with all columns, `sweep` the listed degrees, and `of`, a workload of the layout."""
+    follows = ("workload", "ep", "edp", "listed", "twin")
+    layout = [name for name in inputs.workloads.columns if name not in follows]
+    layouts = (
+        inputs.workloads.filter((pl.col("kind") == "moe") & ~given)
+        .group_by(layout, maintain_order=True)
+        .agg(pl.col("workload").first(), pl.col("twin").first(), sweep=pl.col("ep").sort())
+    )
+    return _legal_degrees(layouts).with_columns(of="workload", workload=pl.format("{} {}", "workload", "ep"))
 
 
 def _legal_degrees(layouts: pl.DataFrame) -> pl.DataFrame:
@@ -80,19 +86,9 @@ def recompute_options(inputs: Inputs) -> pl.DataFrame:
     """
     measures = ("iteration_seconds", "peak_memory_bytes")
     workloads = inputs.workloads.filter(~given)
-    level = workloads.schema["recompute"]
     known = costed(inputs).select("workload", "recompute", *measures)
-    other = pl.concat(
-        workloads.filter(pl.col("recompute") != name).with_columns(
-            recompute=pl.lit(name, level),
-            of="workload",
-            workload=pl.format("{} {}", "workload", pl.lit(name)),
-        )
-        for name in LEVELS
-    )
-    costs = inputs.recosted(other.select(inputs.workloads.columns), "recompute_options").select(
-        "workload", *measures
-    )
+    other = _recomputed(workloads)
+    costs = inputs.recosted(other_recomputations(inputs), "recompute_options").select("workload", *measures)
     found = other.join(costs, on="workload", maintain_order="left").with_columns(workload="of")
     both = pl.concat([known, found.select(known.columns)])
     for name in LEVELS:
@@ -110,6 +106,24 @@ def recompute_options(inputs: Inputs) -> pl.DataFrame:
     ).with_columns(
         (_of_level(f"fastest_{where}") / pl.col("none_iteration_seconds")).alias(f"ratio_{where}")
         for where in sizes
+    )
+
+
+def other_recomputations(inputs: Inputs) -> pl.DataFrame:
+    """Return the workloads of `recompute_options` with each recomputation but their own."""
+    return _recomputed(inputs.workloads.filter(~given)).select(inputs.workloads.columns)
+
+
+def _recomputed(workloads: pl.DataFrame) -> pl.DataFrame:
+    """Return the same with `of`, the workload that one is of."""
+    level = workloads.schema["recompute"]
+    return pl.concat(
+        workloads.filter(pl.col("recompute") != name).with_columns(
+            recompute=pl.lit(name, level),
+            of="workload",
+            workload=pl.format("{} {}", "workload", pl.lit(name)),
+        )
+        for name in LEVELS
     )
 
 

@@ -16,11 +16,11 @@ from moesweep.tables.communication import communication, communication_by_group
 from moesweep.tables.comparison import ep_scaling, moe_against_dense
 from moesweep.tables.expense import cost_summary, memory
 from moesweep.tables.exposed import exposed_communication
-from moesweep.tables.fitting import feasible_ep, recompute_options
+from moesweep.tables.fitting import all_degrees, feasible_ep, other_recomputations, recompute_options
 from moesweep.tables.links import link_traffic
 from moesweep.tables.options_compared import options_compared
 from moesweep.tables.results import Inputs
-from moesweep.tables.skew_sensitivity import skew_sensitivity
+from moesweep.tables.skew_sensitivity import routed_otherwise, skew_sensitivity
 
 TABLES: dict[str, Callable[[Inputs], pl.DataFrame]] = {
     "workloads": workloads,
@@ -42,3 +42,10 @@ TABLES: dict[str, Callable[[Inputs], pl.DataFrame]] = {
     "warnings": warnings,
     "megatron_refusals": megatron_refusals,
 }
+
+RECOSTED: dict[str, Callable[[Inputs], pl.DataFrame]] = {
+    "skew_sensitivity": routed_otherwise,
+    "feasible_ep": all_degrees,
+    "recompute_options": other_recomputations,
+}
+"""The workloads beside the sweep's that tables have costed, all at once."""

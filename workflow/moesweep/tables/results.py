@@ -1,5 +1,6 @@
 """What every table is made from, read once."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,7 +10,7 @@ from moesweep.edge.problems import BadInput, Problem
 from moesweep.evaluate.files import constants_but_prices
 from moesweep.evaluate.recost import recosted
 from moesweep.store.layout import Results
-from moesweep.store.memo import MADE_FROM, Memo, remade
+from moesweep.store.memo import MADE_FROM, Memo, made_at_once, remade
 from moesweep.store.parts import made_from
 from moesweep.store.tablefile import (
     collected,
@@ -70,13 +71,23 @@ class Inputs:
 
         What `table` had costed before is not costed again, unless it has moved.
         """
+        (found,) = remade([self._memo(table)], self._wanted(workloads), self._recosted)
+        return found
+
+    def recost_at_once(self, asked: Mapping[str, pl.DataFrame]) -> None:
+        """Cost at once what several tables are going to have recosted: that takes little longer than one."""
+        wanted = [(self._memo(table), self._wanted(workloads)) for table, workloads in asked.items()]
+        made_at_once(wanted, self._recosted)
+
+    def _memo(self, table: str) -> Memo:
+        return Memo(self.results, "tables", table)
+
+    def _wanted(self, workloads: pl.DataFrame) -> pl.DataFrame:
         constants = constants_but_prices(self.cluster)
         digests = [
             made_from("tables", description(row), constants) for row in workloads.iter_rows(named=True)
         ]
-        wanted = workloads.with_columns(pl.Series(MADE_FROM, digests, dtype=pl.String))
-        (found,) = remade([Memo(self.results, "tables", table)], wanted, self._recosted)
-        return found
+        return workloads.with_columns(pl.Series(MADE_FROM, digests, dtype=pl.String))
 
     def _recosted(self, wanted: pl.DataFrame) -> list[pl.DataFrame]:
         costs = recosted(wanted.drop(MADE_FROM), self.cluster).drop("usd_per_billion_tokens")

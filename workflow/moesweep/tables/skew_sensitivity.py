@@ -24,15 +24,25 @@ def skew_sensitivity(inputs: Inputs) -> pl.DataFrame:
     `iteration_seconds_ratio` is over the balanced row of the same workload, whatever the sweep's own
     routing is. Below 1 it shows dropped work, not speed.
     """
-    routed = _chosen(inputs).drop("routing").join(_routings(), how="cross", maintain_order="left_right")
-    variants = routed.with_columns(of="workload", workload=pl.format("{} {}", "workload", "routing"))
-    costs = inputs.recosted(variants.select(inputs.workloads.columns), "skew_sensitivity")
+    variants = _variants(inputs)
+    costs = inputs.recosted(routed_otherwise(inputs), "skew_sensitivity")
     seconds = pl.col("iteration_seconds")
     return (
         variants.join(costs.select("workload", *_LOADS, *_MEASURES), on="workload", maintain_order="left")
         .with_columns(iteration_seconds_ratio=seconds / seconds.first().over("of"))
         .with_columns(workload="of")
     )
+
+
+def routed_otherwise(inputs: Inputs) -> pl.DataFrame:
+    """Return the chosen workloads with each routing."""
+    return _variants(inputs).select(inputs.workloads.columns)
+
+
+def _variants(inputs: Inputs) -> pl.DataFrame:
+    """Return the same with `alpha`, `capacity_factor` and `of`, the workload that one is of."""
+    routed = _chosen(inputs).drop("routing").join(_routings(), how="cross", maintain_order="left_right")
+    return routed.with_columns(of="workload", workload=pl.format("{} {}", "workload", "routing"))
 
 
 def _chosen(inputs: Inputs) -> pl.DataFrame:
