@@ -14,7 +14,7 @@ from moesweep.cost.fold import fold, layers_of
 from moesweep.cost.model import cost, with_constants
 from moesweep.cost.skewed_ranks import fullest_ranks
 from moesweep.cost.uncertainty import UNCERTAIN
-from moesweep.evaluate.costs import constants_frame, costed, moved_seconds
+from moesweep.evaluate.costs import batch_of, constants_frame, costed, moved_seconds
 from moesweep.shapes.distinct import Codes, coded, distinct, joined
 from moesweep.store.tablefile import dtypes
 from moesweep.study.sweep import load_sweep
@@ -25,6 +25,7 @@ from small import DENSE, small
 from varied import VARIED
 
 COLUMNS = list(dtypes("costs"))
+MOE = ("moe", "forward")
 
 
 def frame_of(cases: dict[str, dict[str, Any]]) -> pl.DataFrame:
@@ -185,3 +186,15 @@ def test_codes_of_many_wide_columns_stay_countable() -> None:
     rng = np.random.default_rng(0)
     columns = [Codes(rng.integers(0, 1 << 40, 1000), 1 << 40) for _ in range(8)]
     assert len(distinct(joined(columns, 1000)).first) == 1000
+
+
+def test_a_batch_declares_the_ops_that_some_workload_of_it_has() -> None:
+    alone = {"plain": {"num_shared_experts": 0}}
+    named = [
+        {op.op.name for op in batch_of(frame_of(cases), constants_frame([cluster()])).declared(MOE).ops}
+        for cases in (alone, alone | {"shared": {"num_shared_experts": 64}})
+    ]
+    assert {"router", "moe_dispatch", "attention_output"} <= named[0]
+    assert {"shared_fc1", "shared_fc2", "shared_sum"} <= named[1] - named[0]
+    assert all(name.startswith("shared_") for name in named[1] - named[0])
+    assert not {name for name in named[1] if name.startswith(("fused_", "mtp_", "q_"))}

@@ -14,9 +14,13 @@ import moesweep.tables.results
 from costing import cluster
 from moesweep.evaluate import costs as door
 from moesweep.evaluate.recost import recosted
+from moesweep.store.checksums import keep
+from moesweep.store.layout import Results
+from moesweep.store.memo import forget
 from moesweep.store.tablefile import conform
 from moesweep.study.catalog import Cluster
 from moesweep.tables.fitting import LEVELS, feasible_ep, recompute_options
+from moesweep.tables.registry import RECOSTED, TABLES
 from moesweep.tables.results import Inputs, read_inputs
 from moesweep.tables.skew_sensitivity import ALPHAS, skew_sensitivity
 from skewed import SKEWED
@@ -79,6 +83,31 @@ def test_what_the_sweep_has_costs_the_same_again(inputs: Inputs) -> None:
     assert again["workload"].to_list() == inputs.costs["workload"].to_list()
     for name in ("iteration_seconds", "ep_comm_seconds", "peak_memory_bytes", "gpu_hours_per_billion_tokens"):
         assert again[name].to_list() == pytest.approx(inputs.costs[name].to_list(), rel=1e-12)
+
+
+def test_what_tables_ask_for_is_costed_at_once_and_found(
+    inputs: Inputs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batches: list[int] = []
+
+    def counted(workloads: pl.DataFrame, on: Cluster) -> pl.DataFrame:
+        batches.append(workloads.height)
+        return recosted(workloads, on)
+
+    monkeypatch.setattr(moesweep.tables.results, "recosted", counted)
+    monkeypatch.chdir(tmp_path)
+    keep(tmp_path)
+    kept = replace(inputs, results=Results(tmp_path / "results"))
+    kept.recost_at_once({name: beside(kept) for name, beside in RECOSTED.items()})
+    found = {name: TABLES[name](kept) for name in RECOSTED}
+    assert batches == [sum(beside(inputs).height for beside in RECOSTED.values())]
+    for name, table in found.items():
+        assert table.equals(TABLES[name](inputs)), name
+    # One that is asked for alone is its table's to cost.
+    forget(kept.results, "tables")
+    batches.clear()
+    kept.recost_at_once({"feasible_ep": RECOSTED["feasible_ep"](kept)})
+    assert not batches
 
 
 def test_a_skewed_sweep_costs_the_same_again_in_its_order(

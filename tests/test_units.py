@@ -1,11 +1,15 @@
 """Quantities: what text means in base units, and what is refused."""
 
 import math
+import subprocess
+import sys
+from fractions import Fraction
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from moesweep.edge import quantities
 from moesweep.edge.quantities import QuantityError, parse_quantity
 
 
@@ -82,3 +86,23 @@ def test_any_text_is_read_or_refused(text: str) -> None:
 def test_prefixes_multiply(number: float, prefix: tuple[str, float]) -> None:
     symbol, factor = prefix
     assert parse_quantity(f"{number!r} {symbol}B", "byte") == pytest.approx(number * factor, rel=1e-15)
+
+
+@pytest.mark.parametrize("second", ["", "/s", "/min", "/B", "/bit", "/Gibit"])
+def test_symbols_mean_what_the_library_of_units_takes_them_for(second: str) -> None:
+    """It reads the same definitions with rules of its own, and is only asked where a name is no symbol."""
+    registry = quantities._registry()
+    for symbol in quantities._symbols():
+        for unit in quantities.EXAMPLES:
+            found = quantities._of_symbols(symbol + second, unit)
+            theirs, wanted = registry.parse_units(symbol + second), registry.parse_units(unit)
+            assert (found is not None) == (theirs.dimensionality == wanted.dimensionality)
+            if found is not None:
+                assert found == Fraction(registry.convert(Fraction(1), theirs, wanted))
+
+
+def test_symbols_need_no_library_of_units() -> None:
+    code = "from moesweep.edge.quantities import parse_quantity as of\nimport sys\n"
+    code += "assert of('25 GB/s', 'byte/second') == 25e9 and 'pint' not in sys.modules\n"
+    code += "assert of('2 gigabytes', 'byte') == 2e9 and 'pint' in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)

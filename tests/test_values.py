@@ -11,9 +11,11 @@ import pytest
 from moesweep.cli import main
 from moesweep.edge.problems import BadInput
 from moesweep.evaluate.recost import recosted
+from moesweep.store.of_each import read_of_each
 from moesweep.store.tablefile import dictionary, read_table, write_table
 from moesweep.study.catalog import load_cluster
 from moesweep.study.validation import findings
+from moesweep.trace.programs import programs
 from moesweep.traffic.links import links
 from moesweep.traffic.matrices import aggregated
 from project import Project, make_project
@@ -153,3 +155,22 @@ def test_a_trace_beyond_64_bits_is_refused(
     assert main(["trace"]) == 2
     assert "is not a whole number of 64 bits" in capsys.readouterr().err
     assert not list(project.root.glob("results/traces/**/*.parquet"))
+
+
+def test_files_judged_together_name_the_one_at_fault(root: Path, tmp_path: Path) -> None:
+    program = programs(small()).drop("workload")
+    files = {id_: tmp_path / f"{id_}.parquet" for id_ in ("a", "b")}
+    for file in files.values():
+        write_table(program, file, "programs")
+    both = read_of_each(files, "programs")
+    assert both["workload"].to_list() == ["a"] * program.height + ["b"] * program.height
+    assert both.drop("workload").equals(pl.concat([read_table(file, "programs") for file in files.values()]))
+    for broken, said in (
+        (program.with_columns(m=pl.lit(-1, pl.Int64)), "-1 is not a whole number"),
+        (pl.concat([program, program.head(1)]), "holds more than one row of stage 0, op_index 0"),
+    ):
+        write_table(broken.lazy(), files["b"], "programs")
+        with pytest.raises(BadInput) as caught:
+            read_of_each(files, "programs")
+        assert {problem.file for problem in caught.value.problems} == {str(files["b"])}
+        assert said in caught.value.problems[0].line()
