@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from broken_sequences import MLA, OF_SEQUENCES
+
 # 64 GPUs: dp = 64/(4*2) = 8, and 8 experts over ep 4. Nothing is wrong with it.
 SOUND: dict[str, Any] = {
     **{"model": "m", "listed": 1, "world_size": 64, "tp": 4, "pp": 2, "ep": 4, "etp": 4},
@@ -33,6 +35,7 @@ SOUND: dict[str, Any] = {
     "overlap_p2p_comm": None,
     "microbatch_group_size_per_vp_stage": None,
     **{"cp": 1, "cp_comm_type": "p2p", "moe_token_dispatcher_type": "alltoall"},
+    "hierarchical_context_parallel_sizes": "none",
     **{"moe_flex_dispatcher_backend": "deepep", "moe_flex_dispatcher_num_sms": 0},
     **{"moe_router_num_groups": 0, "moe_router_group_topk": 0, "moe_router_enable_expert_bias": False},
     "moe_router_load_balancing_type": "none",
@@ -50,7 +53,6 @@ ZIPF = "zipf(alpha=1,seed=1)"
 GROUP = "microbatch_group_size_per_vp_stage"
 CHUNKED = {"virtual_pipeline": 2}
 FLEX = {"moe_token_dispatcher_type": "flex"}
-SHARED: dict[str, Any] = {"cp": 2, "flash_attention": True}
 ORDERED: dict[str, Any] = {"deterministic_mode": True}
 ALONE = {"world_size": 1, "tp": 1, "pp": 1, "ep": 1, "etp": 1, "global_batch_size": 1}
 BESIDE = {"overlap_grad_reduce": True, "overlap_param_gather": True}
@@ -68,11 +70,6 @@ PADDED: dict[str, Any] = {FACTOR: 1.25, PADS: True}
 DENSE: dict[str, Any] = {"num_experts": 0, "moe_router_topk": 0, "ep": 1}
 FIRST, LAST = "num_layers_in_first_pipeline_stage", "num_layers_in_last_pipeline_stage"
 LOSS, LAYOUT = "account_for_loss_in_pipeline_split", "pipeline_model_parallel_layout"
-
-MLA: dict[str, Any] = {
-    **{"attention": "mla", "kv_lora_rank": 64, "qk_nope_head_dim": 32, "qk_rope_head_dim": 16},
-    **{"v_head_dim": 32, "head_dim": 0},
-}
 
 
 def _repeating(modules: str, **changes: Any) -> dict[str, Any]:
@@ -137,17 +134,7 @@ BROKEN: list[tuple[str, dict[str, Any], str, str]] = [
     ("gather_needs_reduce", BESIDE | {"overlap_grad_reduce": False}, "true", "nearest: false"),
     ("world_by_pp", {"pp": 5}, "5", "nearest: 4, 8"),
     ("world_by_tp", {"tp": 3, "etp": 3, "hidden_size": 1536, "seq_length": 510}, "3", "nearest: 2, 4"),
-    ("world_by_cp", SHARED | {"cp": 3, "seq_length": 768}, "3", "nearest: 2, 4"),
-    ("sequence_by_cp", SHARED | {"tp": 1, "etp": 1, "cp": 4, "seq_length": 500}, "500", "nearest: 496, 504"),
-    ("sequence_by_tp_and_cp", SHARED | {"cp": 4, "seq_length": 520}, "520", "nearest: 512, 528"),
-    ("comm_type_of_cp", {"cp_comm_type": "a2a"}, "a2a", "nearest: p2p"),
-    ("heads_by_cp", SHARED | {"cp": 8, "cp_comm_type": "a2a"}, "8", "nearest: 4"),
-    ("flash_of_cp", {"cp": 2}, "false", "nearest: true"),
-    ("framework_of_cp", SHARED | {"framework": "megatron-lm"}, "megatron-lm", "nearest: megatron-core"),
-    ("mla_of_cp", SHARED | MLA | {"cp_comm_type": "all_gather"}, "all_gather", "nearest: p2p"),
-    ("window_of_cp", SHARED | {"window_size": "[127,0]"}, "p2p", "nearest: a2a"),
-    ("sinks_of_cp", SHARED | {"softmax_type": "learnable"}, "p2p", "nearest: a2a"),
-    ("prediction_of_cp", SHARED | {"mtp_num_layers": 1}, "1", "nearest: 0"),
+    *OF_SEQUENCES,
     ("flex_between_ranks", FLEX | {"etp": 1, "ep": 1}, "flex", "nearest: alltoall"),
     ("flex_of_framework", FLEX | {"framework": "megatron-deepspeed"}, "flex", "nearest: alltoall"),
     ("flex_of_given_routing", FLEX | {"routing": ZIPF}, ZIPF, "nearest: balanced"),

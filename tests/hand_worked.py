@@ -103,6 +103,8 @@ GPT_13B_MOE: dict[str, Any] = {
     "mtp_parameters": 0,
     "virtual_pipeline": 1,
     "cp_comm_type": "p2p",
+    "hierarchical_context_parallel_sizes": "none",
+    "cp_a2a": 1,
     "moe_token_dispatcher_type": "alltoall",
     "moe_flex_dispatcher_backend": "deepep",
     "moe_flex_dispatcher_num_sms": 0,

@@ -56,7 +56,7 @@ TESTS = {
     **dict.fromkeys(("trace/ends", "trace/vocabulary"), TRACE),
     "trace/moe": (*TRACE, "balancing_losses", "fp64_routers", "capacity", "dispatchers"),
     "trace/optimizer": (*TRACE, "offload", "sharding"),
-    "trace/context": ("context_parallelism",),
+    "trace/context": ("context_parallelism", "two_steps"),
     "trace/ops": (*TRACE, "routing"),
     "trace/dispatch": ("capacity", "balancing_losses", "dispatchers", *TRACE),
     **dict.fromkeys(("trace/skewed_copies", "trace/skewed_programs", "cost/skewed_ranks"), SKEWED),

@@ -16,6 +16,7 @@ from naive_sizes import (
     qkv_width,
     query_size,
     scattered,
+    steps_of_cp,
     tokens,
     whole_groups,
 )
@@ -35,11 +36,12 @@ class Attention(SharedSequences):
         s, b, t, a = w["seq_length"], w["micro_batch_size"], w["tp"], w["num_attention_heads"]
         flash = w["flash_attention"]
         keys = window(w) if windowed else s
-        rows, own_heads = (s, a // w["cp"]) if self.exchanges() else (s // w["cp"], a)
+        together = steps_of_cp(w)[0]
+        rows, own_heads = s // w["cp"] * together, a // together
         width = own_heads * (query + (query if flash else value)) // 2 // t
         # Halves of pairs: a mask hides every other pair, a window leaves so many keys to each query.
         halves = s * (min(2 * keys, s) if flash else 2 * s)
-        if w["cp"] > 1 and not self.exchanges():
+        if w["cp"] > together:
             halves = self.own_halves()
         products = (5 if flash else 4) if backward else 2
         flops = products * b * halves * width

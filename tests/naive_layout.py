@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from naive_model import predicting_stage
-from naive_sizes import Workload
+from naive_sizes import Workload, steps_of_cp
 
 
 def coordinates(w: Workload) -> list[dict[str, int]]:
@@ -37,6 +37,9 @@ def naive_groups(w: Workload) -> dict[str, list[list[int]]]:
     shared |= {"edp": "etp ep pp", "tp_ep": "edp pp", "embedding": "tp cp dp", "world": ""}
     shared |= {"model": "cp dp", "expert_model": "edp", "tp_cp": "dp pp", "tp_cp_dp": "pp"}
     loss = w["moe_router_load_balancing_type"]
+    shared |= {"cp_a2a": "tp p2p dp pp", "cp_p2p": "tp a2a dp pp"}
+    if w["cp_comm_type"] != "a2a+p2p":
+        del shared["cp_a2a"], shared["cp_p2p"]
     if loss in ("none", "global_aux_loss"):
         del shared["tp_cp"]
     if loss != "global_aux_loss" and not w["moe_router_enable_expert_bias"]:
@@ -45,6 +48,8 @@ def naive_groups(w: Workload) -> dict[str, list[list[int]]]:
     for kind, names in shared.items():
         members: dict[tuple[int, ...], list[int]] = {}
         for rank, place in enumerate(coordinates(w)):
+            # Neighbours exchange, and rings go over those so many places on.
+            place["p2p"], place["a2a"] = divmod(place["cp"], steps_of_cp(w)[0])
             if kind == "embedding" and place["pp"] not in (0, predicting_stage(w)):
                 continue
             members.setdefault(tuple(place[name] for name in names.split()), []).append(rank)

@@ -36,6 +36,7 @@ from naive_sizes import (
     repeated,
     router_width,
     scattered,
+    steps_of_cp,
     tokens,
     updated_by_host,
 )
@@ -87,7 +88,7 @@ def attention(w: Workload) -> list[Kept]:
     if w["qk_layernorm"] and not is_mla(w):
         kept += [Kept(2 * every * width) for width in (query, key)]
     stays = remembers_the_past(w) and w["flash_attention"]  # the kernel reads its output again
-    if stays or (w["cp"] > 1 and w["cp_comm_type"] != "p2p"):
+    if stays or (w["cp"] > 1 and steps_of_cp(w)[1] < w["cp"]):
         kept.append(Kept(2 * every * context, ("core_attn",)))  # in the order of the kernel
     if not w["flash_attention"]:
         each = 2 + (1 + 2 if w["attention_dropout"] else 0)  # softmax; its mask, and what it leaves
@@ -313,12 +314,12 @@ class Stage:
         key, value = own_key_value_sizes(w)
         if w["cp"] == 1:
             return 0
-        if w["cp_comm_type"] == "p2p":
-            blocks, with_gradients = 2, 2
-            return blocks * with_gradients * 2 * tokens(w) * (key + value)
-        if w["cp_comm_type"] == "a2a":
-            return 2 * tokens(w) * (query + key + value + context_size(w) / w["tp"])
-        return 2 * 2 * w["cp"] * tokens(w) * (key + value)
+        if w["cp_comm_type"] == "all_gather":
+            return 2 * 2 * w["cp"] * tokens(w) * (key + value)
+        exchanging, ring = steps_of_cp(w)
+        blocks, with_gradients = (2, 2) if ring > 1 else (0, 0)
+        exchanged = query + key + value + context_size(w) / w["tp"] if exchanging > 1 else 0
+        return 2 * tokens(w) * (blocks * with_gradients * (key + value) + exchanged)
 
     def dispatcher_buffers(self) -> float:
         """What the flex dispatcher holds all the time."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
@@ -131,12 +132,22 @@ def updated_by_host(w: Workload, owned: int) -> int:
     return int(owned * w["optimizer_offload_fraction"]) if w["optimizer_cpu_offload"] else 0
 
 
+def steps_of_cp(w: Workload) -> tuple[int, int]:
+    """How many cp ranks exchange positions for heads, and how many stand in a ring."""
+    alone = {"p2p": (1, w["cp"]), "a2a": (w["cp"], 1), "all_gather": (1, 1)}
+    if w["cp_comm_type"] in alone:
+        return alone[w["cp_comm_type"]]
+    exchanging, ring = json.loads(w["hierarchical_context_parallel_sizes"])
+    return exchanging, ring
+
+
 def group_size(w: Workload, kind: str) -> int:
     """Ranks in a communicator of a kind."""
     composite = {"tp_ep": w["etp"] * w["ep"], "embedding": min(2, w["pp"]), "world": w["world_size"]}
     composite |= {"dp": w["dp"] * w["cp"]}
     composite |= {"model": w["tp"] * w["pp"], "expert_model": w["etp"] * w["ep"] * w["pp"]}
     composite |= {"tp_cp": w["tp"] * w["cp"], "tp_cp_dp": w["tp"] * w["cp"] * w["dp"]}
+    composite |= dict(zip(("cp_a2a", "cp_p2p"), steps_of_cp(w), strict=True))
     return int(composite[kind] if kind in composite else w[kind])
 
 

@@ -255,6 +255,11 @@ MODELS: dict[str, dict[str, Any]] = {
     "fp8 by block, full, no ep": {
         **{"fp8": "hybrid", "fp8_recipe": "blockwise", "recompute": "full", "ep": 1, "mtp_num_layers": 1},
     },
+    "heads exchanged with one neighbour, keys passed on by four": DENSE
+    | {
+        **{"cp": 8, "cp_comm_type": "a2a+p2p", "hierarchical_context_parallel_sizes": "[2,4]", "tp": 1},
+        **{"flash_attention": True, "recompute": "full", "fp8": "hybrid", "sequence_parallel": False},
+    },
     "balanced over tp and cp ranks, biased": {
         **{"moe_router_load_balancing_type": "aux_loss", "cp": 2, "flash_attention": True, "world_size": 16},
         **{"moe_router_enable_expert_bias": True, "recompute": "full", "first_k_dense": 1},

@@ -28,36 +28,10 @@ from moesweep.trace.skewed_copies import given_routing
 from moesweep.trace.skewed_programs import rank_programs
 from moesweep.traffic.matrices import rank_matrix, uneven_rank_matrix
 from moesweep.traffic.messages import Placed
-from naive_trace import naive_program
+from shared_by_cp import SENT, SHARED, both, found
 from small import DENSE, MLA, small
 
-# Sequences of 64 tokens over cp 2: 32 a rank, of which tp 2 has 4 of 8 heads of 8 and 2 of 4 key heads:
-# queries and output 32 wide, keys and values 16.
-SHARED: dict[str, Any] = {
-    **{"world_size": 16, "tp": 2, "cp": 2, "pp": 2, "num_query_groups": 4, "attention": "gqa"},
-    "flash_attention": True,
-}
 WAYS = ("p2p", "a2a", "all_gather")
-
-
-def columnar(**changes: Any) -> list[dict[str, Any]]:
-    """The first stage's rows as the library makes them."""
-    return programs(small(**changes)).filter(stage=0).to_dicts()
-
-
-def naive(**changes: Any) -> list[dict[str, Any]]:
-    """The same as plain loops do."""
-    return naive_program(small(**changes).row(0, named=True), 0)
-
-
-def found(rows: list[dict[str, Any]], phase: str, *names: str) -> dict[str, tuple[Any, ...]]:
-    """What the first layer's ops move, by name."""
-    of_layer = [row for row in rows if (row["phase"], row["layer"]) == (phase, 0)]
-    return {row["op"]: tuple(row[name] for name in names) for row in of_layer}
-
-
-both = pytest.mark.parametrize("trace", [columnar, naive])
-SENT = ("collective", "group_size", "comm_bytes", "wire_bytes")
 
 
 @both
@@ -192,8 +166,9 @@ def test_memory_by_hand() -> None:
     """Activations are those of sequences as short as a rank's part; states are sharded over dp·cp."""
     plain = DENSE | {"flash_attention": True, "position_embedding": "rope", "pp": 1, "tp": 1}
     short = costs(plain | {"seq_length": 32, "world_size": 4}).workloads.row(0, named=True)
-    for way, output in {"p2p": 0, "a2a": 1, "all_gather": 1}.items():
+    for way, output in {"p2p": 0, "a2a": 1, "all_gather": 1, "a2a+p2p": 1}.items():
         shared = {"cp": 2, "seq_length": 64, "world_size": 4, "cp_comm_type": way}
+        shared |= {"hierarchical_context_parallel_sizes": "[2,1]"} if way == "a2a+p2p" else {}
         row = costs(plain | shared).workloads.row(0, named=True)
         for part in ("weights_bytes", "gradients_bytes", "optimizer_bytes"):
             assert row[part] == short[part]
@@ -210,22 +185,32 @@ def test_memory_by_hand() -> None:
         ("a2a", 2 * 2048 * 4 * 64),
         # All keys and values and their gradients
         ("all_gather", 2 * 4096 * 2 * 128),
+        # What is exchanged, and blocks of a ring, of sequences twice as long over twice as many
+        ("a2a+p2p", 2 * 2048 * 4 * 64 + 2 * 2048 * 4 * 128),
     ],
 )
 def test_workspace_by_hand(way: str, held: int) -> None:
     first = DENSE | {"flash_attention": True, "tp": 1, "ffn_hidden_size": 8, "seq_length": 4096, "cp": 2}
+    if way == "a2a+p2p":
+        first |= {"seq_length": 8192, "cp": 4, "hierarchical_context_parallel_sizes": "[2,2]"}
     first |= {"cp_comm_type": way, "num_microbatches": 1, "vocab_size": 128, "tied_embeddings": False}
     rows = costs(first).memory.filter(stage=0)
     buffers = 2 * (64 * 192 + 64 * 64 + 2 * 64 * 8)
     assert rows["workspace_bytes"].to_list() == [buffers + held]
 
 
-@given(st.sampled_from([2, 4]), st.sampled_from(WAYS), st.sampled_from(["none", "full"]), st.booleans())
+@given(
+    st.sampled_from([2, 4]),
+    st.sampled_from((*WAYS, "a2a+p2p")),
+    st.sampled_from(["none", "full"]),
+    st.booleans(),
+)
 @settings(max_examples=8, deadline=None)
 def test_sharing_changes_no_sum_of_flops(cp: int, way: str, recompute: str, moe: bool) -> None:
     plain = {"flash_attention": True, "world_size": 8, "pp": 1, "recompute": recompute}
     plain |= {} if moe else DENSE
     shared = {"cp": cp, "cp_comm_type": way}
+    shared |= {"hierarchical_context_parallel_sizes": f"[2,{cp // 2}]"} if way == "a2a+p2p" else {}
     # Each of as many ranks does as much.
     whole, parts = (
         folded(small(**changes)).select(
@@ -357,8 +342,8 @@ def test_runs_and_searches_take_cp(root: Path, monkeypatch: pytest.MonkeyPatch) 
     assert (space.size, found.legal, dict(found.left_out)["world_by_cp"]) == (3, 2, 1)
 
 
-@pytest.mark.parametrize(("way", "known"), [("a2a", True), ("a2a+p2p", False)])
-def test_a_recipe_s_shared_sequences_are_read(way: str, known: bool) -> None:
+@pytest.mark.parametrize(("way", "known"), [("a2a", True), ("a2a+p2p", True), (["a2a", "p2p"], False)])
+def test_a_recipe_s_shared_sequences_are_read(way: Any, known: bool) -> None:
     recipe = yaml.safe_load(foreign_files.BRIDGE)
     recipe["model"] |= {"context_parallel_size": 4, "cp_comm_type": way}
     draft = read_recipe(recipe, "recipe.yaml")

@@ -59,6 +59,10 @@ AXES: dict[str, tuple[list[Any], list[str]]] = {
     "dtype": (["bf16", "fp16"], ["", "-fp16"]),
     "optimizer_cpu_offload": ([False, True], ["", "-optimizercpuoffload"]),
     "optimizer_offload_fraction": ([1.0, 0.5], ["", "-optimizer_offload_fraction0.5"]),
+    "hierarchical_context_parallel_sizes": (
+        [[2, 1], [2, 2]],
+        [f"-hierarchical_context_parallel_sizes~{digest}" for digest in ("af1a1fc1", "1ad6041f")],
+    ),
     "fp8": (["none", "hybrid", "e4m3"], ["", "-fp8hybrid", "-fp8e4m3"]),
     "use_megatron_fsdp": ([False, True], ["", "-usemegatronfsdp"]),
     "framework": (["megatron-core", "megatron-lm"], ["", "-framework~9944cb96"]),

@@ -14,6 +14,7 @@ from moesweep.shapes.parallelism import grouped, groups, placement, ranks, runs,
 LAYOUT = "pipeline_model_parallel_layout"
 LOSS, BIAS = "moe_router_load_balancing_type", "moe_router_enable_expert_bias"
 BALANCED = {LOSS: "aux_loss", BIAS: True}
+IN_STEPS = {"cp_comm_type": "a2a+p2p"}
 
 # 16 ranks in two stages, tensor-parallel in pairs; 2 of a stage's 4 data-parallel ranks share its experts.
 SIXTEEN = {
@@ -32,9 +33,19 @@ def degrees(draw: st.DrawFn, powers_of_two: bool = False) -> dict[str, Any]:
     tp = draw(st.sampled_from([d for d in range(1, stage + 1) if stage % d == 0]))
     cp = draw(st.sampled_from([d for d in range(1, stage // tp + 1) if stage // tp % d == 0]))
     dense = {"world_size": stage * pp, "tp": tp, "cp": cp, "pp": pp, "dp": stage // tp // cp}
+    dense["cp_a2a"] = draw(st.sampled_from([d for d in range(1, cp + 1) if cp % d == 0]))
     predicts = draw(st.integers(1, pp)) if pp > 1 else pp  # pp: nothing says a stage
     layout = "E" + "|" * predicts + "m" + "|" * (pp - 1 - predicts) + "L" if predicts < pp else "none"
-    return {**dense, "etp": etp, "ep": ep, "edp": edp, "num_experts": 60, LAYOUT: layout, **BALANCED}
+    return {
+        **dense,
+        "etp": etp,
+        "ep": ep,
+        "edp": edp,
+        "num_experts": 60,
+        LAYOUT: layout,
+        **BALANCED,
+        **IN_STEPS,
+    }
 
 
 def shares_table(world: dict[str, Any]) -> int:
@@ -101,6 +112,8 @@ def test_one_rank_of_sixteen_by_hand() -> None:
     coordinates |= {"cp_rank": 0}
     ids = {"tp": 5, "etp": 5, "ep": 5, "dp": 3, "edp": 7, "pp": 3, "tp_ep": 2, "embedding": 3, "world": 0}
     ids |= {"model": 1, "expert_model": 0, "cp": 11, "tp_cp": 5, "tp_cp_dp": 1}
+    # Sequences are shared in one step: nobody exchanges, and rings are of one.
+    ids |= {"cp_a2a": 11, "cp_p2p": 11}
     assert row == {
         "rank": 11,
         **coordinates,
@@ -237,7 +250,7 @@ def test_placement_is_that_of_the_group_that_stands_worst(
 def test_nodes_of_an_ep_group_are_one_figure(etp: int, ep: int, expected: tuple[int, int]) -> None:
     """The costs', the tables' and the page's count, and what leaves nodes, agree."""
     world: dict[str, Any] = {"world_size": etp * ep * 8, "tp": 1, "cp": 2, "pp": 1, "dp": etp * ep * 4}
-    world |= {"etp": etp, "ep": ep, "edp": 8, LAYOUT: "none"}
+    world |= {"etp": etp, "ep": ep, "edp": 8, LAYOUT: "none", "cp_a2a": 1}
     assert predicted(world, "ep", 8)[1:3] == expected
     found = [stands(group, 8) for group in members(groups({**world, "num_experts": ep}), "ep")]
     assert (min(fewest for _, fewest, _ in found), max(nodes for _, _, nodes in found)) == expected
@@ -287,8 +300,11 @@ def test_aligned_groups_of_a_kind_all_stand_alike(world: dict[str, Any], node: i
         ("model", (32, 8, 4)),
         ("expert_model", (512, 8, 64)),
         ("cp", (4, 1, 4)),
+        # Neighbours among them, 16 apart, and every second one
+        ("cp_a2a", (2, 1, 2)),
+        ("cp_p2p", (2, 1, 2)),
     ],
 )
 def test_placement_of_the_first_example(kind: str, expected: tuple[int, int, int]) -> None:
     world = {"world_size": 1024, "tp": 16, "cp": 4, "pp": 2, "dp": 8, "etp": 16, "ep": 16, "edp": 2}
-    assert predicted({**world, LAYOUT: "none"}, kind, 8)[:3] == expected
+    assert predicted({**world, LAYOUT: "none", "cp_a2a": 2}, kind, 8)[:3] == expected

@@ -71,7 +71,6 @@ def test_several_options_at_once(tmp_path: Path) -> None:
     [
         ("dtype", "fp8"),
         ("moe_token_dispatcher_type", "allgather"),
-        ("cp_comm_type", "a2a+p2p"),
         ("moe_router_load_balancing_type", "sinkhorn"),
     ],
 )

@@ -39,7 +39,8 @@ DRAWN: dict[str, st.SearchStrategy[Any]] = {
     "moe_expert_capacity_factor": st.sampled_from([0.0, 0.0, 0.5, 1.25]),
     "moe_pad_expert_input_to_capacity": st.booleans(),
     "moe_flex_dispatcher_num_sms": st.sampled_from([0, 1, 16, 21]),
-    "cp_comm_type": st.sampled_from(["p2p", "a2a", "all_gather"]),
+    "cp_comm_type": st.sampled_from(["p2p", "a2a", "all_gather", "a2a+p2p"]),
+    "hierarchical_context_parallel_sizes": st.sampled_from(["none", "none", "[2,2]", "[1,4]", "[3,1]"]),
     "attention": st.sampled_from(["mha", "gqa", "mla"]),
     **dict.fromkeys(
         ("q_lora_rank", "kv_lora_rank", "qk_nope_head_dim", "v_head_dim"), st.sampled_from([0, 512])

@@ -86,7 +86,6 @@ def test_free_columns_pass_through(root: Path, tmp_path: Path) -> None:
         ("fp8_format", "unknown_column", "did you mean fp8?"),
         ("deterministic", "unknown_column", "did you mean deterministic_mode?"),
         ("context_parallel_size", "unknown_column", "did you mean cp?"),
-        ("hierarchical_context_parallel_sizes", "not_modelled", "remove the column"),
         ("dp", "no_effect", "remove the column"),
         ("listed", "no_effect", "remove the column"),
     ],

@@ -157,6 +157,7 @@ EVERY_KEY: dict[str, Any] = {
     "pipeline_model_parallel_layout": "Et*6|t*6L",
     "cp": 2,
     "cp_comm_type": "all_gather",
+    "hierarchical_context_parallel_sizes": [2, 1],
     "moe_token_dispatcher_type": "flex",
     "moe_flex_dispatcher_backend": "hybridep",
     "moe_flex_dispatcher_num_sms": 24,
@@ -198,6 +199,7 @@ EVERY_KEY: dict[str, Any] = {
 def test_every_key_of_a_sweep_reaches_its_column(root: Path, tmp_path: Path) -> None:
     texts = {"moe_layer_freq": "2", "window_size": "[127,0]", "window_attn_skip_freq": "[1,0]"}
     texts |= {"recompute_modules": "core_attn+moe", "cuda_graph_scope": "attn+moe"}
+    texts |= {"hierarchical_context_parallel_sizes": "[2,1]"}
     keys = set(load_schema("sweep")["$defs"]) - {"claims", "cluster", "grid", "range", "row"}
     assert set(EVERY_KEY) == keys
     row = enumerate_sweep(root, write(tmp_path, json.dumps({"rows": [EVERY_KEY]})))

@@ -92,6 +92,11 @@ VARIED: dict[str, dict[str, Any]] = {
         **{"cp": 2, "cp_comm_type": "a2a", "flash_attention": True, "recompute": "selective"},
         **{"window_size": "[15,0]", "window_attn_skip_freq": "2", "softmax_type": "learnable"},
     },
+    "moe, heads exchanged, then keys passed on": {
+        **{"cp": 4, "cp_comm_type": "a2a+p2p", "hierarchical_context_parallel_sizes": "[2,2]", "tp": 2},
+        **{"flash_attention": True, "world_size": 32, "recompute": "selective", "num_query_groups": 4},
+        **{"attention": "gqa", "virtual_pipeline": 2},
+    },
     "moe, tokens once to a node": {
         **{"moe_token_dispatcher_type": "flex", "num_experts": 16, "moe_router_topk": 4, "etp": 1, "ep": 8},
         **{"world_size": 32, "pp": 2, "recompute": "selective", "recompute_modules": "moe"},

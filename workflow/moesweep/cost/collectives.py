@@ -270,7 +270,7 @@ def message(op: Words) -> Timing:
     Or what goes round a ring of cp ranks, one message after the other, each as slow as that of the ring's
     slowest link.
     """
-    ring = among(op.group_kind, "cp")
+    ring = among(op.group_kind, "cp", "cp_p2p")
     between_nodes = choose(ring, crosses, pl.col("world_size") > constant("gpus_per_node"))
     inside = pl.min_horizontal(constant("node_link_bytes_per_second"), _inside_bandwidth())
     link = pl.when(between_nodes).then(nic_bandwidth() / slowdown).otherwise(inside)

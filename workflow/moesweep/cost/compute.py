@@ -26,7 +26,7 @@ PERMUTATIONS = ("permute", "unpermute", "expert_sort", "expert_unsort")
 
 is_flash = pl.col("flash_attention")
 
-attention_kernels = pl.when(s.passes_keys).then(s.cp).when(s.gathers_keys).then(2).otherwise(1)
+attention_kernels = pl.when(s.gathers_keys).then(2).otherwise(s.ring)
 """Kernels of a flash attention: with cp one for each block of keys, or for each of a rank's two chunks."""
 
 in_order = (

@@ -25,6 +25,7 @@ from moesweep.shapes.communication import (
     HIDES_BEHIND,
     OTHER,
     RING_ARRIVALS,
+    STEPS_OF_CP,
     share_beside_ring,
 )
 from moesweep.shapes.expressions import total
@@ -43,7 +44,7 @@ def counts_as(op: Words, part: str) -> Truth:
     if part == "compute":
         return missing(op.collective)
     kind = part.removesuffix("_comm")
-    kinds = OTHER if kind == "other" else (kind,)
+    kinds = {"other": OTHER, "cp": ("cp", *STEPS_OF_CP)}.get(kind, (kind,))
     return negated(among(op.collective, "send")) & among(op.group_kind, *kinds)
 
 

@@ -54,20 +54,13 @@ def _of_shared_sequences() -> pl.Expr:
     """Return what the backward of attention holds of the other cp ranks' positions, or for them.
 
     p2p: two blocks of keys and values with their gradients, one at work and one on its way. a2a: queries,
-    keys, values and output in the order of the exchange, or their gradients. all_gather: all keys and values,
-    and their gradients.
+    keys, values and output in the order of the exchange, or their gradients; in two steps both. all_gather:
+    all keys and values, and their gradients.
     """
     keys = s.rank_key_width + s.rank_value_width
     exchanged = s.rank_query_width + keys + s.value_width / s.tp
-    held = (
-        pl.when(s.passes_keys)
-        .then(s.tokens * 4 * keys)
-        .when(s.exchanges_heads)
-        .then(s.tokens * exchanged)
-        .when(s.gathers_keys)
-        .then(s.tokens * s.cp * 2 * keys)
-        .otherwise(0)
-    )
+    blocks = pl.when(s.passes_keys).then(4 * keys).when(s.gathers_keys).then(s.cp * 2 * keys).otherwise(0)
+    held = s.tokens * (blocks + pl.when(s.exchanges_heads).then(exchanged).otherwise(0))
     return (s.ELEMENT_BYTES * held).alias("shared_sequence_bytes")
 
 

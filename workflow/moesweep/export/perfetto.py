@@ -137,7 +137,8 @@ def _names(member: dict[str, Any], program: pl.DataFrame) -> Iterator[list[dict[
     used = set(own["group_kind"].drop_nulls().unique())
     titles = {kind: f"{kind} (group {member[f'{kind}_group']})" for kind in used - {"pp"}}
     titles |= {"compute": "compute"} | ({"pp send": "pp send", "pp recv": "pp recv"} if "pp" in used else {})
-    if own.filter((pl.col("group_kind") == "cp") & (pl.col("collective") == "send")).height:
+    rings = pl.col("group_kind").is_in(["cp", "cp_p2p"])
+    if own.filter(rings & (pl.col("collective") == "send")).height:
         titles["cp send"] = "cp send"
     yield _named("process", rank, 1, f"rank {rank} (stage {stage})", rank)
     for lane, name in enumerate(LANES, start=1):

@@ -17,7 +17,7 @@ def inexpressible(format_: str, workload: Mapping[str, Any]) -> list[Problem]:
     if format_ == "simai":
         message = f"SimAI has no context parallelism: cp {workload['cp']}"
         return [Problem(id_, "cp", format_, shown(workload["cp"]), message, "only 1", workload=id_)]
-    if format_ in _NEIGHBOURS and shares == "p2p":
+    if format_ in _NEIGHBOURS and "p2p" in shares:
         message = f"the messages round a ring of cp ranks are not written in {format_}"
         advice = "only a2a or all_gather"
         return [Problem(id_, "cp_comm_type", format_, shown(shares), message, advice, workload=id_)]

@@ -14,7 +14,7 @@ import polars as pl
 from moesweep.network.flows import Floats, Flows, Ints
 from moesweep.network.order import slots
 from moesweep.shapes.communication import GROUP_KINDS
-from moesweep.shapes.parallelism import Runs, balanced_kinds, grouped, runs
+from moesweep.shapes.parallelism import Runs, grouped, runs, used_kinds
 from moesweep.shapes.placement import stage_of_prediction
 from moesweep.shapes.rings import ring_shares
 
@@ -22,7 +22,7 @@ DEGREES = ("world_size", "tp", "cp", "dp", "pp", "etp", "ep", "edp")
 """What places ranks."""
 
 LAYOUT = (
-    *(*DEGREES, "cp_comm_type"),
+    *(*DEGREES, "cp_comm_type", "cp_a2a"),
     *("pipeline_model_parallel_layout", "moe_router_load_balancing_type", "moe_router_enable_expert_bias"),
 )
 """Columns of a workload that say who stands where, how cp ranks share a sequence, who shares a table, and who
@@ -31,7 +31,7 @@ balances experts."""
 Way = Literal["ring", "exchange", "neighbours", "next"]
 """How members exchange: round rings, each with all others, with both neighbours, or on to the next one."""
 
-_WAYS: dict[str, Way] = {"ep": "exchange", "pp": "neighbours"}
+_WAYS: dict[str, Way] = {"ep": "exchange", "pp": "neighbours", "cp_a2a": "exchange", "cp_p2p": "next"}
 _WAYS_OF_CP: dict[str, Way] = {"a2a": "exchange", "p2p": "next"}
 
 
@@ -68,7 +68,7 @@ def patterns(layout: Mapping[str, Any], order: str | None = None) -> dict[str, P
     """
     placed = () if order is None else tuple((name, layout[name]) for name in DEGREES)
     ways = _WAYS | ({"cp": way} if (way := _WAYS_OF_CP.get(layout["cp_comm_type"])) else {})
-    found = {kind: runs(kind, layout) for kind in balanced_kinds(layout)}
+    found = {kind: runs(kind, layout) for kind in used_kinds(layout)}
     other = {"embedding": stage_of_prediction(layout)}
     return {
         kind: Pattern(ways.get(kind, "ring"), lie, other.get(kind), order, placed)

@@ -6,16 +6,20 @@ import polars as pl
 
 GROUP_KINDS = (
     *("tp", "etp", "ep", "dp", "edp", "pp", "tp_ep", "embedding", "world"),
-    *("model", "expert_model", "cp", "tp_cp", "tp_cp_dp"),
+    *("model", "expert_model", "cp", "tp_cp", "tp_cp_dp", "cp_a2a", "cp_p2p"),
 )
 """Every kind of communicator, in the order of the release: a new one comes last. `dp` are the ranks that hold
 the same dense parameters (dp·cp), `model` those that hold one copy of them (tp·pp), `expert_model` those of
-the experts (etp·ep·pp), `tp_cp` those that share a micro-batch, `tp_cp_dp` all of a stage."""
+the experts (etp·ep·pp), `tp_cp` those that share a micro-batch, `tp_cp_dp` all of a stage; where a sequence
+is shared in two steps `cp_a2a` are cp ranks that exchange heads, `cp_p2p` those of a ring."""
 
 COMM_KINDS = ("tp", "cp", "etp", "ep", "dp", "edp", "pp", "other")
 """What the seconds of communication are told apart by: columns `<kind>_comm_seconds`."""
 
-OTHER = tuple(kind for kind in GROUP_KINDS if kind not in COMM_KINDS)
+STEPS_OF_CP = ("cp_a2a", "cp_p2p")
+"""Kinds that are counted as cp."""
+
+OTHER = tuple(kind for kind in GROUP_KINDS if kind not in (*COMM_KINDS, *STEPS_OF_CP))
 """Kinds of communicators that are counted together, as `other`."""
 
 EXPERT_KINDS = ("etp", "ep", "edp", "tp_ep", "expert_model")
@@ -106,6 +110,8 @@ def share_beside_ring(members: Any) -> Any:
 
 def kind_of(group_kind: str) -> str:
     """Return the kind of COMM_KINDS that a communicator's seconds are counted as."""
+    if group_kind in STEPS_OF_CP:
+        return "cp"
     return group_kind if group_kind in COMM_KINDS else "other"
 
 

@@ -20,11 +20,13 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from moesweep.shapes.communication import EXPERT_KINDS, GROUP_KINDS
+from moesweep.shapes.communication import EXPERT_KINDS, GROUP_KINDS, STEPS_OF_CP
 from moesweep.shapes.placement import prediction_stage, stage_of_prediction
 
 DENSE_ORDER = ("tp", "cp", "dp", "pp")
 EXPERT_ORDER = ("etp", "ep", "edp", "pp")
+_STEPS_ORDER = ("tp", "cp_a2a", "cp_p2p", "dp", "pp")
+"""The dense axes where cp is two: neighbours exchange heads (Megatron `create_hierarchical_groups`)."""
 
 _MASKS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "tp": (DENSE_ORDER, ("tp",)),
@@ -43,7 +45,12 @@ _MASKS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "cp": (DENSE_ORDER, ("cp",)),
     "tp_cp": (DENSE_ORDER, ("tp", "cp")),
     "tp_cp_dp": (DENSE_ORDER, ("tp", "cp", "dp")),
+    "cp_a2a": (_STEPS_ORDER, ("cp_a2a",)),
+    "cp_p2p": (_STEPS_ORDER, ("cp_p2p",)),
 }
+_AXES = {"cp_p2p": pl.col("cp") // pl.col("cp_a2a")}
+"""Axes that no column has."""
+
 _COORDINATE_COLUMNS = {
     "stage": (DENSE_ORDER, "pp"),
     "tp_rank": (DENSE_ORDER, "tp"),
@@ -75,38 +82,42 @@ def ranks(workload: Mapping[str, Any]) -> pl.DataFrame:
     stages without a table that others share.
     """
     frame = pl.DataFrame({"rank": range(workload["world_size"])}, schema={"rank": pl.Int64})
+    sizes = _with_steps(workload)
     return frame.select(
         "rank",
-        *(
-            _coordinate(order, axis, workload).alias(name)
-            for name, (order, axis) in _COORDINATE_COLUMNS.items()
-        ),
-        *(_group_id(kind, workload).alias(f"{kind}_group") for kind in GROUP_KINDS),
+        *(_coordinate(order, axis, sizes).alias(name) for name, (order, axis) in _COORDINATE_COLUMNS.items()),
+        *(_group_id(kind, sizes).alias(f"{kind}_group") for kind in GROUP_KINDS),
     )
+
+
+def _with_steps(workload: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a workload with both steps in which cp ranks share sequences; of one step 1 and cp."""
+    exchanging = workload.get("cp_a2a", 1)
+    return {**workload, "cp_a2a": exchanging, "cp_p2p": workload["cp"] // exchanging}
 
 
 def groups(workload: Mapping[str, Any]) -> pl.DataFrame:
     """One row per member of every communicator: group_kind, group_id, group_size, position, rank.
 
-    Groups of one rank are left out, and so are a dense workload's expert groups, and those over which experts
-    would be balanced (`balanced_kinds`). Ordered by kind
-    (GROUP_KINDS), id and position. Ids are those of `ranks`.
+    Groups of one rank are left out, and so are a dense workload's expert groups, and those that it does not
+    use (`used_kinds`). Ordered by kind (GROUP_KINDS), id and position. Ids are those of `ranks`.
     """
-    everyone = ranks(workload)
-    kinds = [kind for kind in balanced_kinds(workload) if workload["num_experts"] or kind not in EXPERT_KINDS]
-    return pl.concat([_members(everyone, kind, workload) for kind in kinds])
+    everyone, sizes = ranks(workload), _with_steps(workload)
+    kinds = [kind for kind in used_kinds(workload) if workload["num_experts"] or kind not in EXPERT_KINDS]
+    return pl.concat([_members(everyone, kind, sizes) for kind in kinds])
 
 
-def balanced_kinds(workload: Mapping[str, Any]) -> list[str]:
-    """Return GROUP_KINDS without those over which a workload would balance experts, and does not.
+def used_kinds(workload: Mapping[str, Any]) -> list[str]:
+    """Return GROUP_KINDS without those over which a workload would balance experts, or share sequences.
 
-    A loss counts tokens over `tp_cp`, one of global batches and biases over `tp_cp_dp`; who says nothing has
-    neither.
+    A loss counts tokens over `tp_cp`, one of global batches and biases over `tp_cp_dp`; only two steps share
+    sequences over STEPS_OF_CP. Who says nothing has none of these.
     """
     loss = workload.get("moe_router_load_balancing_type", "none")
     over = {
         "tp_cp": loss in ("aux_loss", "seq_aux_loss"),
         "tp_cp_dp": loss == "global_aux_loss" or workload.get("moe_router_enable_expert_bias", False),
+        **dict.fromkeys(STEPS_OF_CP, workload.get("cp_comm_type") == "a2a+p2p"),
     }
     return [kind for kind in GROUP_KINDS if over.get(kind, True)]
 
@@ -122,9 +133,10 @@ def runs(kind: str, workload: Mapping[str, Any]) -> Runs:
     workloads with the same runs have the same groups.
     """
     order, mask = _MASKS[kind]
+    sizes = _with_steps(workload)
     found: list[tuple[int, bool]] = []
     for axis in order:
-        size, inside = workload[axis], axis in mask
+        size, inside = sizes[axis], axis in mask
         if size > 1 and found and found[-1][1] == inside:
             found[-1] = (found[-1][0] * size, inside)
         elif size > 1:
@@ -172,8 +184,8 @@ def extent(kind: str) -> tuple[pl.Expr, pl.Expr, pl.Expr]:
     A group that leaves out an axis between its own (`model`: cp, dp) is a run of ranks in each of pp stages.
     """
     order, mask = _MASKS[kind]
-    size = _product([pl.col(axis) for axis in mask])
-    stride = _product([pl.col(axis) for axis in order[: order.index(mask[0])]])
+    size = _product([_AXES.get(axis, pl.col(axis)) for axis in mask])
+    stride = _product([_AXES.get(axis, pl.col(axis)) for axis in order[: order.index(mask[0])]])
     if kind == "embedding":
         stride = stride * pl.max_horizontal(prediction_stage, 1)
         size = pl.min_horizontal(size, 2)

@@ -152,10 +152,15 @@ scores = (batch * heads * sequence * sequence // tp).alias("scores")  # elements
 
 # How attention sees a sequence that cp ranks share (Transformer Engine's cp_comm_type).
 _shares = cp > 1
-passes_keys = _shares & (pl.col("cp_comm_type") == "p2p")  # keys and values go round
-exchanges_heads = _shares & (pl.col("cp_comm_type") == "a2a")  # whole sequences of 1/c of the rank's heads
-gathers_keys = _shares & (pl.col("cp_comm_type") == "all_gather")
-heads_split = pl.when(exchanges_heads).then(cp).otherwise(1)
+_way = pl.col("cp_comm_type")
+in_two_steps = _way == "a2a+p2p"  # an exchange among some, then rings among the others
+heads_split = (
+    pl.when(_way == "a2a").then(cp).otherwise(pl.col("cp_a2a"))
+)  # ranks that exchange positions for heads
+ring = pl.when(_way == "p2p").then(cp).when(in_two_steps).then(cp // pl.col("cp_a2a")).otherwise(1)
+passes_keys = ring > 1  # keys and values go round
+exchanges_heads = heads_split > 1  # sequences, or longer parts of them, of a part of the rank's heads
+gathers_keys = _shares & (_way == "all_gather")
 
 gate = pl.when(gated).then(2).otherwise(1)  # a gated MLP's first layer is twice as wide
 ffn = pl.col("ffn_hidden_size")
@@ -222,6 +227,7 @@ GROUP_SIZE: dict[str, pl.Expr] = dict(
         (
             *(tp, etp, ep, replicas, edp, pp, etp * ep, pl.min_horizontal(pp, 2), world),
             *(tp * pp, etp * ep * pp, cp, tp * cp, tp * cp * dp),
+            *(pl.col("cp_a2a"), cp // pl.col("cp_a2a")),
         ),
         strict=True,
     )

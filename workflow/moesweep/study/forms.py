@@ -60,6 +60,12 @@ WINDOW: Schema = {
     "minItems": 2,
     "maxItems": 2,
 }
+STEPS_OF_CP: Schema = {
+    "type": "array",
+    "items": {"description": "Ranks that exchange heads, and of a ring.", **whole(1, 1 << 20)},
+    "minItems": 2,
+    "maxItems": 2,
+}
 WINDOW_TEXT: Schema = {
     "type": "string",
     "pattern": "^(none|\\[[0-9]+,[0-9]+\\])$",

@@ -24,6 +24,7 @@ from moesweep.study.forms import (
     ROUTING,
     ROUTING_TEXT,
     SCOPE_TEXT,
+    STEPS_OF_CP,
     TRUTH,
     WINDOW,
     WINDOW_TEXT,
@@ -182,9 +183,15 @@ COLUMNS: tuple[Derived, ...] = (
         "What each of the pp*virtual_pipeline parts holds, stage by stage and then chunk by chunk: E the "
         "embedding, t a layer, m one of multi-token prediction, L the loss, | between parts.",
         "none", resolved=LAYOUT_TEXT),
-    Key("cp_comm_type", one_of("p2p", "a2a", "all_gather", unmodelled=("a2a+p2p",)),
+    Key("cp_comm_type", one_of("p2p", "a2a", "all_gather", "a2a+p2p"),
         "What attention does where cp ranks share a sequence: pass keys and values round a ring, exchange "
-        "positions for heads, or gather all keys and values.", "p2p"),
+        "positions for heads, gather all keys and values, or exchange among neighbours and pass round rings.",
+        "p2p"),
+    Key("hierarchical_context_parallel_sizes", STEPS_OF_CP,
+        "With cp_comm_type a2a+p2p: neighbouring cp ranks that exchange positions for heads, and ranks of a "
+        "ring; their product is cp.", "none", resolved=WINDOW_TEXT, text=as_text),
+    Derived("cp_a2a", whole(1, 1 << 20),
+        "Ranks that exchange heads before rings pass keys and values on, with cp_comm_type a2a+p2p; else 1."),
     Key("moe_token_dispatcher_type", one_of("alltoall", "flex", unmodelled=("allgather",)),
         "How tokens get to their experts: copies by an exchange over ep, or each token once to each rank, "
         "and each node, that has any of its experts.", "alltoall", word="", without=pl.lit("alltoall")),

@@ -98,6 +98,7 @@ def steps(columns: tuple[str, ...]) -> list[dict[str, pl.Expr]]:
             "dp": derived["dp"],
             "padded_vocab_size": derived["padded_vocab_size"],
             "window_keys": _window_keys(),
+            "cp_a2a": _exchanging(),
         },
         {"edp": derived["edp"], "num_microbatches": derived["num_microbatches"]},
         parameters(),
@@ -125,6 +126,12 @@ def _window_keys() -> pl.Expr:
     """Keys that a query of a windowed layer sees, itself among them; 0 where it sees all anyway."""
     keys = pl.col("window_size").str.extract(r"^\[(\d+),").cast(pl.Int64) + 1
     return pl.when(keys < pl.col("seq_length")).then(keys).otherwise(0)
+
+
+def _exchanging() -> pl.Expr:
+    """Ranks that exchange heads in the first of two steps, as their sizes say; 1 where there is one step."""
+    first = pl.col("hierarchical_context_parallel_sizes").str.extract(r"^\[(\d+),").cast(pl.Int64)
+    return pl.when(pl.col("cp_comm_type") == "a2a+p2p").then(first).otherwise(1).fill_null(1)
 
 
 def _followed(column: str) -> Iterator[tuple[str, pl.Expr]]:

@@ -7,6 +7,8 @@ p2p         blocks of keys and values go round a ring, a kernel to each; backwar
             way, and their gradients with them
 a2a         ranks exchange positions for heads: whole sequences of 1/c of the heads
 all_gather  everyone gathers all keys and values, and runs a kernel for each of its two chunks
+a2a+p2p     neighbours exchange positions for heads; of the longer parts of sequences that they have then, and
+            fewer heads, keys and values go round a ring of those with the same heads
 """
 
 import polars as pl
@@ -45,11 +47,11 @@ def moved_forward() -> pl.Expr:
 
     Query, key, value and output once. On a ring those of each of c blocks, taken as whole although a mask
     hides half of either side; the first part of the output is corrected (read and write), the others are
-    corrected and added.
+    corrected and added. What is exchanged before is as many bytes as after.
     """
     query, keys, output = _own(s.rank_query_width), _own(_key_value_width), _own(_output_width)
     once = query + keys + output
-    ring = s.cp * once + (2 + ADD * (s.cp - 1)) * output
+    ring = s.ring * once + (2 + ADD * (s.ring - 1)) * output
     return (
         pl.when(s.passes_keys)
         .then(ring)
@@ -67,7 +69,7 @@ def moved_backward() -> pl.Expr:
     """
     query, keys, output = _own(s.rank_query_width), _own(_key_value_width), _own(_output_width)
     once = 2 * (query + keys + output)
-    ring = s.cp * once + ADD * (s.cp - 1) * (query + keys)
+    ring = s.ring * once + ADD * (s.ring - 1) * (query + keys)
     return (
         pl.when(s.passes_keys)
         .then(ring)
@@ -80,16 +82,21 @@ def moved_backward() -> pl.Expr:
 def _exchanges() -> list[Op]:
     """Return the all_to_alls of queries, keys and values: positions for heads, or back."""
     widths = {"q": s.rank_query_width, "k": s.rank_key_width, "v": s.rank_value_width}
+    return [op for name, width in widths.items() for op in _exchange(f"{name}_exchange", width)]
+
+
+def _exchange(name: str, width: pl.Expr) -> list[Op]:
+    """Return an exchange among all cp ranks, or among those that have it as the first of two steps."""
     return [
-        all_to_all(f"{name}_exchange", "cp", _own(width)).only(s.exchanges_heads)
-        for name, width in widths.items()
+        all_to_all(name, "cp", _own(width)).only(s.exchanges_heads & ~s.in_two_steps),
+        all_to_all(name, "cp_a2a", _own(width)).only(s.exchanges_heads & s.in_two_steps),
     ]
 
 
 def _output_exchange() -> list[Op]:
     """Return the all_to_all of the output, or of its gradient, and its copies."""
     return [
-        all_to_all("output_exchange", "cp", _own(_output_width)).only(s.exchanges_heads),
+        *_exchange("output_exchange", _output_width),
         elementwise("output_reorder", COPY * s.tokens * _output_width * 2).only(s.exchanges_heads),
     ]
 
@@ -123,12 +130,17 @@ def _reorder(gathered_copies: int) -> Op:
 
 
 def _ring(tensors: int) -> list[Op]:
-    """Return the messages of a ring, c-1 of a block's keys and values to the next rank, as one.
+    """Return the messages of a ring of n, n-1 of a block's keys and values to the next rank, as one.
 
-    2·(c-1)·b·s/c·(key and value width)/t bytes; backward their gradients too, so twice that.
+    2·(n-1)·b·s/c·(key and value width)/t bytes, n = c, or the second of two steps, whose blocks are longer by
+    what they have fewer heads; backward their gradients too, so twice that.
     """
-    size = tensors * (s.cp - 1) * _own(_key_value_width)
-    return [make(f"kv_ring_{make_name}", "cp", size).only(s.passes_keys) for make_name, make in _ENDS]
+    size = tensors * (s.ring - 1) * _own(_key_value_width)
+    return [
+        make(f"kv_ring_{end}", kind, size).only(s.passes_keys & there)
+        for kind, there in (("cp", ~s.in_two_steps), ("cp_p2p", s.in_two_steps))
+        for end, make in _ENDS
+    ]
 
 
 _ENDS = (("send", send), ("recv", recv))

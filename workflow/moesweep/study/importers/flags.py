@@ -15,6 +15,7 @@ from moesweep.study.importers.draft import DEFAULT, MAX_LAYERS, Draft, Told, who
 from moesweep.study.importers.eight_bits import read_fp8
 from moesweep.study.importers.graphs import read_graphs
 from moesweep.study.importers.offloading import read_offload
+from moesweep.study.importers.sequences import read_sequences
 from moesweep.study.importers.sharding import read_sharding
 from moesweep.study.keys import KEYS
 from moesweep.study.names import MEGATRON, UNMODELLED
@@ -229,7 +230,7 @@ def _layout(draft: Draft, told: Told) -> None:
         if not draft.copy(told, key, f"{name}_model_parallel_size"):
             draft.say(key, 1, f"{DEFAULT}: {name}_model_parallel_size")
     draft.copy(told, "etp", "expert_tensor_parallel_size")
-    _sequences(draft, told)
+    read_sequences(draft, told)
     _chunks(draft, told)
     _groups(draft, told)
     parallel = told.take("sequence_parallel", False)
@@ -267,14 +268,6 @@ def _parts(layout: Any) -> int:
         return len(layout_parts(layout)) if isinstance(layout, str) else 0
     except ValueError:
         return 0
-
-
-def _sequences(draft: Draft, told: Told) -> None:
-    """Leave out that one rank has whole sequences, and note a way to share them that is not modelled."""
-    if told.values.get("context_parallel_size", 1) == 1:
-        told.taken.update(("context_parallel_size", "cp_comm_type"))
-    elif told.values.get("cp_comm_type") not in (None, *KEYS["cp_comm_type"].form["enum"]):
-        draft.unread["cp_comm_type"] = told.take("cp_comm_type")
 
 
 def _beside(draft: Draft, told: Told) -> None:

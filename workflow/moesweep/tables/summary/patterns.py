@@ -4,7 +4,7 @@ from typing import Any
 
 import polars as pl
 
-from moesweep.shapes.communication import EXPERT_KINDS
+from moesweep.shapes.communication import EXPERT_KINDS, STEPS_OF_CP
 from moesweep.tables.numbers import quantity
 from moesweep.tables.results import Inputs
 from moesweep.tables.summary.wording import (
@@ -42,7 +42,10 @@ _PATTERNS = (
     ),
     (
         "The other groups",
-        ("tp", "dp", "pp", "tp_ep", "embedding", "world", "model", "expert_model", "cp", "tp_cp", "tp_cp_dp"),
+        (
+            *("tp", "dp", "pp", "tp_ep", "embedding", "world", "model", "expert_model", "cp", "tp_cp"),
+            *("tp_cp_dp", *STEPS_OF_CP),
+        ),
         ("Tensor parallelism outside experts, dense gradients and parameters, messages between stages",),
     ),
 )
