@@ -117,7 +117,7 @@ def test_what_counting_over_a_stage_takes() -> None:
 WORLDS = st.sampled_from([8, 16, 32, 64])
 
 
-@settings(max_examples=15)
+@settings(max_examples=6, deadline=None)
 @given(
     worlds=st.lists(WORLDS, min_size=2, max_size=4),
     host=st.sampled_from([0.0, 1e-5, 1e-3]),
