@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from broken_activations import OF_ACTIVATIONS
 from broken_sequences import MLA, OF_SEQUENCES
 
 # 64 GPUs: dp = 64/(4*2) = 8, and 8 experts over ep 4. Nothing is wrong with it.
@@ -15,7 +16,8 @@ SOUND: dict[str, Any] = {
     **{"qk_nope_head_dim": 0, "qk_rope_head_dim": 0, "v_head_dim": 0, "virtual_pipeline": 1},
     **{"sequence_parallel": True, "recompute": "none", "flash_attention": False, "dtype": "bf16"},
     **{"distributed_optimizer": True, "framework": "megatron-core", "blocking_launches": False},
-    "deterministic_mode": False,
+    **{"deterministic_mode": False, "min_offloaded_tensor_size": 1 << 20},
+    **{"fine_grained_activation_offloading": False, "offload_modules": "none"},
     **{"routing": "balanced", "head_dim": 64, "qk_layernorm": False, "qk_layernorm_across_heads": False},
     **{"add_qkv_bias": False, "add_bias_linear": False, "bias_activation_fusion": False},
     **{"hidden_dropout": 0.1, "attention_dropout": 0.1, "moe_shared_expert_gate": False},
@@ -319,6 +321,7 @@ BROKEN: list[tuple[str, dict[str, Any], str, str]] = [
     ("moments_of_offload", OFFLOADED | {"exp_avg_dtype": "bf16"}, "bf16", "leave both out"),
     ("offload_of_fp8_parameters", OFFLOADED | FP8 | GATHERED, "true", "nearest: false"),
     ("fraction_of_offload", {"optimizer_offload_fraction": 0.5}, "0.5", "nearest: 1"),
+    *OF_ACTIVATIONS,
     ("recipe_of_fp8", {"fp8_recipe": "mxfp8"}, "mxfp8", "nearest: delayed"),
     ("gather_of_fp8", GATHERED, "true", "nearest: false"),
     ("fp8_gather_needs_shards", FP8 | GATHERED | {"distributed_optimizer": False}, "true", "nearest: false"),

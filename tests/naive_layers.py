@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from naive_context import SharedSequences
 from naive_model import Layer, is_repeated, window
+from naive_offload import copied
 from naive_sharding import Sharded
 from naive_sizes import (
     activation_bytes,
@@ -308,12 +309,24 @@ class Layers(Feeding, Sharded):
             self.norm("mtp_final_norm", own_tokens(self.w), self.w["hidden_size"])
             if self.stage == self.w["pp"] - 1:
                 self.head_forward("mtp_")
+        self.copy("activation_offload", layer)
         self.layer = -1
+
+    def bring(self, layer: Layer) -> None:
+        """What a backward pass needs that is elsewhere."""
+        self.gather(layer)
+        self.copy("activation_reload", layer)
+
+    def copy(self, op: str, layer: Layer) -> None:
+        """A layer's activations go to the host, or come back."""
+        moved = copied(self.w, layer, self.expert_sizes()[0] if layer.routed else 0)
+        if moved:
+            self.add(op, "elementwise", hbm_bytes=moved)
 
     def layer_backward(self, layer: Layer) -> None:
         """Of multi-token prediction: head, the layer's forward once more where it is asked for, gradients."""
         self.layer = layer.number
-        self.gather(layer)
+        self.bring(layer)
         if self.stage == self.w["pp"] - 1:
             self.head_backward("mtp_")
         self.norm_backward("mtp_final_norm", own_tokens(self.w), self.w["hidden_size"])

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 from naive_fp8 import in_fp8, kept_width, quantised_sizes, remembers_the_past, weights_in_fp8
+from naive_kept import Kept, attention, mask, mlp, total
 from naive_layout import naive_schedule
 from naive_model import (
     Layer,
@@ -33,7 +33,6 @@ from naive_sizes import (
     own_tokens,
     qkv_width,
     query_size,
-    repeated,
     router_width,
     scattered,
     steps_of_cp,
@@ -44,107 +43,6 @@ from naive_trace import Program
 
 Rows = Mapping[int, Mapping[int, int]]
 """Rows in the experts of every ep rank, by layer."""
-
-
-@dataclass(frozen=True)
-class Kept:
-    """A tensor that a forward pass keeps for the backward pass, and what makes it again if asked."""
-
-    size: float
-    of: tuple[str, ...] = ()
-
-    def is_made_again(self, w: Workload) -> bool:
-        """Whether selective recomputation makes it again."""
-        return any(repeated(w, module) for module in self.of)
-
-
-def total(tensors: list[Kept]) -> float:
-    """Bytes of some tensors."""
-    return sum(tensor.size for tensor in tensors)
-
-
-# What a layer keeps
-
-
-def attention(w: Workload) -> list[Kept]:
-    """Attention with the norm before it and the residual behind it."""
-    own, every = own_tokens(w), tokens(w)
-    query, (key, value) = query_size(w) / w["tp"], own_key_value_sizes(w)
-    context, small, again = context_size(w) / w["tp"], kept_width(w), ("mla_up_proj",)
-    first = 2 if is_mla(w) and in_fp8(w) else 1  # linears that read the norm's output, each its own copy
-    kept = [
-        Kept(2 * own * w["hidden_size"]),
-        *[Kept(small * own * w["hidden_size"], ("layernorm",) if is_mla(w) else ())] * first,
-        *(Kept(2 * every * width, ("mla_up_proj",) if is_mla(w) else ()) for width in (query, key, value)),
-        Kept((1 if remembers_the_past(w) else 2) * every * context),  # what the output projection reads
-        Kept(mask(w)),
-    ]
-    for width in (w["q_lora_rank"], w["kv_lora_rank"]) if is_mla(w) else ():
-        # The latent, if a norm reads it; what the linear behind it reads, which only a norm makes anew, or
-        # that linear itself where it runs again from a latent in 16 bits.
-        raw = w["qk_layernorm"] or (in_fp8(w) and repeated(w, "mla_up_proj"))
-        kept += [Kept(2 * own * width)] if raw else []
-        kept.append(Kept(small * own * width, again if raw else ()))
-    if w["qk_layernorm"] and not is_mla(w):
-        kept += [Kept(2 * every * width) for width in (query, key)]
-    stays = remembers_the_past(w) and w["flash_attention"]  # the kernel reads its output again
-    if stays or (w["cp"] > 1 and steps_of_cp(w)[1] < w["cp"]):
-        kept.append(Kept(2 * every * context, ("core_attn",)))  # in the order of the kernel
-    if not w["flash_attention"]:
-        each = 2 + (1 + 2 if w["attention_dropout"] else 0)  # softmax; its mask, and what it leaves
-        scores = every * w["seq_length"] * w["num_attention_heads"] / w["tp"]
-        kept.append(Kept(each * scores, ("core_attn",)))
-    return kept
-
-
-def mask(w: Workload) -> int:
-    """Dropout's mask of one byte an element, of a rank's own tokens."""
-    return own_tokens(w) * int(w["hidden_size"]) if w["hidden_dropout"] else 0
-
-
-def first_result(w: Workload) -> int:
-    """Bytes of fc1's output for each element of an MLP's width."""
-    return 2 * fc1_multiple(w)
-
-
-def activated(w: Workload, weighted: bool) -> float:
-    """Bytes that an activation makes for each element of the width; a probability may weigh them besides."""
-    last = kept_width(w)
-    if not w["gated_mlp"]:
-        return last + (2 if weighted else 0)
-    if w["bias_activation_fusion"]:
-        return last
-    silu, linear_half, product = 2, 2, 2
-    return silu + linear_half + (product if weighted else 0) + last
-
-
-def mlp(w: Workload, routed: bool, rows: float) -> list[Kept]:
-    """The second half of a layer: norm, MLP or experts, residual."""
-    own, h = own_tokens(w), w["hidden_size"]
-    kept = [Kept(2 * own * h), Kept(mask(w))]
-    if not routed:
-        kept += [Kept(kept_width(w) * own * h, ("mlp",)), *inside(w, w["ffn_hidden_size"], ("mlp",))]
-        return kept
-    width = w["moe_ffn_hidden_size"] / w["etp"]
-    kept += [
-        Kept(2 * own * h, ("layernorm",)),
-        Kept(kept_width(w) * rows * h, ("moe",)),
-        Kept(first_result(w) * rows * width, ("moe",)),
-        Kept(activated(w, weighted=True) * rows * width, ("moe", "moe_act")),
-    ]
-    shared = ("moe", "shared_experts")
-    kept += inside(w, w["num_shared_experts"] * w["moe_ffn_hidden_size"], shared)
-    if w["num_shared_experts"] and remembers_the_past(w):
-        kept.append(Kept(own * h, shared))  # of what the router keeps in 16 bits
-    if w["moe_shared_expert_gate"]:
-        kept.append(Kept(2 * own * h, shared))  # what the gate weighs
-    return kept
-
-
-def inside(w: Workload, width: int, of: tuple[str, ...]) -> list[Kept]:
-    """Both results inside an MLP that is cut over tp."""
-    elements = tokens(w) * width / w["tp"]
-    return [Kept(first_result(w) * elements, of), Kept(activated(w, weighted=False) * elements, of)]
 
 
 def even_rows(w: Workload) -> int:
@@ -190,6 +88,14 @@ class Stage:
             return total([tensor for tensor in tensors if not tensor.is_made_again(w)])
         units = [unit for unit in repeated_layers(w, self.stage) if is_repeated(w, self.stage, unit[0])]
         return self.input_size() * (len(units) + len(self.predicting_again())) + self.spared()
+
+    def on_host(self) -> float:
+        """Bytes that are on the host alone: of all that is alive, but for two layers like the largest."""
+        of_layers = [
+            total([x for half in self.halves(layer, self.mean) for x in half if x.is_on_host(self.w)])
+            for layer in self.layers
+        ]
+        return max(0.0, self.alive() * sum(of_layers) - 2 * max(of_layers, default=0.0))
 
     def predicting_again(self) -> list[Layer]:
         """Layers of multi-token prediction that full recomputation repeats, each by itself: not by blocks."""
@@ -261,7 +167,7 @@ class Stage:
             head += 2 * own * h + softmax if self.is_last else 0
         else:
             ahead += softmax
-        return self.alive() * sets + self.at_work() + head + predicting * ahead
+        return self.alive() * sets - self.on_host() + self.at_work() + head + predicting * ahead
 
     # What the backward pass needs besides
 

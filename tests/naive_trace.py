@@ -291,7 +291,7 @@ class Program(Dispatchers):
         for together in reversed(repeated_layers(self.w, self.stage)):
             for layer in together:
                 self.layer = layer.number
-                self.gather(layer)
+                self.bring(layer)
                 self.layer = -1
             for layer in together:
                 self.repeat(layer)

@@ -53,6 +53,10 @@ BASE: dict[str, Any] = {
 DENSE = {"num_experts": 0, "moe_router_topk": 0, "ep": 1}
 FSDP: dict[str, Any] = {"use_megatron_fsdp": True}
 
+OFFLOADED: dict[str, Any] = {
+    **{"fine_grained_activation_offloading": True, "min_offloaded_tensor_size": 0, "flash_attention": True},
+    "offload_modules": "qkv_linear+core_attn+attn_proj",
+}
 MLA: dict[str, Any] = {
     "attention": "mla",
     "kv_lora_rank": 32,
@@ -189,6 +193,26 @@ MODELS: dict[str, dict[str, Any]] = {
             "optimizer_cpu_offload": True,
             "grad_reduce_in_fp32": False,
         },
+    },
+    "attention on the host": OFFLOADED | {"num_query_groups": 4, "num_layers": 6, "first_k_dense": 1},
+    "attention on the host, exchanged heads, layers ahead": DENSE
+    | OFFLOADED
+    | {"cp": 2, "cp_comm_type": "a2a", "world_size": 8, "tp": 2, "num_layers": 8, "virtual_pipeline": 2},
+    "core attention on the host, but for small tensors": DENSE
+    | OFFLOADED
+    | {"offload_modules": "core_attn", "num_query_groups": 2, "min_offloaded_tensor_size": 1500},
+    "latents and experts on the host": MLA
+    | OFFLOADED
+    | {
+        **{"offload_modules": "attn_norm+qkv_linear+core_attn+attn_proj+mlp_norm+expert_fc1+moe_act"},
+        **{"q_lora_rank": 16, "qk_layernorm": True, "first_k_dense": 1, "num_layers": 6, "mtp_num_layers": 1},
+    },
+    "experts on the host, SwiGLU in parts": OFFLOADED
+    | {"offload_modules": "expert_fc1+moe_act", "gated_mlp": True, "bias_activation_fusion": False, "etp": 1},
+    "experts on the host, their activation recomputed": OFFLOADED
+    | {
+        **{"offload_modules": "mlp_norm+moe_act", "gated_mlp": True, "pp": 1, "num_layers": 4},
+        **{"recompute": "selective", "recompute_modules": "moe_act+layernorm"},
     },
     "precision-aware": {"use_precision_aware_optimizer": True, "exp_avg_dtype": "bf16"},
     "precision-aware, all of 16 bits": {

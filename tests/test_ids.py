@@ -57,6 +57,12 @@ AXES: dict[str, tuple[list[Any], list[str]]] = {
     "sequence_parallel": ([True, False], ["", "-nosp"]),
     "distributed_optimizer": ([True, False], ["", "-nodistopt"]),
     "dtype": (["bf16", "fp16"], ["", "-fp16"]),
+    "fine_grained_activation_offloading": ([False, True], ["", "-finegrainedactivationoffloading"]),
+    "offload_modules": (
+        [[], ["attn_proj", "core_attn"], ["moe_act"]],
+        ["", "-offloadcore_attn+attn_proj", "-offloadmoe_act"],
+    ),
+    "min_offloaded_tensor_size": ([1 << 20, 0], ["", "-min_offloaded_tensor_size0"]),
     "optimizer_cpu_offload": ([False, True], ["", "-optimizercpuoffload"]),
     "optimizer_offload_fraction": ([1.0, 0.5], ["", "-optimizer_offload_fraction0.5"]),
     "hierarchical_context_parallel_sizes": (

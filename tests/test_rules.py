@@ -64,7 +64,8 @@ DRAWN: dict[str, st.SearchStrategy[Any]] = {
     "fp8": st.sampled_from(["none", "e4m3", "hybrid"]),
     "fp8_recipe": st.sampled_from(["delayed", "tensorwise", "blockwise", "mxfp8"]),
     **dict.fromkeys(("fp8_param_gather", "use_precision_aware_optimizer"), st.booleans()),
-    "optimizer_cpu_offload": st.booleans(),
+    **dict.fromkeys(("optimizer_cpu_offload", "fine_grained_activation_offloading"), st.booleans()),
+    "offload_modules": st.sampled_from(["none", "core_attn", "attn_proj", "qkv_linear+moe_act", "attn_norm"]),
     "optimizer_offload_fraction": st.sampled_from([0.0, 0.5, 1.0]),
     "use_megatron_fsdp": st.booleans(),
     "data_parallel_sharding_strategy": st.sampled_from(["optim", "optim_grads", "optim_grads_params"]),
@@ -149,6 +150,7 @@ def test_every_rule_on_many_workloads_at_once() -> None:
         "fp8_of_gpu",
         "mxfp8_of_gpu",
         "offload_of_host",
+        "activations_of_host",
     }
     half = frame.head(len(cases))
     assert findings(half, usable_hbm_bytes=80 * 2**30).height * 2 == found.height

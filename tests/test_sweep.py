@@ -168,6 +168,9 @@ EVERY_KEY: dict[str, Any] = {
     "use_precision_aware_optimizer": True,
     "exp_avg_dtype": "bf16",
     "exp_avg_sq_dtype": "bf16",
+    "fine_grained_activation_offloading": True,
+    "offload_modules": ["core_attn", "attn_proj"],
+    "min_offloaded_tensor_size": 0,
     "optimizer_cpu_offload": True,
     "optimizer_offload_fraction": 0.5,
     "use_megatron_fsdp": True,
@@ -200,6 +203,7 @@ def test_every_key_of_a_sweep_reaches_its_column(root: Path, tmp_path: Path) -> 
     texts = {"moe_layer_freq": "2", "window_size": "[127,0]", "window_attn_skip_freq": "[1,0]"}
     texts |= {"recompute_modules": "core_attn+moe", "cuda_graph_scope": "attn+moe"}
     texts |= {"hierarchical_context_parallel_sizes": "[2,1]"}
+    texts |= {"offload_modules": "core_attn+attn_proj"}
     keys = set(load_schema("sweep")["$defs"]) - {"claims", "cluster", "grid", "range", "row"}
     assert set(EVERY_KEY) == keys
     row = enumerate_sweep(root, write(tmp_path, json.dumps({"rows": [EVERY_KEY]})))

@@ -53,6 +53,7 @@ WIDE = DENSE_8 | {"num_attention_heads": 16, "num_query_groups": 16, "global_bat
             DENSE_8 | {"use_precision_aware_optimizer": True, "optimizer_cpu_offload": True},
             *({}, "an optimizer on the host"),
         ),
+        (DENSE_8 | {"fine_grained_activation_offloading": True}, {}, "activations on the host"),
         (DENSE_8 | {"deterministic_mode": True}, {}, "sums in one order every time"),
         (DENSE_8 | {"use_megatron_fsdp": True}, {}, "parameters or gradients sharded"),
         (DENSE_8 | {"use_megatron_fsdp": True, "data_parallel_sharding_strategy": "optim"}, {}, ""),
@@ -89,4 +90,4 @@ def test_each_criterion(changes: dict[str, object], values: dict[str, float], fo
 
 
 def test_the_criteria_are_told_apart() -> None:
-    assert len(set(criteria())) == len(criteria()) == 17
+    assert len(set(criteria())) == len(criteria()) == 18

@@ -7,9 +7,11 @@ bytes that the trace declares.
 
 import polars as pl
 
+from moesweep.cost.offloading import host_copy_seconds
 from moesweep.cost.timing import Timing, constant
 from moesweep.cost.words import Words, among, choose, ends, expression, starts
 from moesweep.shapes import sizes as s
+from moesweep.shapes.offloading import COPIES
 from moesweep.shapes.precision import (
     HOST_DOWN_BYTES,
     HOST_UP_BYTES,
@@ -183,7 +185,7 @@ def memory_bound(op: Words) -> Timing:
 
     Token permutations gather and scatter rows and reach far less (`permute_hbm_fraction`), but for those that
     HybridEP does in kernels of its own, and the sorting of padded experts, which is a transposition. A fused
-    one is taken to reach what other kernels do.
+    one is taken to reach what other kernels do. Copies to the host and back go over its link.
     """
     plain = constant("elementwise_hbm_fraction")
     other = choose(among(op.base, *LOSSES), constant("cross_entropy_hbm_fraction"), plain)
@@ -192,7 +194,8 @@ def memory_bound(op: Words) -> Timing:
     moved = pl.when(in_order).then(plain).otherwise(constant("permute_hbm_fraction"))
     fraction = choose(among(op.base, *PERMUTATIONS), moved, other)
     memory = _hbm_seconds(pl.col("hbm_bytes"), fraction)
-    return Timing.roofline(pl.lit(0.0), memory, constant("kernel_seconds"), pl.lit(0.0))
+    seconds = choose(among(op.op, *COPIES), host_copy_seconds(), memory)
+    return Timing.roofline(pl.lit(0.0), seconds, constant("kernel_seconds"), pl.lit(0.0))
 
 
 HOST_ADAM_BYTES = 34

@@ -7,15 +7,17 @@ of the feed-forward layer, grouped queries and experts written out.
 import polars as pl
 
 from moesweep.cost.fold import KEY
+from moesweep.cost.offloading import freed_activations
 from moesweep.cost.sharding import whole_beside_shards
 from moesweep.cost.workspace import LOGIT_BYTES, workspace_bytes
 from moesweep.shapes import sizes as s
 from moesweep.shapes.expressions import Part, exact, in_place
 from moesweep.shapes.layer_kinds import DECODER, KINDS, PREDICTING, has_experts, is_kept, is_predicting
+from moesweep.shapes.offloading import offloads_activations
 from moesweep.shapes.placement import predicts_apart
 from moesweep.shapes.precision import delayed, fp8, saved_again_bytes, saved_bytes
 from moesweep.shapes.recomputed import is_recomputed
-from moesweep.shapes.schedule import group, more_warmup
+from moesweep.shapes.schedule import sets_in_flight
 from moesweep.shapes.states import state_bytes
 from moesweep.shapes.weights import layers_of
 
@@ -177,18 +179,7 @@ def _embedding_bytes() -> pl.Expr:
     return _mask * _local * s.hidden
 
 
-def _in_flight() -> pl.Expr:
-    """Return how many of a stage's full sets of layers are alive at once.
-
-    1F1B: min(pp - p, m) micro-batches. Interleaved: min(warm-up + 1, m·v) chunks of 1/v of the layers.
-    Where a forward pass runs beside a backward one: one of these more.
-    """
-    behind = s.pp - pl.col("stage")
-    interleaved = 2 * (behind - 1) + (s.chunks - 1) * group + 1
-    alive = pl.when(s.chunks > 1).then(interleaved).otherwise(behind) + more_warmup
-    in_flight = pl.min_horizontal(alive, s.microbatches * s.chunks) / s.chunks
-    return in_flight.alias("microbatches_in_flight")
-
+_in_flight = sets_in_flight(pl.col("stage"))
 
 _dense, _moe = (layers_of(kind for kind in KINDS if has_experts(kind) == moe) for moe in (False, True))
 
@@ -235,8 +226,10 @@ def _activation_bytes(mean_rows: pl.Expr, most_rows: pl.Expr, part: Part) -> pl.
     blocks = s.recomputes_layers & s.in_blocks
     working = pl.max_horizontal(at_once - pl.when(blocks).then(spared / s.chunks).otherwise(0.0), 0.0)
     mask = pl.when(pl.col("stage") == 0).then(part("embedding", _embedding_bytes())).otherwise(0)
+    on_host = freed_activations({False: _dense, True: _moe}, _in_flight, mean_rows, part)
     return (
-        _in_flight() * (layers + mask)
+        _in_flight * (layers + mask)
+        - pl.when(offloads_activations).then(on_host).otherwise(0.0)
         + pl.when(pl.col("recompute") == "none").then(0).otherwise(working)
         + pl.when(pl.col("stage") == s.pp - 1).then(_at_the_loss(part)).otherwise(0)
         + layers_of(PREDICTING) * _prediction_bytes(part)
@@ -294,7 +287,7 @@ def _with_the_loss(size: pl.Expr) -> pl.Expr:
 
 def _prediction_bytes(part: Part) -> pl.Expr:
     """Return what modules keep: one micro-batch's where the loss is, before it those of all in flight."""
-    in_flight = pl.when(part("apart", predicts_apart)).then(_in_flight()).otherwise(1)
+    in_flight = pl.when(part("apart", predicts_apart)).then(_in_flight).otherwise(1)
     module, softmax = part("module", _module_bytes()), part("softmax", _with_the_loss(_softmax_bytes()))
     return (in_flight * module + softmax).alias("prediction_bytes")
 

@@ -13,6 +13,7 @@ import polars as pl
 
 from moesweep.cost.buckets import bucketed_ops
 from moesweep.cost.launches import launches_of_a_pass
+from moesweep.cost.offloading import waits_for_copies
 from moesweep.cost.pairs import ops_of_turns, turns_of_a_pass
 from moesweep.cost.sharding import SHARDED, beside_passes, sharded_ops
 from moesweep.cost.timing import constant
@@ -29,20 +30,25 @@ from moesweep.shapes.communication import (
     share_beside_ring,
 )
 from moesweep.shapes.expressions import total
+from moesweep.shapes.offloading import COPIES
 from moesweep.shapes.sharding import shards_gradients
 
 PASS_KEY = ("workload", "stage", "phase", "layer_kind")
 """What tells passes apart."""
 
 COMM = tuple(f"{kind}_comm" for kind in COMM_KINDS)
-PARTS = ("compute", *COMM)
-"""What the seconds of an op are part of."""
+COPIED = "copied"
+PARTS = ("compute", COPIED, *COMM)
+"""What the seconds of an op are part of; `copied` are copies of activations to the host and back."""
 
 
 def counts_as(op: Words, part: str) -> Truth:
     """Return whether an op's seconds are of a part; a send is waited for where it arrives, so of none."""
+    copies = among(op.op, *COPIES)
+    if part == COPIED:
+        return copies
     if part == "compute":
-        return missing(op.collective)
+        return missing(op.collective) & negated(copies)
     kind = part.removesuffix("_comm")
     kinds = {"other": OTHER, "cp": ("cp", *STEPS_OF_CP)}.get(kind, (kind,))
     return negated(among(op.collective, "send")) & among(op.group_kind, *kinds)
@@ -111,7 +117,7 @@ def runs() -> pl.Expr:
 def parts_of_a_pass() -> dict[str, pl.Expr]:
     """Return what the op rows of one layer's pass add up to: seconds by part, over the rows of the pass.
 
-    `compute`, `<kind>_comm`, `arrivals` of messages, `hidden` communication, of it that of rings
+    `compute`, `copied`, `<kind>_comm`, `arrivals` of messages, `hidden` communication, of it that of rings
     (`ring_hidden`), what `tp_comm_overlap` and `moe_shared_expert_overlap` hide besides (`linears_hidden`,
     `exchanges_hidden`), `peers` in all collectives, `dispatches` of tokens to experts, `repeats` layers,
     OF_TURNS, OF_BUCKETS and SHARDED. Rows outside the layers are a pass of their own (layer_kind null,
@@ -120,7 +126,7 @@ def parts_of_a_pass() -> dict[str, pl.Expr]:
     return {
         "repeats": pl.col("repeats").first(),
         **{part: (pl.col("seconds") * pl.col("runs") * counts_as(ROWS, part)).sum() for part in COMM},
-        "compute": (pl.col("seconds") * counts_as(ROWS, "compute")).sum(),
+        **{part: (pl.col("seconds") * counts_as(ROWS, part)).sum() for part in ("compute", COPIED)},
         "arrivals": (pl.col("seconds") * pl.col("runs") * expression(arrives(ROWS))).sum(),
         "hidden": _hidden(HIDES_BEHIND),
         "ring_hidden": _hidden(RING_ARRIVALS),
@@ -152,8 +158,9 @@ def busy_seconds(comm: pl.Expr) -> dict[str, pl.Expr]:
     `tp_comm_overlap` less userbuffers_overlap · linears_hidden, with `moe_shared_expert_overlap` less
     ep_overlap · exchanges_hidden. A layer's host time is the framework's launch time of the pass
     (`launches_of_a_pass`) plus `tp_skew_seconds` for every peer in every tp or etp collective: ranks wait
-    for the slowest host. seconds = max(kernels, host), or their sum with blocking launches; what the host
-    takes longer is `spare`. Time beyond the exposed communication counts as compute.
+    for the slowest host. seconds = max(kernels, host), or their sum with blocking launches, and what it waits
+    for copies (`waits_for_copies`); what the host takes longer than kernels is `spare`. Time beyond the
+    exposed communication counts as compute.
     """
     in_parts = pl.when(pl.col("tp_comm_overlap")).then(constant("userbuffers_overlap")).otherwise(0.0)
     exposed = comm - constant("tp_overlap") * pl.col("hidden") - in_parts * pl.col("linears_hidden")
@@ -169,6 +176,7 @@ def busy_seconds(comm: pl.Expr) -> dict[str, pl.Expr]:
     blocking = pl.col("blocking_launches")
     seconds = pl.when(blocking).then(kernels + host).otherwise(pl.max_horizontal(kernels, host))
     spare = pl.when(blocking).then(0.0).otherwise(pl.max_horizontal(host - kernels, 0.0))
+    seconds += waits_for_copies(seconds)
     ring = constant("tp_overlap") * pl.col("ring_hidden")
     hidden = {"exposed": exposed, "cp_hidden": ring, "ep_hidden": exchanges}
     return {**hidden, "seconds": seconds, "spare": spare, **turns_of_a_pass(host)}

@@ -8,6 +8,7 @@ import polars as pl
 
 from moesweep.cost.timing import constant
 from moesweep.shapes import sizes as s
+from moesweep.shapes.offloading import offloads_activations
 from moesweep.shapes.precision import fp8, offloads
 from moesweep.shapes.sharding import shards_gradients
 
@@ -38,6 +39,7 @@ def criteria() -> dict[str, pl.Expr]:
         "the flex dispatcher": other & s.flex,
         "products in fp8": other & fp8,
         "an optimizer on the host": other & offloads,
+        "activations on the host": other & offloads_activations,
         "sums in one order every time": other & pl.col("deterministic_mode"),
         "parameters or gradients sharded": other & shards_gradients,
         "experts balanced over global batches": other & MOE & s.counts_globally,

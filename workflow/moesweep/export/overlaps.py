@@ -14,6 +14,10 @@ _REFUSED = {
         ("simai", "chakra", "goal", "perfetto", "unrolled"),
         "a forward pass and a backward one run one after the other in {}",
     ),
+    "fine_grained_activation_offloading": (
+        ("simai", "chakra", "goal", "perfetto", "unrolled"),
+        "copies to the host and kernels run one after the other in {}",
+    ),
     "tp_comm_overlap": (
         ("simai", "chakra", "goal"),
         "collectives of tp ranks are whole, before or after their linear, in {}",

@@ -37,6 +37,7 @@ _NOT_EXPRESSED: dict[str, tuple[Any, str]] = {
     "moe_router_dtype": ("none", "AICB's exchanges carry 16 bits"),
     "fp8": ("none", "AICB's messages and sizes are of 16 bits"),
     "optimizer_cpu_offload": (False, "AICB's rows have no optimizer, neither here nor on the host"),
+    "fine_grained_activation_offloading": (False, "AICB's rows know no copies to a host"),
     "deterministic_mode": (False, "AICB's rows do not say how sums are made"),
     "moe_router_fusion": (False, "AICB's rows are of single kernels"),
     "moe_permute_fusion": (False, "AICB's rows are of single kernels"),

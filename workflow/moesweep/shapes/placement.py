@@ -21,6 +21,9 @@ READS = (*KIND_READS, "pp", "virtual_pipeline", *COUNTED, *ACCOUNTED, LAYOUT, *A
 """The columns of a workload that place its layers, and tell apart those that are recomputed."""
 
 UNSAID = "none"
+placed_by_hand = (pl.sum_horizontal(COUNTED) > 0) | pl.any_horizontal(ACCOUNTED) | (pl.col(LAYOUT) != UNSAID)
+"""Whether something says which stage has which layers."""
+
 """A layout that nothing says."""
 
 MOST_LETTERS = 1 << 18

@@ -42,6 +42,19 @@ def warmup_steps() -> pl.Expr:
     return pl.min_horizontal(steps, pl.col("num_microbatches") * chunks)
 
 
+def sets_in_flight(stage: pl.Expr) -> pl.Expr:
+    """Return how many of a stage's full sets of layers are alive at once.
+
+    1F1B: min(pp - p, m) micro-batches. Interleaved: min(warm-up + 1, m·v) chunks of 1/v of the layers.
+    Where a forward pass runs beside a backward one: one of these more.
+    """
+    behind, chunks = pl.col("pp") - stage, pl.col("virtual_pipeline")
+    interleaved = 2 * (behind - 1) + (chunks - 1) * group + 1
+    alive = pl.when(chunks > 1).then(interleaved).otherwise(behind) + more_warmup
+    in_flight = pl.min_horizontal(alive, pl.col("num_microbatches") * chunks) / chunks
+    return in_flight.alias("microbatches_in_flight")
+
+
 def most_warmup_steps() -> pl.Expr:
     """Return the warm-up steps of the first stage, which has most, where micro-batches abound."""
     chunks, pp = pl.col("virtual_pipeline"), pl.col("pp")

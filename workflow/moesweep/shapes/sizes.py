@@ -110,6 +110,15 @@ def repeats(module: str) -> pl.Expr:
     return (pl.col("recompute") == "selective") & _names("recompute_modules", module)
 
 
+OFFLOADED = ("attn_norm", "qkv_linear", "core_attn", "attn_proj", "mlp_norm", "expert_fc1", "moe_act")
+"""Whose activations may go to the host (Megatron `transformer_config.py`, offload_modules)."""
+
+
+def keeps_on_host(module: str) -> pl.Expr:
+    """Return whether what one of OFFLOADED saves goes to the host."""
+    return pl.col("fine_grained_activation_offloading") & _names("offload_modules", module)
+
+
 SCOPES = ("attn", "mlp", "moe", "moe_router", "moe_preprocess")
 """What of a layer CUDA graphs may hold: attention, a dense MLP, experts, or of these what comes before tokens
 are exchanged (Megatron `transformer_config.py`, cuda_graph_scope)."""

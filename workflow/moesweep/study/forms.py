@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from moesweep.shapes.sizes import MODULES, SCOPES
+from moesweep.shapes.sizes import MODULES, OFFLOADED, SCOPES
 from moesweep.study.words import worded
 
 Schema = Mapping[str, Any]
@@ -102,6 +102,7 @@ def _some_of(words: tuple[str, ...], none: str, noun: str, example: str) -> tupl
 
 
 MODULES_TEXT, RECOMPUTE_MODULES = _some_of(MODULES, "none", "module", "[core_attn, moe_act]")
+OFFLOADED_TEXT, OFFLOAD_MODULES = _some_of(OFFLOADED, "none", "module", "[core_attn, attn_proj]")
 SCOPE_TEXT, GRAPH_SCOPE = _some_of(SCOPES, "layer", "part", "[attn, moe_router]")
 
 
@@ -113,6 +114,11 @@ def _joined(value: list[str] | str, words: tuple[str, ...], none: str) -> str:
 def joined(value: list[str] | str) -> str:
     """Modules as a column has them: each once, in the order of MODULES, with + between; `none` of none."""
     return _joined(value, MODULES, "none")
+
+
+def offloaded(value: list[str] | str) -> str:
+    """Modules that are offloaded as a column has them, in the order of OFFLOADED; `none` of none."""
+    return _joined(value, OFFLOADED, "none")
 
 
 def scoped(value: list[str] | str) -> str:
@@ -205,6 +211,13 @@ ROUTING_TEXT: Schema = {
     "pattern": "^(balanced|aux_loss|bias|uncontrolled|(zipf|lognormal|table)\\([^()]+\\))$",
     "x-form": "balanced, aux_loss, bias, uncontrolled, zipf(...), lognormal(...) or table(...)",
 }
+
+
+def offload_word(modules: str) -> str:
+    """What an id says of modules that are offloaded: `offload` and their names, joined by +."""
+    if {*modules.split("+")} <= {*OFFLOADED}:
+        return f"offload{modules}"
+    return "nooffloadmodules" if modules == "none" else worded("offload_modules", modules)
 
 
 def modules_word(modules: str) -> str:

@@ -6,7 +6,7 @@ from operator import or_
 import polars as pl
 
 from moesweep.shapes.layer_kinds import number_of_moe_layers
-from moesweep.shapes.placement import ACCOUNTED, COUNTED, LAYOUT, UNSAID
+from moesweep.shapes.placement import placed_by_hand
 from moesweep.shapes.sizes import MODULES, mla, repeats
 
 WITHIN_MOE = ("moe_act", "shared_experts")
@@ -62,9 +62,8 @@ def goes_by_layers() -> pl.Expr:
 def most_layers_of_a_chunk() -> pl.Expr:
     """Return how many layers a chunk has at most; where they are placed by hand, how many there are."""
     parts = pl.col("pp") * pl.col("virtual_pipeline")
-    placed = (pl.sum_horizontal(COUNTED) > 0) | pl.any_horizontal(ACCOUNTED) | (pl.col(LAYOUT) != UNSAID)
     layers = pl.col("num_layers")
-    return pl.when(placed).then(layers).otherwise((layers + parts - 1) // parts)
+    return pl.when(placed_by_hand).then(layers).otherwise((layers + parts - 1) // parts)
 
 
 def _text(kept: dict[str, pl.Expr]) -> pl.Expr:

@@ -3,6 +3,7 @@
 import polars as pl
 
 from moesweep.shapes.placement import ACCOUNTED, COUNTED, LAYOUT, UNSAID
+from moesweep.study.activation_rules import ACTIVATION_RULES
 from moesweep.study.capacity_rules import CAPACITY_RULES
 from moesweep.study.context_rules import CONTEXT_RULES
 from moesweep.study.dispatch_rules import DISPATCH_RULES
@@ -299,6 +300,7 @@ RULES = (
         "exp_avg_dtype {exp_avg_dtype} and exp_avg_sq_dtype {exp_avg_sq_dtype} are those of a precision-"
         "aware optimizer", nearest_is("true")),
     *OFFLOAD_RULES,
+    *ACTIVATION_RULES,
     *FP8_RULES,
     *OVERLAP_RULES,
     *SHARDING_RULES,

@@ -14,6 +14,7 @@ import polars as pl
 
 from moesweep.edge.problems import BadInput, Problem, and_more, collect
 from moesweep.edge.schema import load_schema
+from moesweep.shapes.offloading import least_activations_on_host
 from moesweep.shapes.parallelism import GPUS_PER_NODE
 from moesweep.shapes.states import least_host_bytes, least_state_bytes
 from moesweep.study.of_clusters import with_constants_of_rules
@@ -82,6 +83,7 @@ def findings(
             usable_gib=pl.lit(max(usable_hbm_bytes / 2**30, 0.1)).round(1),
             least_state_gib=(least_state_bytes() / 2**30).round(1),
             least_host_gib=(least_host_bytes() / 2**30).round(1),
+            least_on_host_gib=((least_host_bytes() + least_activations_on_host()) / 2**30).round(1),
             host_gib=(pl.col("host_bytes") / 2**30).round(1),
         )
 

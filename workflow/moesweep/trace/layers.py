@@ -7,6 +7,7 @@ from moesweep.trace import prediction
 from moesweep.trace.attention import attention_backward, attention_forward
 from moesweep.trace.mlp import dense_mlp_backward, dense_mlp_forward
 from moesweep.trace.moe import WHERE_GRADIENTS_ARE, moe_mlp_backward, moe_mlp_forward
+from moesweep.trace.offloading import offloaded_layer, reloaded_layer
 from moesweep.trace.sharding import gathered_layer, reduced_layer
 from moesweep.trace.vocabulary import Op
 
@@ -16,8 +17,10 @@ def layer_forward(kind: str, rows: s.Rows = s.BALANCED) -> list[Op]:
     gathered = gathered_layer(kind)
     if is_predicting(kind):
         own = _once(kind, _predicting(kind, rows))
-        return [*gathered, *prediction.lookup(), *own, *prediction.head_forward()]
-    return gathered + _once(kind, _transformer(kind, rows))
+        ops = [*prediction.lookup(), *own, *prediction.head_forward()]
+    else:
+        ops = _once(kind, _transformer(kind, rows))
+    return [*gathered, *ops, *offloaded_layer(kind, rows)]
 
 
 def _once(kind: str, ops: list[Op]) -> list[Op]:
@@ -48,7 +51,8 @@ def layer_backward(kind: str, rows: s.Rows = s.BALANCED) -> list[Op]:
 
     Where parameters are sharded, they are gathered once for both.
     """
-    return [*gathered_layer(kind), *_gradients(kind, rows), *reduced_layer(kind)]
+    before = [*gathered_layer(kind), *reloaded_layer(kind, rows)]
+    return [*before, *_gradients(kind, rows), *reduced_layer(kind)]
 
 
 def _gradients(kind: str, rows: s.Rows) -> list[Op]:

@@ -14,7 +14,7 @@ from moesweep.study.importers.dispatchers import read_balancing, read_capacity, 
 from moesweep.study.importers.draft import DEFAULT, MAX_LAYERS, Draft, Told, whole
 from moesweep.study.importers.eight_bits import read_fp8
 from moesweep.study.importers.graphs import read_graphs
-from moesweep.study.importers.offloading import read_offload
+from moesweep.study.importers.offloading import read_activations, read_offload
 from moesweep.study.importers.sequences import read_sequences
 from moesweep.study.importers.sharding import read_sharding
 from moesweep.study.keys import KEYS
@@ -56,6 +56,7 @@ def read_options(draft: Draft, told: Told, switches: bool) -> None:
     read_graphs(draft, told)
     read_fp8(draft, told)
     read_offload(draft, told, switches)
+    read_activations(draft, told)
     read_sharding(draft, told, switches)
     _training(draft, told)
     for name in list(told.left()):
