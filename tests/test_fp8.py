@@ -124,6 +124,7 @@ LEGAL = {
     name: case
     for name, case in (VARIED | MODELS).items()
     if "fp8" not in case
+    and "fine_grained_activation_offloading" not in case
     and "use_megatron_fsdp" not in case
     and case.get("framework", "megatron-core") == "megatron-core"
     and case.get("dtype", "bf16") == "bf16"

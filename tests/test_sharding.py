@@ -197,11 +197,8 @@ def test_experts_that_nobody_else_has_are_whole_anyway() -> None:
     assert found > dense
 
 
-LEGAL = {
-    name: case
-    for name, case in (VARIED | MODELS).items()
-    if not {"fp8", "use_megatron_fsdp", "use_precision_aware_optimizer"} & case.keys()
-}
+_OTHERS = {"fp8", "use_megatron_fsdp", "use_precision_aware_optimizer", "fine_grained_activation_offloading"}
+LEGAL = {name: case for name, case in (VARIED | MODELS).items() if not _OTHERS & case.keys()}
 
 
 @cache
@@ -257,7 +254,10 @@ def test_shards_take_less_and_layers_no_more_than_all() -> None:
         name = f"{part}_bytes"
         most = found["optim"][name] + shards * found["optim"]["optimizer_bytes"] / 12
         for strategy in STRATEGIES[1:]:
-            assert (found[strategy][name] <= most + 1e-6).all()
+            # Another stage may be the fullest one, which has other weights.
+            alike = found[strategy]["activations_bytes"] == found["optim"]["activations_bytes"]
+            assert alike.sum() > 6
+            assert ((found[strategy][name] <= most + 1e-6) | ~alike).all()
     assert (least["optim"] >= least["optim_grads"]).all()
     assert (least["optim_grads"] >= least["optim_grads_params"]).all()
     assert least["optim"].sum() > least["optim_grads_params"].sum()
