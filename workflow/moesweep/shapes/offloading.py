@@ -115,7 +115,9 @@ def least_activations_on_host() -> pl.Expr:
     one micro-batch, and of L/pp layers, which some stage has.
     """
     moe_layers, layers = number_of_moe_layers(), pl.col("num_layers")
-    dense, moe = moved_bytes(False, s.expert_rows), moved_bytes(True, s.expert_rows)
+    # Without what recomputation makes again: a screen asks a rule for all points alike in what it reads.
+    always = _of_experts(s.expert_rows)[:3]
+    dense, moe = (_bytes(ATTENTION + more, freed=False) for more in ((), always))
     smallest = (
         pl.when(moe_layers == 0)
         .then(dense)
