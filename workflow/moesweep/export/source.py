@@ -1,6 +1,6 @@
 """One workload as the exporters take it: from the results where they hold it, else computed now."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -72,14 +72,16 @@ def traced(
         uneven = set(part.filter(given)["workload"])
         absent = [row["workload"] for row in rows if not _stored(row, results, cluster)]
         alike = _named(part.filter(~given), absent)
-        computed = _costed(programs(alike), alike, cluster) if alike.height else {}
+        costed = _costed(programs(alike), alike, cluster) if alike.height else {}
+        even = [row["workload"] for row in rows if row["workload"] not in uneven]
+        costed |= {id_: read_table(results.cost_ops(id_), "cost_ops") for id_ in even if id_ not in costed}
+        costed = _with_overlaps(costed, described) if costed else {}
         for row in rows:
             id_ = row["workload"]
             if id_ in uneven:
                 yield _uneven(_named(part, [id_]), described, cluster, root)
-                continue
-            program = computed[id_] if id_ in computed else read_table(results.cost_ops(id_), "cost_ops")
-            yield Traced(row, _with_overlaps(id_, program, described), *_of_the_cluster(cluster))
+            else:
+                yield Traced(row, costed[id_], *_of_the_cluster(cluster))
 
 
 def _named(workloads: pl.DataFrame, ids: list[str]) -> pl.DataFrame:
@@ -90,9 +92,9 @@ def _uneven(workload: pl.DataFrame, described: pl.DataFrame, cluster: Cluster, r
     """Return the one workload of a frame, whose routing is given."""
     row = workload.row(0, named=True)
     each = rank_programs(workload, root)
-    program = _costed(busiest(each), workload, cluster)[row["workload"]]
+    costed = _costed(busiest(each), workload, cluster)
+    (program,), (waiting,) = costed.values(), _with_overlaps(costed, described).values()
     own = own_costs(each, program, workload, cluster)
-    waiting = _with_overlaps(row["workload"], program, described)
     return Traced(row, waiting, *_of_the_cluster(cluster), own, given_routing(row, root))
 
 
@@ -122,40 +124,40 @@ def _costed(unfolded: pl.DataFrame, workloads: pl.DataFrame, cluster: Cluster) -
     return {str(id_): as_read(frame, "cost_ops") for (id_,), frame in by_workload.items()}
 
 
-def _with_overlaps(id_: str, program: pl.DataFrame, described: pl.DataFrame) -> pl.DataFrame:
-    """Add `wait_seconds`, what a layer's pass takes beyond its kernels where its host is the slower one.
+def _with_overlaps(costed: Mapping[str, pl.DataFrame], described: pl.DataFrame) -> dict[str, pl.DataFrame]:
+    """Add to programs `wait_seconds`, what a layer's pass takes beyond its kernels where its host is slower.
 
     And `hidden_seconds` of the ops of BUCKETED.
     """
-    named = program.select(pl.lit(id_).alias("workload"), pl.all())
-    costed = fold(named).join(
-        described.select("workload", "microbatches"), on="workload", maintain_order="left"
+    named = pl.concat(
+        program.select(pl.lit(id_).alias("workload"), pl.all()) for id_, program in costed.items()
     )
+    own = described.filter(pl.col("workload").is_in(list(costed)))
+    microbatches = described.select("workload", "microbatches")
     kernels = pl.col("compute") + pl.col("exposed")
-    workload = described.filter(pl.col("workload") == id_)
-    passed = passes(costed, workload)
+    passed = passes(fold(named).join(microbatches, on="workload", maintain_order="left"), own)
     waits = passed.select(*PASS_KEY, wait_seconds=(pl.col("seconds") - kernels).clip(lower_bound=0))
-    named_as_ever = workload.rename({"microbatches": "num_microbatches"})
-    stages = stage_seconds(passed).join(named_as_ever, on="workload", maintain_order="left")
-    stages = stages.with_columns(**hidden_of_the_tail())
-    hidden = stages.select("stage", *HIDDEN_OF_THE_TAIL).unpivot(
-        index="stage", variable_name="op", value_name="hidden_seconds"
-    )
-    ends_layer = (pl.col("layer") != pl.col("layer").shift(-1).over("stage", "phase")) & (
+    ends_layer = (pl.col("layer") != pl.col("layer").shift(-1).over("workload", "stage", "phase")) & (
         pl.col("layer") >= 0
     )
-    return (
+    told = (
         with_layer_kind(named)
         .join(waits, on=PASS_KEY, how="left", nulls_equal=True, maintain_order="left")
-        .join(
-            hidden.with_columns(pl.col("op").str.strip_suffix("_hidden")),
-            on=["stage", "op"],
-            how="left",
-            maintain_order="left",
-        )
+        .join(_hidden(passed, own), on=["workload", "stage", "op"], how="left", maintain_order="left")
         .select(
-            *program.columns,
+            *named.columns,
             pl.when(ends_layer).then("wait_seconds").otherwise(0.0).fill_null(0.0),
             pl.col("hidden_seconds").fill_null(0.0),
         )
     )
+    by_workload = told.partition_by("workload", as_dict=True, maintain_order=True, include_key=False)
+    return {str(id_): program for (id_,), program in by_workload.items()}
+
+
+def _hidden(passed: pl.DataFrame, workloads: pl.DataFrame) -> pl.DataFrame:
+    """Return `workload stage op hidden_seconds`: what of ops of BUCKETED runs beside passes."""
+    named_as_ever = workloads.rename({"microbatches": "num_microbatches"})
+    stages = stage_seconds(passed).join(named_as_ever, on="workload", maintain_order="left")
+    hidden = stages.with_columns(**hidden_of_the_tail()).select("workload", "stage", *HIDDEN_OF_THE_TAIL)
+    each = hidden.unpivot(index=["workload", "stage"], variable_name="op", value_name="hidden_seconds")
+    return each.with_columns(pl.col("op").str.strip_suffix("_hidden"))

@@ -5,8 +5,6 @@ Sources: megatron/core/transformer/transformer_config.py, megatron/training/argu
 of transformers' architectures.
 """
 
-from moesweep.study.keys import KEYS
-
 MEGATRON = {
     "tensor_model_parallel_size": "tp",
     "pipeline_model_parallel_size": "pp",
@@ -92,28 +90,19 @@ OTHERS = {
 
 ELSEWHERE = MEGATRON | TRANSFORMERS | OTHERS
 
-_UNMODELLED = (
-    "hierarchical_context_parallel_sizes",
-    *("num_layers_in_first_pipeline_stage", "num_layers_in_last_pipeline_stage"),
-    *("account_for_embedding_in_pipeline_split", "account_for_loss_in_pipeline_split"),
-    "pipeline_model_parallel_layout",
-    *("moe_token_dispatcher_type", "moe_flex_dispatcher_backend", "moe_flex_dispatcher_num_sms"),
-    *("moe_router_num_groups", "moe_router_group_topk"),
-    "moe_router_load_balancing_type",
-    *("moe_expert_capacity_factor", "moe_pad_expert_input_to_capacity"),
-    *("grad_reduce_in_fp32",),
-    *("use_precision_aware_optimizer", "exp_avg_dtype", "exp_avg_sq_dtype", "main_grads_dtype"),
-    *("fp8", "fp8_recipe", "fp8_param_gather", "fp4"),
-    *("first_last_layers_bf16", "fp8_dot_product_attention", "fp8_multi_head_attention", "fp8_output_proj"),
-    "use_torch_fsdp2",
-    *("cpu_offloading", "overlap_cpu_optimizer_d2h_h2d"),
-    *("activation_offload_fraction", "delta_offload_bytes_across_pp_ranks"),
-    *("head_dim", "qk_layernorm", "add_qkv_bias"),
-    *("add_bias_linear", "moe_layer_freq", "mtp_num_layers", "window_size", "window_attn_skip_freq"),
-    *("hidden_dropout", "attention_dropout", "calculate_per_token_loss", "moe_latent_size"),
-    *("moe_shared_expert_gate", "bias_activation_fusion", "softmax_type"),
-    "moe_router_enable_expert_bias",
+UNMODELLED = frozenset(
+    (
+        *("main_grads_dtype", "fp4"),
+        *(
+            "first_last_layers_bf16",
+            "fp8_dot_product_attention",
+            "fp8_multi_head_attention",
+            "fp8_output_proj",
+        ),
+        *("use_torch_fsdp2", "use_tp_pp_dp_mapping"),
+        *("cpu_offloading", "activation_offload_fraction", "delta_offload_bytes_across_pp_ranks"),
+        "overlap_cpu_optimizer_d2h_h2d",
+        *("calculate_per_token_loss", "moe_latent_size"),
+    )
 )
-
-UNMODELLED = frozenset(_UNMODELLED) - KEYS.keys()
 """Options and model keys, by Megatron's names, that would move numbers and that nothing here knows yet."""
