@@ -9,9 +9,7 @@ from typing import Any
 import polars as pl
 import pytest
 
-from hand_worked import (
-    Brief,
-)
+from hand_worked import Brief
 from moesweep.trace.programs import programs
 from naive_trace import Row, naive_program
 

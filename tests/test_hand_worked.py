@@ -8,6 +8,7 @@ from typing import Any
 import polars as pl
 import pytest
 
+import either_trace
 from either_trace import Implementation, brief, by_op, ops_of, part
 from hand_worked import (
     DENSE_BACKWARD,
@@ -29,6 +30,8 @@ from hand_worked import (
 from moesweep.study.sweep import enumerate_sweep
 from naive_layout import naive_groups, naive_schedule
 from naive_trace import naive_ops
+
+trace = either_trace.trace
 
 
 @pytest.mark.parametrize("workload", [GPT_13B_MOE, GPT_13B_DENSE], ids=["moe", "dense"])

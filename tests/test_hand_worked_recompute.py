@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
+import either_trace
 from either_trace import Implementation, by_op, ops_of, part
 from hand_worked import (
     SMALL_DENSE,
     SMALL_MOE,
 )
 from naive_trace import Row
+
+trace = either_trace.trace
 
 
 def _backward_order(rows: list[Row]) -> list[tuple[int, bool]]:
