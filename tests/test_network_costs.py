@@ -115,6 +115,7 @@ def test_a_slowdown_takes_the_transfer_of_every_way_between_nodes_longer(collect
         routing=pl.lit("balanced"),
         ep=pl.lit(1),
         num_experts=pl.lit(1),
+        deterministic_mode=pl.lit(False),
         **{name: pl.lit(value) for name, value in numbers.items()},
     )
     found = frame.select(

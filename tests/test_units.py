@@ -105,4 +105,5 @@ def test_symbols_need_no_library_of_units() -> None:
     code = "from moesweep.edge.quantities import parse_quantity as of\nimport sys\n"
     code += "assert of('25 GB/s', 'byte/second') == 25e9 and 'pint' not in sys.modules\n"
     code += "assert of('2 gigabytes', 'byte') == 2e9 and 'pint' in sys.modules"
-    subprocess.run([sys.executable, "-c", code], check=True)
+    run = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert run.stderr == "", "the library warns of a unit that is defined twice"

@@ -73,7 +73,8 @@ def _registry() -> Any:
     for name, (amount, *symbols) in _PREFIXES.items():
         registry.define(" = ".join([f"{name}-", amount, *(f"{symbol}-" for symbol in symbols)]))
     for name, (symbol, amount, base) in _UNITS.items():
-        registry.define(f"{name} = {f'{amount} * {base}' if base else amount} = {symbol}")
+        short = f" = {symbol}" if symbol != name else ""
+        registry.define(f"{name} = {f'{amount} * {base}' if base else amount}{short}")
     return registry
 
 
