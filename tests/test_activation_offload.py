@@ -33,6 +33,7 @@ ALONE: dict[str, Any] = {
     **{"seq_length": 32, "hidden_size": 64, "num_attention_heads": 8, "num_query_groups": 8, "num_layers": 4},
     **{"moe_ffn_hidden_size": 128, "num_experts": 4, "moe_router_topk": 2},
 }
+CUT = {"world_size": 2, "tp": 2, "etp": 2, "sequence_parallel": True}
 WIDE = 2 * 64 * 64  # bytes of 64 tokens of the model's width
 LINK = {"host_link_bytes_per_second": 1e9, "host_link_fraction": 0.5, "host_seconds": 0.0}
 
@@ -72,6 +73,12 @@ def copied(changes: dict[str, Any], layer: int = 0) -> int:
             {"recompute": "selective", "recompute_modules": "moe_act"},
             2 * 128 * 128,
         ),
+        # Of two tp ranks each has half of the tokens between linears, of the heads, of experts' widths.
+        (["qkv_linear"], CUT, WIDE),
+        (["core_attn", "attn_proj"], CUT, 5 * WIDE // 2),
+        (["mlp_norm"], CUT, WIDE // 2),
+        (["expert_fc1"], CUT, 2 * WIDE),
+        (["moe_act"], CUT, 2 * 2 * 128 * 64),
         (["expert_fc1"], DENSE, 0),
         # Tensors of 4096 elements stay where a tensor has to have one more.
         (["qkv_linear", "expert_fc1"], {"min_offloaded_tensor_size": 4096}, 4 * WIDE),
