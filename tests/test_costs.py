@@ -145,6 +145,15 @@ def test_rings_inside_a_node() -> None:
     assert seconds(found, "embedding_reduce") == pytest.approx(1e-5 + 2 * 0.75 * 2 * 1024**2 / 100e9)
 
 
+@pytest.mark.parametrize(("tp", "share"), [(1, 100e9), (2, 40e9), (4, 20e9)])
+def test_rings_whose_members_stand_apart_share_bridges(tp: int, share: float) -> None:
+    """Data-parallel ranks are as far apart as tp is wide, 1, 2 or 4, on one node without a switch."""
+    bridges = {"node_bus_2_apart_bytes_per_second": 40e9, "node_bus_4_apart_bytes_per_second": 20e9}
+    found = costs(WIDE | {"tp": tp, "world_size": 8, "global_batch_size": 8}, **bridges)
+    row = found.ops.filter(pl.col("op") == "grad_reduce_dense").row(0, named=True)
+    assert row["seconds"] == pytest.approx(row["wire_bytes"] / share)
+
+
 @pytest.mark.parametrize(
     ("tp", "world", "share"),
     # One ring of 16 has the 80 GB/s of its nodes' eight NICs; data-parallel rings over two nodes share them.
