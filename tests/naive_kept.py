@@ -1,4 +1,4 @@
-"""The naive memory's tensors: what each half of a layer keeps for its backward pass,.
+"""The naive memory's tensors: what each half of a layer keeps for its backward pass.
 
 Written from docs/costs.md alone. A tensor says what makes it again, and which module takes it to the host.
 """

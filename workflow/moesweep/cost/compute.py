@@ -158,6 +158,7 @@ def attention(op: Words) -> Timing:
     batch, rows = pl.col("groups") * heads, pl.col("m").cast(pl.Float64)
 
     def flash(direction: str, share: pl.Expr | None = None) -> pl.Expr:
+        """Return the fused kernel's seconds, at a share of the rate that it reaches otherwise."""
         few_heads = heads / (heads + constant(f"flash_{direction}_half_heads"))
         reached = constant(f"flash_{direction}_efficiency") * few_heads
         share = reached if share is None else reached * share
@@ -165,6 +166,7 @@ def attention(op: Words) -> Timing:
         return (pl.col("flops") / rate).alias("flash_attention_seconds")
 
     def products(scores: int, outputs: int, efficiency: pl.Expr) -> pl.Expr:
+        """Return the seconds of the products that make scores, and of those that make outputs of them."""
         rate = efficiency * constant("attention_gemm_efficiency")
         score_seconds = matmul_seconds(rows, rows, head_width, batch, rate).alias("score_product_seconds")
         output_seconds = matmul_seconds(rows, head_width, rows, batch, rate).alias("output_product_seconds")
