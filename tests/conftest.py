@@ -4,10 +4,17 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 # The same examples on every run: a change that did not touch the code under test cannot turn it red.
-settings.register_profile("moesweep", derandomize=True, deadline=None, database=None)
+# How long a machine takes fails no test.
+settings.register_profile(
+    "moesweep",
+    derandomize=True,
+    deadline=None,
+    database=None,
+    suppress_health_check=[HealthCheck.too_slow],
+)
 settings.load_profile("moesweep")
 
 

@@ -23,7 +23,9 @@ from importlib.util import cache_from_source
 from multiprocessing import get_context
 from pathlib import Path
 from queue import SimpleQueue
-from typing import Any
+from typing import Any, TypeVar
+
+T = TypeVar("T")
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 PACKAGE = CHECKOUT / "workflow/moesweep"
@@ -89,6 +91,9 @@ PRELOADED = ["polars", "numpy", "yaml", "hypothesis", "hypothesis.strategies", "
 
 FORKS = get_context("forkserver")
 FORKS.set_forkserver_preload(PRELOADED)
+
+SAID = "said.txt"
+"""What the last run of tests on a copy said."""
 
 SECONDS = 600
 """Beyond them a mutant counts as killed: it does not end."""
@@ -246,9 +251,9 @@ def _run(copy_of: Path, names: list[str]) -> None:
     os.chdir(copy_of)
     os.environ |= {"PYTHONPATH": str(copy_of / "workflow"), "POLARS_MAX_THREADS": "1"}
     sys.path[:0] = [str(copy_of / "workflow"), str(copy_of / "tests")]
-    with Path(os.devnull).open("w", encoding="utf-8") as nothing:
-        os.dup2(nothing.fileno(), 1)
-        os.dup2(nothing.fileno(), 2)
+    with (copy_of / SAID).open("w", encoding="utf-8") as said:
+        os.dup2(said.fileno(), 1)
+        os.dup2(said.fileno(), 2)
     import pytest
 
     chosen = ["-x", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", "-m", "not slow and not long"]
@@ -273,15 +278,21 @@ def score(drawn: list[Mutant], jobs: int, folder: Path) -> list[Mutant]:
     for job in range(jobs):
         free.put(project(folder / str(job)))
 
-    def somewhere(does: Callable[[Path], bool]) -> bool:
+    def somewhere(does: Callable[[Path], T]) -> T:
         place = free.get()
         try:
             return does(place)
         finally:
             free.put(place)
 
-    def sound(name: str) -> bool:
-        return somewhere(lambda place: passes(place, [name]))
+    def fails(name: str) -> str:
+        """Return the end of what tests say that fail on the code as it is."""
+
+        def tried(place: Path) -> str:
+            good = passes(place, [name])
+            return "" if good else (place / SAID).read_text(encoding="utf-8", errors="replace")[-2000:]
+
+        return somewhere(tried)
 
     def survives(mutant: Mutant) -> bool:
         dead = somewhere(lambda place: killed(mutant, place))
@@ -290,9 +301,9 @@ def score(drawn: list[Mutant], jobs: int, folder: Path) -> list[Mutant]:
 
     needed = sorted({name for mutant in drawn for name in tests_of(mutant.file)})
     with ThreadPoolExecutor(jobs) as pool:
-        failed = [name for name, good in zip(needed, pool.map(sound, needed), strict=True) if not good]
+        failed = {name: said for name, said in zip(needed, pool.map(fails, needed), strict=True) if said}
         if failed:
-            sys.exit(f"tests fail on the code as it is: {', '.join(failed)}")
+            sys.exit(f"tests fail on the code as it is: {', '.join(failed)}\n{''.join(failed.values())}")
         return [mutant for mutant, alive in zip(drawn, pool.map(survives, drawn), strict=True) if alive]
 
 
