@@ -4,16 +4,16 @@ Options of one name with ours are taken as they are; what Megatron means by leav
 Sources: megatron/training/arguments.py, megatron/core/transformer/transformer_config.py.
 """
 
-import ast
-import re
-from typing import Any, NoReturn
+from typing import Any
 
-from moesweep.shapes.placement import LAYOUT, layout_parts
+from moesweep.shapes.placement import ACCOUNTED, LAYOUT, layout_parts
 from moesweep.shapes.schedule import GROUP
+from moesweep.study.importers.beyond import read_beyond
 from moesweep.study.importers.dispatchers import read_balancing, read_capacity, read_dispatcher
-from moesweep.study.importers.draft import DEFAULT, MAX_LAYERS, Draft, Told, whole
+from moesweep.study.importers.draft import DEFAULT, Draft, Told, whole
 from moesweep.study.importers.eight_bits import read_fp8
 from moesweep.study.importers.graphs import read_graphs
+from moesweep.study.importers.lists import number_or_list
 from moesweep.study.importers.offloading import read_activations, read_offload
 from moesweep.study.importers.sequences import read_sequences
 from moesweep.study.importers.sharding import read_sharding
@@ -33,7 +33,6 @@ _LATENT = {
 
 _FORMATS = {"torch.float32": "fp32", "torch.bfloat16": "bf16", "torch.float16": "fp16"}
 _COPIED = ("num_layers", "hidden_size", "num_attention_heads", "moe_ffn_hidden_size", "micro_batch_size")
-_LIST = re.compile(r"[0-9\[\]()+*, ]{1,2000}")
 
 
 def read_options(draft: Draft, told: Told, switches: bool) -> None:
@@ -50,7 +49,7 @@ def read_options(draft: Draft, told: Told, switches: bool) -> None:
     if told.take("multi_latent_attention", False):
         _latent(draft, told)
     _attention(draft, told)
-    _experts(draft, told)
+    _experts(draft, told, switches)
     _layout(draft, told)
     _beside(draft, told)
     read_graphs(draft, told)
@@ -58,13 +57,14 @@ def read_options(draft: Draft, told: Told, switches: bool) -> None:
     read_offload(draft, told, switches)
     read_activations(draft, told)
     read_sharding(draft, told, switches)
-    _training(draft, told)
+    _training(draft, told, switches)
     for name in list(told.left()):
         key = MEGATRON.get(name, name)
         if key in KEYS:
             draft.copy(told, key, name, value=_number_format)
         elif key in UNMODELLED and told.values[name] not in (None, False):
             draft.unread[name] = told.take(name)
+    read_beyond(draft, told)
     draft.leave(told, told.left())
 
 
@@ -85,14 +85,15 @@ def _source(draft: Draft, told: Told, name: str) -> str:
 def _shape(draft: Draft, told: Told, switches: bool) -> None:
     gated = bool(told.take("swiglu", False) or told.take("gated_linear_unit", False))
     draft.say("gated_mlp", gated, _source(draft, told, "swiglu" if switches else "gated_linear_unit"))
-    if not gated:
-        told.taken.add("bias_activation_fusion")
+    _fused_activation(draft, told, gated)
     width = 4 * whole(draft, told, "hidden_size")
     if not draft.copy(told, "ffn_hidden_size", "ffn_hidden_size") and width > 0:
         width = width * 2 // 3 // 64 * 64 if gated else width
         draft.say("ffn_hidden_size", width, f"{DEFAULT}: 4 hidden_size")
     grouped = told.take("group_query_attention", not switches)
-    if not (grouped and draft.copy(told, "num_query_groups", "num_query_groups")):
+    if grouped and switches and "num_query_groups" not in told:
+        draft.say("num_query_groups", 1, f"{DEFAULT}: num_query_groups")
+    elif not (grouped and draft.copy(told, "num_query_groups", "num_query_groups")):
         draft.copy(told, "num_query_groups", "num_attention_heads")
         told.taken.add("num_query_groups")
     draft.say(
@@ -121,6 +122,17 @@ def _shape(draft: Draft, told: Told, switches: bool) -> None:
             draft.say("vocab_size", TOKENIZERS[tokenizer], draft.at(f"tokenizer_type {tokenizer}"))
 
 
+def _fused_activation(draft: Draft, told: Told, gated: bool) -> None:
+    """Whether one kernel computes SwiGLU: a configuration's own name, or what a command line switches off."""
+    name = "no_bias_swiglu_fusion" if gated else "no_bias_gelu_fusion"
+    off = told.take(name, False)
+    if not gated:
+        told.taken.add("bias_activation_fusion")
+        draft.idle += [name] if off else []
+    elif off:
+        draft.say("bias_activation_fusion", False, draft.at(name))
+
+
 def _latent(draft: Draft, told: Told) -> None:
     draft.say("attention", "mla", draft.at("multi_latent_attention"))
     draft.copy(told, "num_query_groups", "num_attention_heads")
@@ -134,7 +146,7 @@ def _latent(draft: Draft, told: Told) -> None:
 
 def _attention(draft: Draft, told: Told) -> None:
     for name in ("window_size", "window_attn_skip_freq"):
-        draft.copy(told, name, name, value=_number_or_list)
+        draft.copy(told, name, name, value=number_or_list)
     backend = str(told.take("attention_backend", "auto")).rpartition(".")[2]
     draft.say(
         "flash_attention", backend not in ("unfused", "local"), _source(draft, told, "attention_backend")
@@ -149,7 +161,7 @@ _OF_EXPERTS = (
 """Options that have no effect without experts."""
 
 
-def _experts(draft: Draft, told: Told) -> None:
+def _experts(draft: Draft, told: Told, switches: bool) -> None:
     if not draft.copy(told, "num_experts", "num_experts", "num_moe_experts"):
         for name in _OF_EXPERTS:
             draft.idle += [] if told.take(name) is None else [name]
@@ -166,16 +178,18 @@ def _experts(draft: Draft, told: Told) -> None:
     elif shared:
         draft.unread["moe_shared_expert_intermediate_size"] = shared
     _expert_layers(draft, told)
-    read_dispatcher(draft, told)
+    read_dispatcher(draft, told, switches)
     read_capacity(draft, told)
-    read_balancing(draft, told)
+    read_balancing(draft, told, switches)
 
 
 def _expert_layers(draft: Draft, told: Told) -> None:
     """Which layers have experts: a number, or a list, which may be written as Python does."""
     source = _source(draft, told, "moe_layer_freq")
-    marks = _number_or_list(told.take("moe_layer_freq", 1))
-    if isinstance(marks, list) and 1 in marks and all(mark == 1 for mark in marks[marks.index(1) :]):
+    marks = number_or_list(told.take("moe_layer_freq", 1))
+    # A list of another length is left to be refused, as Megatron does.
+    of_all = isinstance(marks, list) and len(marks) == draft.model.get("num_layers", (0, ""))[0]
+    if of_all and 1 in marks and all(mark == 1 for mark in marks[marks.index(1) :]):
         if marks[0] == 0:
             draft.say("first_k_dense", marks.index(1), source)
     elif marks != 1:
@@ -185,45 +199,6 @@ def _expert_layers(draft: Draft, told: Told) -> None:
 def _number_format(said: Any) -> Any:
     """A number format by its short name (Megatron-Bridge writes PyTorch's); anything else as it is."""
     return _FORMATS.get(said, said) if isinstance(said, str) else said
-
-
-def _number_or_list(said: Any) -> Any:
-    """The number or list that a text such as ([0]*3+[1]*58) or 127,0 stands for; anything else as it is."""
-    if not isinstance(said, str):
-        return said
-    value = _listed(said)
-    return said if value is None else value
-
-
-def _listed(text: str) -> Any:
-    """The number or list of numbers that such a text stands for; None if it is neither."""
-    if not _LIST.fullmatch(text):
-        return None
-    try:
-        return _evaluated(ast.parse(text.strip(), mode="eval").body)
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
-        return None
-
-
-def _evaluated(node: ast.AST) -> int | list[int]:
-    """A number, a flat list of numbers, a sum of lists, a list several times. Raises ValueError."""
-    if isinstance(node, ast.Constant) and type(node.value) is int:
-        return node.value
-    if isinstance(node, ast.List | ast.Tuple):
-        items = [_evaluated(item) for item in node.elts]
-        if all(isinstance(item, int) for item in items):
-            return [item for item in items if isinstance(item, int)]
-    if isinstance(node, ast.BinOp):
-        left, right = _evaluated(node.left), _evaluated(node.right)
-        if isinstance(node.op, ast.Mult) and isinstance(left, list) and isinstance(right, int):
-            return left * right if len(left) * right <= MAX_LAYERS else _too_long()
-        if isinstance(node.op, ast.Add) and isinstance(left, list) and isinstance(right, list):
-            return left + right if len(left) + len(right) <= MAX_LAYERS else _too_long()
-    raise ValueError(ast.dump(node))
-
-
-def _too_long() -> NoReturn:
-    raise ValueError(f"more than {MAX_LAYERS} layers")
 
 
 def _layout(draft: Draft, told: Told) -> None:
@@ -249,7 +224,9 @@ def _chunks(draft: Draft, told: Told) -> None:
     if parts > stages and parts % stages == 0:
         draft.say("virtual_pipeline", parts // stages, draft.at(LAYOUT))
     elif each > 0:
-        per_stage = whole(draft, told, "num_layers") // stages
+        # The embedding and the loss, where they count as layers (`arguments.py`).
+        ends = sum(bool(told.values.get(name)) for name in ACCOUNTED)
+        per_stage = (whole(draft, told, "num_layers") + ends) // stages
         source = draft.at("num_layers_per_virtual_pipeline_stage")
         draft.say("virtual_pipeline", max(per_stage // each, 1), source)
 
@@ -282,13 +259,15 @@ def _beside(draft: Draft, told: Told) -> None:
         draft.idle.append("tp_comm_overlap")
 
 
-def _training(draft: Draft, told: Told) -> None:
+def _training(draft: Draft, told: Told, switches: bool) -> None:
     draft.copy(told, "world_size", "world_size")
     draft.copy(told, "global_batch_size", "global_batch_size")
     draft.copy(told, "seq_length", "seq_length", "sequence_length")
     half, brain = told.take("fp16", False), told.take("bf16", False)
     if half or brain:
         draft.say("dtype", "fp16" if half else "bf16", draft.at("fp16" if half else "bf16"))
+    elif switches:
+        draft.unread["params_dtype"] = f"fp32, {DEFAULT} without bf16 or fp16"
     if told.take("grad_reduce_in_bf16", False):
         draft.say("grad_reduce_in_fp32", False, draft.at("grad_reduce_in_bf16"))
     sharded = told.take("use_distributed_optimizer", False)

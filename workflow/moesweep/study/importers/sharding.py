@@ -25,6 +25,8 @@ def read_sharding(draft: Draft, told: Told, switches: bool) -> None:
     copies, outer = told.take("num_distributed_optimizer_instances", 1), told.take(COPIES, _UNSHARDED)
     if not on:
         draft.idle += [] if said is None else [STRATEGY]
+        if copies != 1:
+            draft.unread["num_distributed_optimizer_instances"] = copies
     elif strategy not in KEYS[STRATEGY].form["enum"]:
         draft.unread |= {on[0]: True, STRATEGY: strategy}
     elif copies != 1 or outer != _UNSHARDED:

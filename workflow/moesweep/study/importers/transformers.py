@@ -9,6 +9,7 @@ from typing import Any
 
 from moesweep.edge.problems import BadInput, Problem, shown
 from moesweep.study.importers.draft import Draft, Told, layers_of, numbers, whole
+from moesweep.study.importers.windows import pair, upper_window, window
 
 _IDLE = frozenset(
     (
@@ -98,31 +99,27 @@ def _plain(draft: Draft, told: Told) -> None:
     if told.values.get("attention_bias") is True and told.values.get("mlp_bias") is True:
         told.taken |= {"attention_bias", "mlp_bias"}
         draft.say("add_bias_linear", True, draft.at("attention_bias and mlp_bias"))
-    _window(draft, told)
-
-
-def _window(draft: Draft, told: Told) -> None:
-    """One window in all layers; Qwen's is off unless use_sliding_window says otherwise."""
-    if told.take("use_sliding_window", True) is True and "sliding_window" in told:
-        draft.copy(told, "window_size", "sliding_window", value=_pair)
-    told.taken.add("sliding_window")
-
-
-def _pair(keys: Any) -> Any:
-    """Megatron's pair of a window of so many keys, the token itself among them."""
-    return [keys - 1, 0] if isinstance(keys, int) and not isinstance(keys, bool) else keys
+    window(draft, told)
 
 
 def _qwen2(draft: Draft, told: Told) -> None:
     _llama(draft, told)
     draft.say("add_qkv_bias", True, f"{draft.form}: q_proj, k_proj and v_proj have biases")
-    _window(draft, told)
+
+
+def _dense_qwen2(draft: Draft, told: Told) -> None:
+    _qwen2(draft, told)
+    upper_window(draft, told)
 
 
 def _qwen3(draft: Draft, told: Told) -> None:
     _llama(draft, told)
     draft.say("qk_layernorm", True, f"{draft.form}: q_norm and k_norm")
-    _window(draft, told)
+
+
+def _dense_qwen3(draft: Draft, told: Told) -> None:
+    _qwen3(draft, told)
+    upper_window(draft, told)
 
 
 def _experts(draft: Draft, told: Told, number: str, width: str = "") -> None:
@@ -149,11 +146,12 @@ def _sparse_step(draft: Draft, told: Told) -> None:
 def _mixtral(draft: Draft, told: Told) -> None:
     _llama(draft, told)
     _experts(draft, told, "num_local_experts")
-    _window(draft, told)
+    window(draft, told)
 
 
 def _qwen2_moe(draft: Draft, told: Told) -> None:
     _qwen2(draft, told)
+    window(draft, told)
     _experts(draft, told, "num_experts", "moe_intermediate_size")
     _sparse_step(draft, told)
     shared, width = (whole(draft, told, f"{name}_intermediate_size") for name in ("shared_expert", "moe"))
@@ -167,6 +165,7 @@ def _qwen2_moe(draft: Draft, told: Told) -> None:
 
 def _qwen3_moe(draft: Draft, told: Told) -> None:
     _qwen3(draft, told)
+    window(draft, told)
     _experts(draft, told, "num_experts", "moe_intermediate_size")
     _sparse_step(draft, told)
 
@@ -224,7 +223,7 @@ def _gpt_oss(draft: Draft, told: Told) -> None:
         draft.say("add_bias_linear", True, f"{draft.form}: biases of attention, router and experts")
     draft.say("softmax_type", "learnable", f"{draft.form}: sinks")
     layers, kinds = layers_of(draft, told, "num_hidden_layers"), told.take("layer_types")
-    if draft.copy(told, "window_size", "sliding_window", value=_pair):
+    if draft.copy(told, "window_size", "sliding_window", value=pair):
         # Megatron counts layers from 1: all but every second have the window.
         marks = [int(kind == "sliding_attention") for kind in kinds] if isinstance(kinds, list) else []
         alternating = not marks or marks == [1 - i % 2 for i in layers]
@@ -248,9 +247,9 @@ ARCHITECTURES: dict[str, Callable[[Draft, Told], None]] = {
     "LlamaForCausalLM": _plain,
     "MistralForCausalLM": _plain,
     "MixtralForCausalLM": _mixtral,
-    "Qwen2ForCausalLM": _qwen2,
+    "Qwen2ForCausalLM": _dense_qwen2,
     "Qwen2MoeForCausalLM": _qwen2_moe,
-    "Qwen3ForCausalLM": _qwen3,
+    "Qwen3ForCausalLM": _dense_qwen3,
     "Qwen3MoeForCausalLM": _qwen3_moe,
     "DeepseekV2ForCausalLM": _deepseek,
     "DeepseekV3ForCausalLM": _deepseek,
