@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from moesweep.edge.problems import BadInput, Problem
+from moesweep.edge.problems import BadInput, Problem, did_you_mean
 from moesweep.edge.yaml_reader import read_yaml
 from moesweep.study.sweep import load_sweep
 from moesweep.study.validation import checked
@@ -181,7 +181,7 @@ def test_numbers_that_are_not_whole(project: Path, number: str) -> None:
         ("rows:\n", "type", "rows", "where a list is needed"),
         ("rows:\n  - {tp: 1\n  - {tp: 2}\n", "yaml_syntax", "line 3, column 5", "not valid YAML"),
         ("rows:\n\t- 1\n", "yaml_syntax", "line 2, column 1", "not valid YAML"),
-        ("rows: [1]\x00", "yaml_syntax", "", "not valid YAML"),
+        ("rows: [1]\x00", "yaml_syntax", "line 1", "not valid YAML"),
         (b"rows:\n  - {model: gpt_\xff7B}\n", "utf8", "line 2", "not UTF-8: byte 0xff"),
         (b"\xff\xfer\x00o\x00", "utf8", "line 1", "not UTF-8"),
         ("rows: []\nrows: []\n", "duplicate_key", "line 2, column 1", "the key rows is given twice"),
@@ -274,6 +274,38 @@ def test_what_concerns_every_workload_is_mended_first(project: Path, faulty: dic
     """What num_experts is not known cannot be told what ep it divides by: no faults made up."""
     (fault,) = sweep_problems(project, {"options": OPTIONS, "rows": [ROW | {"world_size": 10}]} | faulty)
     assert fault.rule in ("unknown_key", "type")
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message", "suggestion"),
+    [
+        ("hidden_dropout", float("nan"), "nan where a number is needed", ""),
+        ("moe_expert_capacity_factor", float("nan"), "nan where a number is needed", "needed: "),
+        ("window_size", 128, "128 where a list is needed", "needed: a list of 2 or more items"),
+        ("window_size", [128], "[128] is a shorter list than the 2 items needed", ""),
+        ("window_size", [], "[] is an empty list", "nearest: 2"),
+    ],
+)
+def test_values_that_no_bound_refuses(
+    project: Path, key: str, value: object, message: str, suggestion: str
+) -> None:
+    """A nan was called a fault of workloads.parquet; 128 was to be written [128], which is no window."""
+    text = json.dumps({"options": OPTIONS, "rows": [ROW | {key: value}]}).replace("NaN", ".nan")
+    (fault,) = sweep_problems(project, text)
+    assert fault.path == f"rows[0].{key}"
+    assert message in fault.message
+    assert suggestion in fault.suggestion
+
+
+def test_where_a_character_stands_that_yaml_has_not(tmp_path: Path) -> None:
+    (tmp_path / "x.yaml").write_text("a: 1\nb: \u00e9\x00\n", encoding="utf-8")
+    with pytest.raises(BadInput) as caught:
+        read_yaml(tmp_path / "x.yaml")
+    assert caught.value.problems[0].path == "line 2"
+
+
+def test_a_name_in_other_letters_is_found() -> None:
+    assert did_you_mean("EP", ["ep", "etp"]) == did_you_mean("ep ", ["ep", "etp"]) == "did you mean ep?"
 
 
 NUMBERS = st.integers(-2, 70) | st.sampled_from([2**20, 2**30, 10**30, 2.5, float("inf"), float("nan")])

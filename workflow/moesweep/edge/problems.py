@@ -97,6 +97,9 @@ def did_you_mean(word: str, known: Iterable[str], apart: float = 1.0) -> str:
     A second one is named where it is less than `apart` less like the word than the first, from 0 to 1.
     """
     choices = sorted(known)
+    same = next((choice for choice in choices if choice.lower() == word.strip().lower()), None)
+    if same is not None:
+        return f"did you mean {same}?"
     close = get_close_matches(word, choices, n=2, cutoff=0.6)
     if close:
         least = _likeness(word, close[0]) - apart

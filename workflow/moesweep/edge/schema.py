@@ -77,6 +77,8 @@ def _validator(name: str, key: str | None) -> "Validator":
     strict = draft.TYPE_CHECKER.redefine(
         "integer", lambda _, x: isinstance(x, int) and not isinstance(x, bool)
     )
+    # No bound refuses a nan: it is neither below nor above one.
+    strict = strict.redefine("number", lambda _, x: draft.TYPE_CHECKER.is_type(x, "number") and x == x)
     extend: Any = jsonschema.validators.extend
     validator: Validator = extend(draft, type_checker=strict)(schema, registry=registry)
     return validator
@@ -169,6 +171,8 @@ def _explain(error: "ValidationError", rule: str) -> tuple[str, str, str]:
         if error.instance in stated.get("x-unmodelled", ()):
             return "not_modelled", f"{value} is not modelled", f"known: {', '.join(known)}"
         return "choice", f"{value} is not one of the choices", did_you_mean(str(error.instance), known)
+    if rule == "minItems" and error.instance:
+        return "range", f"{value} is a shorter list than the {limit} items needed", ""
     if rule in _BOUNDS:
         # The limit itself is not legal where it excludes itself.
         nearest = "" if rule.startswith("exclusive") else f"nearest: {limit}"
@@ -205,7 +209,8 @@ def _of_type(value: object, kinds: list[str], schema: Any) -> str:
     if "boolean" in kinds:
         return _truth(value)
     if kinds == ["array"] and value is not None and not isinstance(value, dict):
-        return f"write [{shown(value)}]"
+        least = schema.get("minItems", 0)
+        return f"write [{shown(value)}]" if least < 2 else f"needed: a list of {least} or more items"
     form = schema.get("x-form") or _range(schema) or ", or ".join(_FORMS[kind] for kind in kinds)
     return f"needed: {form}"
 

@@ -47,9 +47,16 @@ def read_yaml_text(text: str, name: str) -> Any:
         return _Builder(name).build(events_of(text))
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
-        where = f"line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+        where = f"line {mark.line + 1}, column {mark.column + 1}" if mark else _unreadable(text, error)
         what = getattr(error, "problem", None) or getattr(error, "reason", None) or "cannot be parsed"
         raise BadInput([Problem(name, where, "yaml_syntax", "", f"not valid YAML: {what}")]) from None
+
+
+def _unreadable(text: str, error: Exception) -> str:
+    """Where a character stands that YAML has no place for; nothing where it is something else."""
+    code = getattr(error, "character", None)
+    at = text.find(chr(code)) if isinstance(code, int) else -1
+    return f"line {text.count(chr(10), 0, at) + 1}" if at >= 0 else ""
 
 
 def events_of(text: str) -> Iterator[Any]:
