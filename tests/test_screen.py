@@ -314,6 +314,9 @@ def test_a_dense_model_has_no_experts_to_place(capsys: pytest.CaptureFixture[str
         (["gpt_7B", "--gpus", "8", "tp=two"], "tp: type"),
         (["gpt_7B", "--gpus", "8", "tp=2", "tp=4"], "tp: duplicate"),
         (["gpt_7B", "--gpus", "8", "--cluster", "dgx"], "unknown_cluster"),
+        (["gpt_7B", "--gpus", "8", "world_size=16"], "world_size: given_twice: --gpus says it; leave it out"),
+        (["gpt_7B", "--gpus", "8", "model=gpt_22B"], "model: given_twice: MODEL says it; leave it out"),
+        (["gpt_7B", "--gpus", "8", "listed=2"], 'there is no key "listed"; known: '),
     ],
 )
 def test_mistakes_of_best(words: list[str], expected: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -80,9 +80,19 @@ def test_routing_and_recomputation(folder: Folder) -> None:
 
 
 def test_what_becomes_illegal_is_named(folder: Folder) -> None:
-    found = what_if(folder, cluster(), {"ep": "16"}, 1e-9)
-    assert found.b.workloads.is_empty()
+    # Of 32 GPUs, 8 share the batch; of 16, 4.
+    found = what_if(folder, cluster(), {"global_batch_size": "4"}, 1e-9)
+    assert set(found.b.workloads["workload"]) == {"narrow", "dense", "skewed"}
     assert any(note.startswith("becomes illegal: moe: ") for note in found.notes)
+
+
+def test_a_question_that_leaves_no_workload_is_refused(folder: Folder) -> None:
+    """It had been answered with no difference in 0 workloads, as if it changed nothing."""
+    with pytest.raises(BadInput) as caught:
+        what_if(folder, cluster(), {"ep": "16"}, 1e-9)
+    said = [problem.message for problem in caught.value.problems]
+    assert any(message.startswith("no workload is left: becomes illegal: moe: ") for message in said)
+    assert {problem.path for problem in caught.value.problems} == {"ep"}
 
 
 def test_a_constant_may_leave_its_bounds_and_that_is_said(folder: Folder) -> None:

@@ -1,7 +1,7 @@
 """What if a constant, or an option, were another one: finished results costed again, in memory."""
 
 from argparse import ArgumentTypeError
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -75,6 +75,8 @@ def what_if(
     here, notes = _concerned(folder.workloads, changed)
     changed_rows = _changed(here, changed)
     legal, illegal = _judged(changed_rows, cluster.values | moved)
+    if legal.is_empty() and folder.workloads.height:
+        raise BadInput(_none_left(given, notes, illegal))
     before = here.filter(pl.col("workload").is_in(legal["workload"].implode()))
     a = _costed(folder, before, cluster.network, cluster.values, "as they are")
     b = _costed(folder, legal, other.network, cluster.values | moved, "what if")
@@ -166,6 +168,13 @@ def _judged(workloads: pl.DataFrame, constants: Mapping[str, float]) -> tuple[pl
         for row in illegal.iter_rows(named=True)
     ]
     return workloads.filter(~pl.col("workload").is_in(illegal["workload"].implode())), notes
+
+
+def _none_left(given: Mapping[str, str], left_out: Iterable[str], illegal: Iterable[str]) -> list[Problem]:
+    """Return why there is nothing to compare: each workload that becomes illegal, or is left out."""
+    name = ", ".join(given)
+    value = shown(", ".join(given.values()))
+    return [Problem("", name, "empty", value, f"no workload is left: {why}") for why in (*left_out, *illegal)]
 
 
 def _costed(

@@ -8,7 +8,7 @@ from typing import Any
 import polars as pl
 
 from moesweep.edge.paths import provided
-from moesweep.edge.problems import BadInput
+from moesweep.edge.problems import BadInput, Problem, shown
 from moesweep.edge.yaml_reader import read_yaml
 from moesweep.screen.choice import Choice
 from moesweep.screen.points import POSITION, costed_points
@@ -39,6 +39,9 @@ UNREFUSED = [
 NOT_TAKEN = ("model", "routing", "cluster")
 """What a search does not take from the configured sweep's options: it is balanced, and has one cluster."""
 
+SAID_BY = {"model": "MODEL", "world_size": "--gpus"}
+"""What NAME=VALUE does not take, since another argument says it."""
+
 NEXT = 3
 """Points that are shown of those that fell out."""
 
@@ -65,6 +68,9 @@ def searched(configuration: Configuration, model: str, gpus: int, given: Mapping
 
     Searched: tp, pp, ep, etp, virtual_pipeline, micro_batch_size and recompute. Raises BadInput.
     """
+    twice = sorted(SAID_BY.keys() & given.keys())
+    if twice:
+        raise BadInput([_said_twice(name, given[name]) for name in twice])
     own = given_by_model(configuration.root, model)
     kept = {key: value for key, value in _options(configuration).items() if key not in (*own, *NOT_TAKEN)}
     degrees = [degree for degree in range(1, min(gpus, MOST_TP) + 1) if gpus % degree == 0]
@@ -84,6 +90,10 @@ def searched(configuration: Configuration, model: str, gpus: int, given: Mapping
     said = {key: value for key, value in kept.items() if key not in grid}
     data = {"description": f"Layouts of {model} on {gpus} GPUs.", "options": said, "grids": [grid]}
     return space_of(*parts_of(configuration.root, data, FILE, space=True))
+
+
+def _said_twice(name: str, value: object) -> Problem:
+    return Problem("", name, "given_twice", shown(value), f"{SAID_BY[name]} says it", "leave it out")
 
 
 def _options(configuration: Configuration) -> dict[str, Any]:

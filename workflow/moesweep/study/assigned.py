@@ -40,7 +40,8 @@ def values(given: Mapping[str, str], also: Iterable[str] = ()) -> dict[str, Any]
     for name, text in given.items():
         if name not in KEYS or name == "listed":
             message = f"there is no key {shown(name)}"
-            problems.append(Problem("", name, "known", name, message, did_you_mean(name, {*KEYS, *also})))
+            known = {*KEYS, *also} - {"listed"}
+            problems.append(Problem("", name, "known", name, message, did_you_mean(name, known)))
             continue
         value = collect(problems, read_yaml_text, _routed(name, text), name)
         faults = [] if value is None else check({name: value}, "sweep", "", key="row")
