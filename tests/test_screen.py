@@ -1,6 +1,7 @@
 """Spaces screened: equal to the costs of a sweep, the same however they are run, the right points kept."""
 
 import json
+import shutil
 from importlib import import_module
 from itertools import product
 from pathlib import Path
@@ -322,6 +323,18 @@ def test_a_dense_model_has_no_experts_to_place(capsys: pytest.CaptureFixture[str
 def test_mistakes_of_best(words: list[str], expected: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["best", *words]) == 2
     assert expected in capsys.readouterr().err
+
+
+def test_the_best_layouts_do_not_replace_the_configured_sweep(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree("config", tmp_path / "config")
+    monkeypatch.chdir(tmp_path)
+    sweep = Path(yaml.safe_load(Path("config/config.yaml").read_text())["sweep"])
+    written = sweep.read_bytes()
+    assert main(["best", "gpt_7B", "--gpus", "8", "tp=1", "num_experts=0", "--sweep", str(sweep)]) == 2
+    assert "is the file that is read; name another file" in capsys.readouterr().err
+    assert sweep.read_bytes() == written
 
 
 def test_the_dictionary_of_a_screen_is_that_of_costs() -> None:

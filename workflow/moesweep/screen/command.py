@@ -163,7 +163,9 @@ def best(arguments: argparse.Namespace) -> int:
     )
     if cluster is not None and arguments.memory is not None:
         cluster = collect(problems, with_memory, cluster, arguments.memory)
-    sweep = arguments.sweep and collect(problems, output_file, arguments.sweep)
+    # Its options are what is not said otherwise.
+    configured = configuration.root / str(configuration.sound()[0].get("sweep", ""))
+    sweep = arguments.sweep and collect(problems, output_file, arguments.sweep, [configured])
     if given is None or cluster is None or problems:
         raise BadInput(problems)
     space = searched(configuration, arguments.model, arguments.gpus, given)
