@@ -16,7 +16,7 @@ SOUND: dict[str, Any] = {
     **{"qk_nope_head_dim": 0, "qk_rope_head_dim": 0, "v_head_dim": 0, "virtual_pipeline": 1},
     **{"sequence_parallel": True, "recompute": "none", "flash_attention": False, "dtype": "bf16"},
     **{"distributed_optimizer": True, "framework": "megatron-core", "blocking_launches": False},
-    **{"deterministic_mode": False, "min_offloaded_tensor_size": 1 << 20},
+    **{"deterministic_mode": False, "use_tp_pp_dp_mapping": False, "min_offloaded_tensor_size": 1 << 20},
     **{"fine_grained_activation_offloading": False, "offload_modules": "none"},
     **{"routing": "balanced", "head_dim": 64, "qk_layernorm": False, "qk_layernorm_across_heads": False},
     **{"add_qkv_bias": False, "add_bias_linear": False, "bias_activation_fusion": False},
@@ -56,6 +56,7 @@ GROUP = "microbatch_group_size_per_vp_stage"
 CHUNKED = {"virtual_pipeline": 2}
 FLEX = {"moe_token_dispatcher_type": "flex"}
 ORDERED: dict[str, Any] = {"deterministic_mode": True}
+BESIDE_STAGES: dict[str, Any] = {"use_tp_pp_dp_mapping": True, "ep": 1}
 ALONE = {"world_size": 1, "tp": 1, "pp": 1, "ep": 1, "etp": 1, "global_batch_size": 1}
 BESIDE = {"overlap_grad_reduce": True, "overlap_param_gather": True}
 FSDP: dict[str, Any] = {"use_megatron_fsdp": True}
@@ -121,6 +122,15 @@ BROKEN: list[tuple[str, dict[str, Any], str, str]] = [
         {"framework": "megatron-lm", "tp_comm_overlap": True},
         "megatron-lm",
         "nearest: megatron-core",
+    ),
+    ("order_of_one", BESIDE_STAGES | {"pp": 1}, "true", "nearest: false"),
+    ("order_of_one", BESIDE_STAGES | {"world_size": 8, "ep": 1}, "true", "nearest: false"),
+    ("order_of_experts", BESIDE_STAGES | {"ep": 4}, "true", "nearest: false"),
+    ("order_of_fsdp", BESIDE_STAGES | FSDP, "true", "nearest: false"),
+    (
+        "framework_of_rank_order",
+        BESIDE_STAGES | {"framework": "megatron-lm"},
+        *("megatron-lm", "nearest: megatron-core"),
     ),
     ("order_of_loss", ORDERED | {"cross_entropy_loss_fusion": True}, "true", "nearest: false"),
     ("order_of_linears", ORDERED | {"tp_comm_overlap": True}, "true", "nearest: false"),

@@ -132,6 +132,7 @@ GPT_13B_MOE: dict[str, Any] = {
     "cuda_graph_scope": "layer",
     "blocking_launches": False,
     "deterministic_mode": False,
+    "use_tp_pp_dp_mapping": False,
     "routing": "balanced",
 }
 DENSE_CHANGES: dict[str, Any] = {

@@ -7,18 +7,20 @@ from naive_sizes import Workload, steps_of_cp
 
 
 def coordinates(w: Workload) -> list[dict[str, int]]:
-    """Both coordinates of every rank, counted up with tp (or etp) fastest and pp slowest."""
-    dense = [
-        (p, d, c, t)
-        for p in range(w["pp"])
-        for d in range(w["dp"])
-        for c in range(w["cp"])
-        for t in range(w["tp"])
-    ]
+    """Both coordinates of every rank, counted up with tp (or etp) fastest and pp or dp slowest."""
+    stages, batches = range(w["pp"]), range(w["dp"])
+    beside = w["use_tp_pp_dp_mapping"]
+    outer = [(p, d) for d in batches for p in stages] if beside else [(p, d) for p in stages for d in batches]
+    dense = [(p, d, c, t) for p, d in outer for c in range(w["cp"]) for t in range(w["tp"])]
+    # Experts' replicas in the ranks of one stage that follow one another, and blocks of such ranks.
+    replicas, blocks = w["edp"], 1
+    if beside:
+        replicas, blocks = w["tp"] * w["cp"] // (w["etp"] * w["ep"]), w["dp"]
     expert = [
-        (p, edp, ep, etp)
-        for p in range(w["pp"])
-        for edp in range(w["edp"])
+        (p, block * replicas + edp, ep, etp)
+        for block in range(blocks)
+        for p in stages
+        for edp in range(replicas)
         for ep in range(w["ep"])
         for etp in range(w["etp"])
     ]

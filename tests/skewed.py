@@ -81,6 +81,7 @@ CHANGES: dict[str, dict[str, Any]] = {
     "top-1 of 8": VARIED["moe, top-1 of 8"] | {"ep": 4},
     "full": VARIED["moe, full"],
     "interleaved": VARIED["moe, interleaved"],
+    "stages side by side": {"use_tp_pp_dp_mapping": True, "etp": 1, "ep": 2},
     "odd": {"ep": 3, "num_experts": 12, "world_size": 12, "global_batch_size": 24, "seq_length": 70, "pp": 1},
     "gated": VARIED["moe, gated and grouped queries"]
     | {"recompute": "selective", "recompute_modules": "layernorm+moe", "moe_router_dtype": "fp32"},

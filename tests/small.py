@@ -47,6 +47,7 @@ BASE: dict[str, Any] = {
     "framework": "megatron-core",
     "blocking_launches": False,
     "deterministic_mode": False,
+    "use_tp_pp_dp_mapping": False,
     "routing": "balanced",
 }
 

@@ -190,6 +190,9 @@ def test_biases_follow_the_tokens_of_a_stage_once_an_iteration(trace: Any) -> No
     assert order[order.index("expert_bias_reduce") + 1] == "grad_norm"
     fused = trace(moe_router_enable_expert_bias=True, moe_router_fusion=True)
     assert next(row for row in fused if row["op"] == "expert_bias")["hbm_bytes"] == 32 * 4
+    # A stage without experts has nothing to count.
+    dense = trace(moe_router_enable_expert_bias=True, world_size=16, moe_layer_freq="[0,0,1,1]")
+    assert "expert_bias_reduce" not in {row["op"] for row in dense}
 
 
 @both

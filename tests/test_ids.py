@@ -73,6 +73,7 @@ AXES: dict[str, tuple[list[Any], list[str]]] = {
     "use_megatron_fsdp": ([False, True], ["", "-usemegatronfsdp"]),
     "framework": (["megatron-core", "megatron-lm"], ["", "-framework~9944cb96"]),
     "blocking_launches": ([False, True], ["", "-blockinglaunches"]),
+    "use_tp_pp_dp_mapping": ([False, True], ["", "-usetpppdpmapping"]),
     "deterministic_mode": ([False, True], ["", "-deterministicmode"]),
     "gated_mlp": ([True, False], ["-gatedmlp", ""]),
     "num_layers": ([24, 36], ["-num_layers24", ""]),

@@ -19,7 +19,7 @@ from moesweep.study.networks import ROUTINGS, Network, load_network, load_parts,
 RATES = Rates(25e9, 275e9)
 LAYOUT = {
     **{"world_size": 1024, "tp": 8, "cp": 1, "dp": 64, "pp": 2, "etp": 8, "ep": 16, "edp": 4},
-    "cp_comm_type": "p2p",
+    **{"cp_comm_type": "p2p", "use_tp_pp_dp_mapping": False},
 }
 
 
@@ -111,6 +111,10 @@ def test_stages_side_by_side_leave_no_island(root: Path) -> None:
     assert ranked["pp"] >= 0
     assert placed["pp"] == -1
     assert placed["dp"] >= 0
+    # Ranks that are numbered so stand so.
+    etp1 = layout | {"etp": 4, "ep": 1, "edp": 128}
+    numbered = layout_slowdowns(found, etp1 | {"use_tp_pp_dp_mapping": True})
+    assert numbered.equals(layout_slowdowns(found, etp1, "tp-cp-pp-dp"))
 
 
 def test_ports_that_share_a_card(root: Path) -> None:

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from moesweep.cost.collectives import places
 from moesweep.shapes.communication import GROUP_KINDS
-from moesweep.shapes.parallelism import grouped, groups, placement, ranks, runs, standing
+from moesweep.shapes.parallelism import STAGES_BESIDE, grouped, groups, ranks, runs
+from moesweep.shapes.standing import placement, standing
 
 LAYOUT = "pipeline_model_parallel_layout"
 LOSS, BIAS = "moe_router_load_balancing_type", "moe_router_enable_expert_bias"
@@ -30,8 +31,12 @@ def degrees(draw: st.DrawFn, powers_of_two: bool = False) -> dict[str, Any]:
     factors = [1, 2, 4] if powers_of_two else [1, 2, 3, 4, 5]
     etp, ep, edp, pp = (draw(st.sampled_from(factors)) for _ in range(4))
     stage = etp * ep * edp
-    tp = draw(st.sampled_from([d for d in range(1, stage + 1) if stage % d == 0]))
-    cp = draw(st.sampled_from([d for d in range(1, stage // tp + 1) if stage // tp % d == 0]))
+    beside = draw(st.booleans())
+    # Stages side by side: as many data-parallel ranks for experts as for attention.
+    held = etp * ep if beside else stage
+    tp = draw(st.sampled_from([d for d in range(1, held + 1) if held % d == 0]))
+    shared = [d for d in range(1, held // tp + 1) if held // tp % d == 0]
+    cp = shared[-1] if beside else draw(st.sampled_from(shared))
     dense = {"world_size": stage * pp, "tp": tp, "cp": cp, "pp": pp, "dp": stage // tp // cp}
     dense["cp_a2a"] = draw(st.sampled_from([d for d in range(1, cp + 1) if cp % d == 0]))
     predicts = draw(st.integers(1, pp)) if pp > 1 else pp  # pp: nothing says a stage
@@ -42,6 +47,7 @@ def degrees(draw: st.DrawFn, powers_of_two: bool = False) -> dict[str, Any]:
         "ep": ep,
         "edp": edp,
         "num_experts": 60,
+        STAGES_BESIDE: beside,
         LAYOUT: layout,
         **BALANCED,
         **IN_STEPS,
@@ -141,12 +147,12 @@ def test_dense_workloads_have_no_expert_groups() -> None:
 @given(degrees())
 def test_coordinates_are_a_bijection(world: dict[str, Any]) -> None:
     assert world["tp"] * world["cp"] * world["dp"] == world["etp"] * world["ep"] * world["edp"]
-    frame = ranks(world)
-    sequences = pl.col("dp_rank") + world["dp"] * pl.col("stage")
+    frame, beside = ranks(world), world[STAGES_BESIDE]
+    dp, edp, stage = pl.col("dp_rank"), pl.col("edp_rank"), pl.col("stage")
+    sequences = stage + world["pp"] * dp if beside else dp + world["dp"] * stage
+    replicas = stage + world["pp"] * edp if beside else edp + world["edp"] * stage
     dense = pl.col("tp_rank") + world["tp"] * (pl.col("cp_rank") + world["cp"] * sequences)
-    expert = pl.col("etp_rank") + world["etp"] * (
-        pl.col("ep_rank") + world["ep"] * (pl.col("edp_rank") + world["edp"] * pl.col("stage"))
-    )
+    expert = pl.col("etp_rank") + world["etp"] * (pl.col("ep_rank") + world["ep"] * replicas)
     assert frame.select(dense.alias("rank")).equals(frame.select("rank"))
     assert frame.select(expert.alias("rank")).equals(frame.select("rank"))
     for axis, column in [
@@ -223,7 +229,7 @@ def test_placement_is_that_of_the_group_that_stands_worst(
         return
     stand = [stands(group, node) for group in found]
     assert size == stand[0][0]
-    if kind in ("model", "expert_model"):
+    if kind in ("model", "expert_model") or (world[STAGES_BESIDE] and kind in ("dp", "tp_cp_dp")):
         return
     # Enough groups begin at every place of a node that there is; few may all stand better.
     assert nodes >= max(spanned for _, _, spanned in stand)
@@ -250,7 +256,7 @@ def test_placement_is_that_of_the_group_that_stands_worst(
 def test_nodes_of_an_ep_group_are_one_figure(etp: int, ep: int, expected: tuple[int, int]) -> None:
     """The costs', the tables' and the page's count, and what leaves nodes, agree."""
     world: dict[str, Any] = {"world_size": etp * ep * 8, "tp": 1, "cp": 2, "pp": 1, "dp": etp * ep * 4}
-    world |= {"etp": etp, "ep": ep, "edp": 8, LAYOUT: "none", "cp_a2a": 1}
+    world |= {"etp": etp, "ep": ep, "edp": 8, LAYOUT: "none", "cp_a2a": 1, STAGES_BESIDE: False}
     assert predicted(world, "ep", 8)[1:3] == expected
     found = [stands(group, 8) for group in members(groups({**world, "num_experts": ep}), "ep")]
     assert (min(fewest for _, fewest, _ in found), max(nodes for _, _, nodes in found)) == expected
@@ -260,6 +266,14 @@ def test_nodes_of_an_ep_group_are_one_figure(etp: int, ep: int, expected: tuple[
     )
     place = frame.with_columns(**places(frame.columns)).row(0, named=True)
     assert (place["members_per_node"], place["nodes"]) == expected
+
+
+def test_runs_that_nodes_cut_by_hand() -> None:
+    """Runs of four ranks, 24 apart, on nodes of six: 4 to 7 stand on two, as do 28 to 31 and 52 to 55."""
+    world: dict[str, Any] = {"world_size": 72, "tp": 4, "cp": 1, "pp": 3, "dp": 6}
+    world |= {"etp": 4, "ep": 1, "edp": 6, LAYOUT: "none", "cp_a2a": 1, STAGES_BESIDE: False}
+    assert predicted(world, "model", 6) == (12, 2, 6, 1)
+    assert stands(members(groups({**world, "num_experts": 0}), "model")[1], 6) == (12, 2, 6)
 
 
 @given(st.integers(1, 16), st.sampled_from([1, 2, 3, 4, 5, 8, 12, 16, 36, 72]), st.integers(1, 40))
@@ -307,4 +321,4 @@ def test_aligned_groups_of_a_kind_all_stand_alike(world: dict[str, Any], node: i
 )
 def test_placement_of_the_first_example(kind: str, expected: tuple[int, int, int]) -> None:
     world = {"world_size": 1024, "tp": 16, "cp": 4, "pp": 2, "dp": 8, "etp": 16, "ep": 16, "edp": 2}
-    assert predicted({**world, LAYOUT: "none", "cp_a2a": 2}, kind, 8)[:3] == expected
+    assert predicted({**world, LAYOUT: "none", "cp_a2a": 2, STAGES_BESIDE: False}, kind, 8)[:3] == expected

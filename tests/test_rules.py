@@ -57,7 +57,7 @@ DRAWN: dict[str, st.SearchStrategy[Any]] = {
     "recompute_method": st.sampled_from(["uniform", "block"]),
     "recompute_num_layers": st.integers(1, 9),
     **dict.fromkeys(("moe_permute_fusion", "cross_entropy_loss_fusion"), st.booleans()),
-    "deterministic_mode": st.booleans(),
+    **dict.fromkeys(("deterministic_mode", "use_tp_pp_dp_mapping"), st.booleans()),
     "moe_router_dtype": st.sampled_from(["none", "fp32", "fp64"]),
     "cross_entropy_fusion_impl": st.sampled_from(["native", "te"]),
     "microbatch_group_size_per_vp_stage": st.sampled_from([None, 1, 2, 3, 4, 5, 6, 8, 100]),

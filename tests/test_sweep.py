@@ -134,6 +134,7 @@ EVERY_KEY: dict[str, Any] = {
     "framework": "megatron-lm",
     "blocking_launches": True,
     "deterministic_mode": True,
+    "use_tp_pp_dp_mapping": True,
     "routing": "balanced",
     "listed": 3,
     "head_dim": 32,

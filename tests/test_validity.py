@@ -55,6 +55,10 @@ WIDE = DENSE_8 | {"num_attention_heads": 16, "num_query_groups": 16, "global_bat
         ),
         (DENSE_8 | {"fine_grained_activation_offloading": True}, {}, "activations on the host"),
         (DENSE_8 | {"deterministic_mode": True}, {}, "sums in one order every time"),
+        (
+            DENSE_8 | {"use_tp_pp_dp_mapping": True},
+            *({}, "pipeline stages before data-parallel ranks"),
+        ),
         (DENSE_8 | {"use_megatron_fsdp": True}, {}, "parameters or gradients sharded"),
         (DENSE_8 | {"use_megatron_fsdp": True, "data_parallel_sharding_strategy": "optim"}, {}, ""),
         (DENSE_8 | {"cuda_graph_impl": "local"}, {}, "kernels launched by CUDA graphs"),
@@ -90,4 +94,4 @@ def test_each_criterion(changes: dict[str, object], values: dict[str, float], fo
 
 
 def test_the_criteria_are_told_apart() -> None:
-    assert len(set(criteria())) == len(criteria()) == 18
+    assert len(set(criteria())) == len(criteria()) == 19

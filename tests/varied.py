@@ -97,6 +97,12 @@ VARIED: dict[str, dict[str, Any]] = {
         **{"flash_attention": True, "world_size": 32, "recompute": "selective", "num_query_groups": 4},
         **{"attention": "gqa", "virtual_pipeline": 2},
     },
+    "moe, stages side by side, of shared sequences": {
+        **{"use_tp_pp_dp_mapping": True, "cp": 2, "flash_attention": True, "tp": 2, "etp": 4, "ep": 1},
+        **{"world_size": 32, "virtual_pipeline": 2, "moe_router_load_balancing_type": "global_aux_loss"},
+    },
+    "dense, stages side by side, of shared sequences": DENSE
+    | {"use_tp_pp_dp_mapping": True, "cp": 2, "flash_attention": True, "tp": 2, "world_size": 32},
     "moe, tokens once to a node": {
         **{"moe_token_dispatcher_type": "flex", "num_experts": 16, "moe_router_topk": 4, "etp": 1, "ep": 8},
         **{"world_size": 32, "pp": 2, "recompute": "selective", "recompute_modules": "moe"},

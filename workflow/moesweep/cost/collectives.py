@@ -16,7 +16,7 @@ from moesweep.cost.timing import Timing, Ways, constant
 from moesweep.cost.words import Words, among, choose, expression, starts
 from moesweep.shapes.communication import GROUP_KINDS
 from moesweep.shapes.expressions import by_word
-from moesweep.shapes.parallelism import extent, standing, unit_of
+from moesweep.shapes.standing import Extent, extent, standing, unit_of
 
 MEASURED_SIZES = (2, 4, 8)
 DATA_PARALLEL = ("dp", "edp", "embedding")
@@ -47,29 +47,28 @@ OF_THE_WORLD = ("world_size", "gpus_per_node")
 
 
 def extent_of(group_kind: str, columns: Iterable[str]) -> dict[str, pl.Expr]:
-    """Return ranks, stride, runs and slowdown of a kind's communicators, over workloads of these columns."""
-    found = dict(zip(("ranks", "stride", "runs"), extent(group_kind), strict=True))
-    return found | {"slowdown": slowdown_of(group_kind, columns)}
+    """Return Extent and slowdown of a kind's communicators, over workloads of these columns."""
+    return extent(group_kind)._asdict() | {"slowdown": slowdown_of(group_kind, columns)}
 
 
 def placed(extents: pl.DataFrame) -> pl.DataFrame:
     """Add PLACE to rows of extents (`extent_of`) and OF_THE_WORLD."""
     node = pl.col("gpus_per_node").cast(pl.Int64)
-    ranks, stride, world, runs = (pl.col(name) for name in ("ranks", "stride", "world_size", "runs"))
-    stand = standing(ranks, stride, world, node, runs, pl.col("unit"))
-    held = extents.with_columns(unit=unit_of(ranks, stride, node, runs))
+    size, stride, runs, spread = (pl.col(name) for name in Extent._fields)
+    stand = standing(size, stride, pl.col("world_size"), node, runs, pl.col("unit"), spread)
+    held = extents.with_columns(unit=unit_of(size, stride, node, runs))
     return held.with_columns(members_per_node=stand[0], nodes=stand[1]).drop("unit")
 
 
 def places(columns: Iterable[str]) -> dict[str, pl.Expr]:
     """Return PLACE of the communicator of each op's row; 0 for ops without one."""
     extents = {kind: extent(kind) for kind in GROUP_KINDS}
-    ranks, stride, runs = (
+    ranks, stride, runs, spread = (
         by_word(pl.col("group_kind"), {kind: each[part] for kind, each in extents.items()}, pl.lit(1))
-        for part in range(3)
+        for part in range(len(Extent._fields))
     )
     node = pl.col("gpus_per_node").cast(pl.Int64)
-    members_, nodes_ = standing(ranks, stride, pl.col("world_size"), node, runs)
+    members_, nodes_ = standing(ranks, stride, pl.col("world_size"), node, runs, spread=spread)
     slower = {kind: slowdown_of(kind, columns) for kind in GROUP_KINDS if f"{kind}_slowdown" in columns}
     of_kind = by_word(pl.col("group_kind"), slower, pl.lit(1.0)) if slower else pl.lit(1.0)
     found = {"stride": stride, "members_per_node": members_, "nodes": nodes_, "slowdown": of_kind}
@@ -265,15 +264,14 @@ def _ring_messages(op: Words) -> pl.Expr:
 
 
 def message(op: Words) -> Timing:
-    """Return one send between neighbouring stages: over the NIC if the stages stand on different nodes.
+    """Return one send between neighbouring stages: over the NIC if the stages of a pipeline share no node.
 
-    Or what goes round a ring of cp ranks, one message after the other, each as slow as that of the ring's
-    slowest link.
+    Each takes as long as the slowest of its pipeline. Or what goes round a ring of cp ranks, one message
+    after the other, each as slow as that of the ring's slowest link.
     """
     ring = among(op.group_kind, "cp", "cp_p2p")
-    between_nodes = choose(ring, crosses, pl.col("world_size") > constant("gpus_per_node"))
     inside = pl.min_horizontal(constant("node_link_bytes_per_second"), _inside_bandwidth())
-    link = pl.when(between_nodes).then(nic_bandwidth() / slowdown).otherwise(inside)
+    link = pl.when(crosses).then(nic_bandwidth() / slowdown).otherwise(inside)
     latency = constant("p2p_latency_seconds")
     return Timing.link(
         choose(ring, latency * _ring_messages(op), latency),

@@ -9,6 +9,7 @@ import polars as pl
 from moesweep.cost.timing import constant
 from moesweep.shapes import sizes as s
 from moesweep.shapes.offloading import offloads_activations
+from moesweep.shapes.parallelism import STAGES_BESIDE
 from moesweep.shapes.precision import fp8, offloads
 from moesweep.shapes.sharding import shards_gradients
 
@@ -36,6 +37,7 @@ def criteria() -> dict[str, pl.Expr]:
         "tensor parallelism across nodes": pl.col("tp") > node,
         "experts across nodes": MOE & (pl.col("etp") * pl.col("ep") > node),
         "context parallelism": other & (pl.col("cp") > 1),
+        "pipeline stages before data-parallel ranks": other & pl.col(STAGES_BESIDE),
         "the flex dispatcher": other & s.flex,
         "products in fp8": other & fp8,
         "an optimizer on the host": other & offloads,

@@ -24,7 +24,7 @@ from moesweep.export.source import Traced
 from moesweep.export.timeline import nanoseconds, step_programs, steps
 from moesweep.export.wire import ID_BASE, ID_LIMIT, TAGS, Bytes, bytes_field
 from moesweep.shapes.communication import GROUP_KINDS
-from moesweep.shapes.parallelism import groups, ranks
+from moesweep.shapes.parallelism import groups, ranks, stages_on
 from moesweep.store.thrift import varint
 
 GROUPS_FILE = "comm_groups.json"
@@ -109,7 +109,6 @@ class _StageWriter:
 
     def __init__(self, traced: Traced, names: _GroupNames, header: bytes, microbatches: int | None) -> None:
         self._workload, self._names, self._header = traced.workload, names, header
-        self._stride = traced.workload["world_size"] // traced.workload["pp"]
         repeated = step_programs(traced)
         self._schedule = steps(traced, repeated, microbatches)
         final = nanoseconds(traced.program).filter(pl.col("phase") == "optimizer").with_columns(chunk=0)
@@ -178,8 +177,7 @@ class _StageWriter:
 
     def _around(self, rank: int) -> tuple[int, int, int]:
         """Return a rank and its neighbours in the stages before and after, the first following the last."""
-        world = self._workload["world_size"]
-        return rank, (rank - self._stride) % world, (rank + self._stride) % world
+        return rank, stages_on(rank, -1, self._workload), stages_on(rank, 1, self._workload)
 
     def _owner(self, member: dict[str, Any]) -> tuple[Bytes, list[Bytes]]:
         """Return a rank's group names, a row a kind, and the varints of `_around`."""

@@ -16,7 +16,7 @@ from moesweep.export.rounds import Exchange, name_of_op
 from moesweep.export.source import Traced
 from moesweep.export.unroll import by_stage
 from moesweep.shapes.communication import GROUP_KINDS, HIDES_BEHIND
-from moesweep.shapes.parallelism import ranks
+from moesweep.shapes.parallelism import ranks, stages_on
 from moesweep.store.tablefile import whole
 
 PER_NANOSECOND = {"ns": 1, "ps": 1000}
@@ -169,11 +169,11 @@ class _Rank:
     def _other_end(self, row: dict[str, Any]) -> tuple[int, int]:
         """Return a message's other end, and its tag: the receiver's chunk, the micro-batch and the pass."""
         workload = self.traced.workload
-        world, pp, chunks = (workload[name] for name in ("world_size", "pp", "virtual_pipeline"))
+        pp, chunks = (workload[name] for name in ("pp", "virtual_pipeline"))
         sending, backward = row["collective"] == "send", row["phase"] == "backward"
         step = 1 if sending != backward else -1
         chunk = (row["chunk"] * pp + row["stage"] + ((-1 if backward else 1) if sending else 0)) // pp
-        return (self.rank + step * (world // pp)) % world, FIRST_TAG + 2 * (
+        return stages_on(self.rank, step, workload), FIRST_TAG + 2 * (
             row["microbatch"] * chunks + chunk
         ) + backward
 

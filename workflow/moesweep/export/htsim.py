@@ -19,6 +19,7 @@ from moesweep.export.timeline import step_programs
 from moesweep.network.hashed import HashedTree
 from moesweep.network.topology import Topology
 from moesweep.network.tree import Tree
+from moesweep.shapes.parallelism import stage_of
 from moesweep.shapes.schedule import GROUP, schedules
 from moesweep.store.tablefile import whole
 from moesweep.study.keys import SCHEMA
@@ -112,7 +113,7 @@ def steps(traced: Traced, request: Request) -> list[list[tuple[int, int, int]]]:
     messages, node = Exchange(traced).messages, traced.gpus_per_node
     ops = _everything(traced) if request.op == EVERYTHING else _one_op(traced, request)
     leaving = messages.filter(pl.col("src") // node != pl.col("dst") // node)
-    stage = pl.col("src") // (traced.workload["world_size"] // traced.workload["pp"])
+    stage = stage_of(pl.col("src"), traced.workload)
     by_op = leaving.with_columns(stage=stage).partition_by(
         "stage", "op_index", as_dict=True, include_key=False
     )

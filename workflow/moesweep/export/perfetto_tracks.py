@@ -13,6 +13,7 @@ from moesweep.cost.memory import kept_bytes, recomputed_together
 from moesweep.export.source import Traced
 from moesweep.network.cards import card_shares
 from moesweep.shapes.layer_kinds import DECODER, KINDS
+from moesweep.shapes.parallelism import stages_on
 from moesweep.shapes.placement import AGAIN, layer_layout
 from moesweep.shapes.states import state_bytes
 from moesweep.study.keys import SCHEMA
@@ -32,12 +33,9 @@ class Tracks:
     def _frame(self) -> pl.DataFrame:
         return pl.DataFrame([self.traced.workload], schema=SCHEMA)
 
-    @property
-    def _stride(self) -> int:
-        return int(self.traced.workload["world_size"] // self.traced.workload["pp"])
-
-    def _neighbour(self, rank: int, step: int) -> int:
-        return (rank + step * self._stride) % int(self.traced.workload["world_size"])
+    def _neighbours(self, rank: int) -> tuple[int, int]:
+        workload = self.traced.workload
+        return stages_on(rank, 1, workload), stages_on(rank, -1, workload)
 
     def messages(self, ops: pl.DataFrame, rank: int, lane: pl.Expr) -> str:
         """Return a rank's ends of the messages whose other end is shown too: start events and finish events.
@@ -48,7 +46,8 @@ class Tracks:
         world = self.traced.workload["world_size"]
         sends, backward = pl.col("collective") == "send", pl.col("phase") == "backward"
         onward = sends ^ backward
-        peer = pl.when(onward).then(self._neighbour(rank, 1)).otherwise(self._neighbour(rank, -1))
+        after, before = self._neighbours(rank)
+        peer = pl.when(onward).then(after).otherwise(before)
         step = pl.when(backward).then(-1).otherwise(1)
         chunk = (pl.col("chunk") * pp + pl.col("stage") + pl.when(sends).then(step).otherwise(0)) // pp
         tag = 2 * (pl.col("microbatch") * chunks + chunk) + backward.cast(pl.Int64)
@@ -127,11 +126,8 @@ class Tracks:
         wire   op_index and wire_bytes of the rank's program
         """
         node = self.traced.gpus_per_node
-        onward = (
-            pl.when(pl.col("phase") == "backward")
-            .then(self._neighbour(rank, -1))
-            .otherwise(self._neighbour(rank, 1))
-        )
+        after, before = self._neighbours(rank)
+        onward = pl.when(pl.col("phase") == "backward").then(before).otherwise(after)
         mine = self._shares.filter(pl.col("rank") == rank).select(
             pl.col("group_kind").cast(ops.schema["group_kind"]), "share"
         )

@@ -12,7 +12,7 @@ from functools import cached_property
 import polars as pl
 
 from moesweep.export.source import Traced
-from moesweep.shapes.parallelism import groups, ranks
+from moesweep.shapes.parallelism import groups, ranks, stage_of
 from moesweep.traffic.messages import Communicators, Placed, op_messages
 
 Ends = list[tuple[int, int]]
@@ -53,7 +53,7 @@ class Exchange:
     @cached_property
     def _named(self) -> pl.DataFrame:
         """Messages by the name of their op: stages that share a group number its ops differently."""
-        stage = pl.col("src") // (self.traced.workload["world_size"] // self.traced.workload["pp"])
+        stage = stage_of(pl.col("src"), self.traced.workload)
         names = self.traced.program.select("stage", "op_index", name=name_of_op())
         placed = self.messages.with_columns(stage=stage)
         return placed.join(names, on=["stage", "op_index"], how="left", maintain_order="left")

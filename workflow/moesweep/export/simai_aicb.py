@@ -38,6 +38,7 @@ _NOT_EXPRESSED: dict[str, tuple[Any, str]] = {
     "fp8": ("none", "AICB's messages and sizes are of 16 bits"),
     "optimizer_cpu_offload": (False, "AICB's rows have no optimizer, neither here nor on the host"),
     "fine_grained_activation_offloading": (False, "AICB's rows know no copies to a host"),
+    "use_tp_pp_dp_mapping": (False, "AICB's simulators number data-parallel ranks before stages"),
     "deterministic_mode": (False, "AICB's rows do not say how sums are made"),
     "moe_router_fusion": (False, "AICB's rows are of single kernels"),
     "moe_permute_fusion": (False, "AICB's rows are of single kernels"),

@@ -17,6 +17,7 @@ from moesweep.export.request import Request
 from moesweep.export.simai_text import NONE, Block, Communication, header, row, write
 from moesweep.export.source import Traced
 from moesweep.export.timeline import nanoseconds
+from moesweep.shapes.parallelism import STAGES_BESIDE
 from moesweep.shapes.placement import LAYOUT, stage_of_prediction
 from moesweep.shapes.schedule import GROUP
 
@@ -77,6 +78,9 @@ def inexpressible(workload: Mapping[str, Any]) -> list[Problem]:
         message = f"SimAI's pipelines go through chunks in groups of pp, not of {GROUP} {workload[GROUP]}"
         advice = f"only {workload['pp']}"
         found.append(Problem(id_, GROUP, "simai", shown(workload[GROUP]), message, advice, workload=id_))
+    if workload[STAGES_BESIDE]:
+        message, advice = "SimAI numbers data-parallel ranks before stages", "only false"
+        found.append(Problem(id_, STAGES_BESIDE, "simai", shown(True), message, advice, workload=id_))
     if workload[_LOSS] == "global_aux_loss":
         message, advice = "SimAI's passes add up over tp ranks alone, not over a stage", "only aux_loss"
         found.append(Problem(id_, _LOSS, "simai", shown(workload[_LOSS]), message, advice, workload=id_))

@@ -69,6 +69,8 @@ def unrolled(traced: Traced, chosen: list[int] | None, microbatches: int | None 
         _of_ranks(everyone.filter(pl.col("stage") == stage), ops, kinds)
         for stage, ops in by_stage(traced, stages, microbatches)
     )
+    if not everyone["stage"].is_sorted():
+        rows = rows.sort("rank", maintain_order=True)
     return rows if traced.each is None else _with_own(rows, everyone, traced.each)
 
 

@@ -5,38 +5,37 @@ from itertools import permutations
 from typing import Any
 
 import numpy as np
+import polars as pl
 
 from moesweep.network.flows import Ints
-from moesweep.shapes.parallelism import DENSE_ORDER, EXPERT_ORDER
+from moesweep.shapes.parallelism import STAGES_BESIDE, ranks
 
-_WITHOUT_CP = tuple(axis for axis in DENSE_ORDER if axis != "cp")
-ORDERS = tuple(
-    "-".join(axes) for order in (_WITHOUT_CP, EXPERT_ORDER, DENSE_ORDER) for axes in permutations(order)
-)
+_DENSE, _EXPERT = ("tp", "cp", "dp", "pp"), ("etp", "ep", "edp", "pp")
+_WITHOUT_CP = tuple(axis for axis in _DENSE if axis != "cp")
+ORDERS = tuple("-".join(axes) for order in (_WITHOUT_CP, _EXPERT, _DENSE) for axes in permutations(order))
 """Every order of the dense axes and of the expert axes, the fastest first; cp left out comes behind tp."""
 
-RANK_ORDER = "-".join(DENSE_ORDER)
-"""What Megatron does: rank r on GPU r."""
+
+def rank_order() -> pl.Expr:
+    """Return a layout's own order, in which rank r stands on GPU r."""
+    beside = pl.lit("tp-cp-pp-dp")
+    return pl.when(pl.col(STAGES_BESIDE)).then(beside).otherwise(pl.lit("-".join(_DENSE)))
 
 
 def slots(layout: Mapping[str, Any], order: str | None) -> Ints:
     """Return the GPU of each rank where ranks are placed axis by axis, the first axis of `order` fastest.
 
-    `tp-cp-dp-pp` and `etp-ep-edp-pp` are rank order; `ep-etp-edp-pp` puts the members of an EP group side by
-    side.
+    `tp-cp-dp-pp` and `etp-ep-edp-pp` are rank order (with STAGES_BESIDE `tp-cp-pp-dp`, `etp-ep-pp-edp`);
+    `ep-etp-edp-pp` puts the members of an EP group side by side.
     """
-    every = np.arange(layout["world_size"])
     if order is None:
-        return every
+        return np.arange(layout["world_size"])
     axes = tuple(order.split("-"))
     if set(axes) == set(_WITHOUT_CP):
         axes = tuple(each for axis in axes for each in (("tp", "cp") if axis == "tp" else (axis,)))
-    own = EXPERT_ORDER if set(axes) == set(EXPERT_ORDER) else DENSE_ORDER
-    coordinates, stride = {}, 1
-    for axis in own:
-        coordinates[axis] = every // stride % layout[axis]
-        stride *= layout[axis]
-    placed, stride = np.zeros_like(every), 1
+    coordinates = ranks(layout)
+    placed, stride = np.zeros(layout["world_size"], dtype=np.int64), 1
     for axis in axes:
-        placed, stride = placed + coordinates[axis] * stride, stride * layout[axis]
+        own = coordinates["stage" if axis == "pp" else f"{axis}_rank"].to_numpy()
+        placed, stride = placed + own * stride, stride * layout[axis]
     return placed

@@ -14,11 +14,11 @@ import polars as pl
 from moesweep.network.flows import Floats, Flows, Ints
 from moesweep.network.order import slots
 from moesweep.shapes.communication import GROUP_KINDS
-from moesweep.shapes.parallelism import Runs, grouped, runs, used_kinds
+from moesweep.shapes.parallelism import STAGES_BESIDE, Runs, grouped, runs, used_kinds
 from moesweep.shapes.placement import stage_of_prediction
 from moesweep.shapes.rings import ring_shares
 
-DEGREES = ("world_size", "tp", "cp", "dp", "pp", "etp", "ep", "edp")
+DEGREES = ("world_size", "tp", "cp", "dp", "pp", "etp", "ep", "edp", STAGES_BESIDE)
 """What places ranks."""
 
 LAYOUT = (

@@ -7,7 +7,7 @@ import polars as pl
 
 from moesweep.report.evidence import Evidence
 from moesweep.report.words import count
-from moesweep.shapes.parallelism import placement
+from moesweep.shapes.standing import placement
 
 _NAMED = 6
 """Models that a title names."""

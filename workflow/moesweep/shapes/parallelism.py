@@ -1,4 +1,4 @@
-"""Who works with whom: ranks, their coordinates, the communicators they form and the nodes they stand on.
+"""Who works with whom: ranks, their coordinates and the communicators they form.
 
 A rank has two sets of coordinates, both mixed-radix numbers with the first axis varying fastest (DESIGN
 section 3):
@@ -6,14 +6,18 @@ section 3):
     dense   rank = tp + TP * (cp + CP * (dp + DP * pp))
     expert  rank = etp + ETP * (ep + EP * (edp + EDP * pp))
 
-The pipeline stage is the same in both, because TP * CP * DP = ETP * EP * EDP. As in Megatron's RankGenerator,
-an order of axes and a mask derive every communicator: ranks that agree on all axes outside the mask form one
-group, and the axes inside the mask, read as a number, are a member's position.
+The pipeline stage is the same in both, because TP * CP * DP = ETP * EP * EDP. With `use_tp_pp_dp_mapping` a
+pipeline's stages stand side by side (Megatron: order tp-cp-ep-pp-dp), which is one order for both where the
+tp * cp ranks of a stage that follow one another hold each expert once:
+
+    dense   rank = tp + TP * (cp + CP * (pp + PP * dp))
+    expert  rank = etp + ETP * (ep + EP * (pp + PP * edp))
+
+As in Megatron's RankGenerator, an order of axes and a mask derive every communicator: ranks that agree on all
+axes outside the mask form one group, and the axes inside the mask, read as a number, are a member's position.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from functools import reduce
 from math import prod
 from typing import Any
 
@@ -21,47 +25,56 @@ import numpy as np
 import polars as pl
 
 from moesweep.shapes.communication import EXPERT_KINDS, GROUP_KINDS, STEPS_OF_CP
-from moesweep.shapes.placement import prediction_stage, stage_of_prediction
+from moesweep.shapes.placement import stage_of_prediction
 
-DENSE_ORDER = ("tp", "cp", "dp", "pp")
-EXPERT_ORDER = ("etp", "ep", "edp", "pp")
-_STEPS_ORDER = ("tp", "cp_a2a", "cp_p2p", "dp", "pp")
-"""The dense axes where cp is two: neighbours exchange heads (Megatron `create_hierarchical_groups`)."""
+STAGES_BESIDE = "use_tp_pp_dp_mapping"
+"""The column that says whether a pipeline's stages stand before data-parallel ranks."""
 
-_MASKS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
-    "tp": (DENSE_ORDER, ("tp",)),
-    "etp": (EXPERT_ORDER, ("etp",)),
-    "ep": (EXPERT_ORDER, ("ep",)),
+DENSE, EXPERT = "dense", "expert"
+_STEPS = ("cp_a2a", "cp_p2p")
+"""What cp is of: neighbours exchange heads (Megatron `create_hierarchical_groups`)."""
+_REPLICAS = ("edp_beside", "edp_apart")
+"""What edp is of, where stages stand between: without experts more than one replica follow one another."""
+
+_ORDERS: dict[bool, dict[str, tuple[str, ...]]] = {
+    False: {DENSE: ("tp", *_STEPS, "dp", "pp"), EXPERT: ("etp", "ep", *_REPLICAS, "pp")},
+    True: {DENSE: ("tp", *_STEPS, "pp", "dp"), EXPERT: ("etp", "ep", _REPLICAS[0], "pp", _REPLICAS[1])},
+}
+"""The axes of ranks, the fastest first, without STAGES_BESIDE and with it."""
+
+MASKS: dict[str, tuple[str, tuple[str, ...]]] = {
+    "tp": (DENSE, ("tp",)),
+    "etp": (EXPERT, ("etp",)),
+    "ep": (EXPERT, ("ep",)),
     # Ranks of one sequence have the same parameters as those of other sequences: gradients go over both.
-    "dp": (DENSE_ORDER, ("cp", "dp")),
-    "edp": (EXPERT_ORDER, ("edp",)),
-    "pp": (DENSE_ORDER, ("pp",)),
-    "tp_ep": (EXPERT_ORDER, ("etp", "ep")),
+    "dp": (DENSE, ("cp", "dp")),
+    "edp": (EXPERT, ("edp",)),
+    "pp": (DENSE, ("pp",)),
+    "tp_ep": (EXPERT, ("etp", "ep")),
     # Of the pipeline's group the first stage, and the last one or that of multi-token prediction.
-    "embedding": (DENSE_ORDER, ("pp",)),
-    "world": (DENSE_ORDER, DENSE_ORDER),
-    "model": (DENSE_ORDER, ("tp", "pp")),
-    "expert_model": (EXPERT_ORDER, ("etp", "ep", "pp")),
-    "cp": (DENSE_ORDER, ("cp",)),
-    "tp_cp": (DENSE_ORDER, ("tp", "cp")),
-    "tp_cp_dp": (DENSE_ORDER, ("tp", "cp", "dp")),
-    "cp_a2a": (_STEPS_ORDER, ("cp_a2a",)),
-    "cp_p2p": (_STEPS_ORDER, ("cp_p2p",)),
+    "embedding": (DENSE, ("pp",)),
+    "world": (DENSE, ("tp", "cp", "dp", "pp")),
+    "model": (DENSE, ("tp", "pp")),
+    "expert_model": (EXPERT, ("etp", "ep", "pp")),
+    "cp": (DENSE, ("cp",)),
+    "tp_cp": (DENSE, ("tp", "cp")),
+    "tp_cp_dp": (DENSE, ("tp", "cp", "dp")),
+    "cp_a2a": (DENSE, ("cp_a2a",)),
+    "cp_p2p": (DENSE, ("cp_p2p",)),
 }
-_AXES = {"cp_p2p": pl.col("cp") // pl.col("cp_a2a")}
-"""Axes that no column has."""
+"""The set of coordinates that tells a kind's groups, and in which axes their members differ."""
 
-_COORDINATE_COLUMNS = {
-    "stage": (DENSE_ORDER, "pp"),
-    "tp_rank": (DENSE_ORDER, "tp"),
-    "dp_rank": (DENSE_ORDER, "dp"),
-    "etp_rank": (EXPERT_ORDER, "etp"),
-    "ep_rank": (EXPERT_ORDER, "ep"),
-    "edp_rank": (EXPERT_ORDER, "edp"),
-    "cp_rank": (DENSE_ORDER, "cp"),
+_PARTS = {"cp": _STEPS, "edp": _REPLICAS}
+
+_COORDINATES = {
+    "stage": (DENSE, ("pp",)),
+    "tp_rank": (DENSE, ("tp",)),
+    "dp_rank": (DENSE, ("dp",)),
+    "etp_rank": (EXPERT, ("etp",)),
+    "ep_rank": (EXPERT, ("ep",)),
+    "edp_rank": (EXPERT, ("edp",)),
+    "cp_rank": (DENSE, ("cp",)),
 }
-GPUS_PER_NODE = 8
-"""DGX A100. Ranks fill nodes in order."""
 
 
 def dp_size() -> pl.Expr:
@@ -82,18 +95,48 @@ def ranks(workload: Mapping[str, Any]) -> pl.DataFrame:
     stages without a table that others share.
     """
     frame = pl.DataFrame({"rank": range(workload["world_size"])}, schema={"rank": pl.Int64})
-    sizes = _with_steps(workload)
+    sizes = _with_parts(workload)
     return frame.select(
         "rank",
-        *(_coordinate(order, axis, sizes).alias(name) for name, (order, axis) in _COORDINATE_COLUMNS.items()),
+        *(_number(*coordinate, sizes).alias(name) for name, coordinate in _COORDINATES.items()),
         *(_group_id(kind, sizes).alias(f"{kind}_group") for kind in GROUP_KINDS),
     )
 
 
-def _with_steps(workload: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a workload with both steps in which cp ranks share sequences; of one step 1 and cp."""
-    exchanging = workload.get("cp_a2a", 1)
-    return {**workload, "cp_a2a": exchanging, "cp_p2p": workload["cp"] // exchanging}
+def _with_parts(workload: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a workload with the sizes of _PARTS: cp of one step is 1 · cp, edp in one piece edp · 1."""
+    w = workload
+    exchanging, beside = w.get("cp_a2a", 1), w["edp"]
+    if w.get(STAGES_BESIDE, False):
+        beside = w["tp"] * w["cp"] // (w["etp"] * w["ep"])
+    parts = (exchanging, w["cp"] // exchanging, beside, w["edp"] // beside)
+    return {**w, **dict(zip((*_STEPS, *_REPLICAS), parts, strict=True))}
+
+
+def _order(coordinates: str, workload: Mapping[str, Any]) -> tuple[str, ...]:
+    return _ORDERS[bool(workload.get(STAGES_BESIDE, False))][coordinates]
+
+
+def _in_parts(axes: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(part for axis in axes for part in _PARTS.get(axis, (axis,)))
+
+
+def pipeline_stride(workload: Mapping[str, Any]) -> int:
+    """Return how far apart the ranks of neighbouring stages stand, in ranks."""
+    order, sizes = _order(DENSE, workload), _with_parts(workload)
+    return prod(int(sizes[axis]) for axis in order[: order.index("pp")])
+
+
+def stage_of(rank: pl.Expr, workload: Mapping[str, Any]) -> pl.Expr:
+    """Return the stage of a rank."""
+    return rank // pipeline_stride(workload) % int(workload["pp"])
+
+
+def stages_on(rank: int, step: int, workload: Mapping[str, Any]) -> int:
+    """Return the rank of a rank's pipeline some stages on, the first one after the last."""
+    stride, pp = pipeline_stride(workload), int(workload["pp"])
+    stage = rank // stride % pp
+    return rank + ((stage + step) % pp - stage) * stride
 
 
 def groups(workload: Mapping[str, Any]) -> pl.DataFrame:
@@ -102,7 +145,7 @@ def groups(workload: Mapping[str, Any]) -> pl.DataFrame:
     Groups of one rank are left out, and so are a dense workload's expert groups, and those that it does not
     use (`used_kinds`). Ordered by kind (GROUP_KINDS), id and position. Ids are those of `ranks`.
     """
-    everyone, sizes = ranks(workload), _with_steps(workload)
+    everyone, sizes = ranks(workload), _with_parts(workload)
     kinds = [kind for kind in used_kinds(workload) if workload["num_experts"] or kind not in EXPERT_KINDS]
     return pl.concat([_members(everyone, kind, sizes) for kind in kinds])
 
@@ -132,11 +175,11 @@ def runs(kind: str, workload: Mapping[str, Any]) -> Runs:
     Axes of one are left out, and neighbours of which members differ alike are one axis: so kinds and
     workloads with the same runs have the same groups.
     """
-    order, mask = _MASKS[kind]
-    sizes = _with_steps(workload)
+    coordinates, mask = MASKS[kind]
+    sizes, axes = _with_parts(workload), _in_parts(mask)
     found: list[tuple[int, bool]] = []
-    for axis in order:
-        size, inside = sizes[axis], axis in mask
+    for axis in _order(coordinates, workload):
+        size, inside = sizes[axis], axis in axes
         if size > 1 and found and found[-1][1] == inside:
             found[-1] = (found[-1][0] * size, inside)
         elif size > 1:
@@ -155,132 +198,37 @@ def grouped(runs: Runs) -> "np.ndarray[Any, np.dtype[np.int64]]":
     return everyone.transpose(outside + inside).reshape(-1, members)
 
 
-@dataclass(frozen=True)
-class Placement:
-    """Where a kind's groups stand, as expressions over workload columns.
-
-    size              ranks in a group
-    stride            distance in rank order between neighbouring members
-    members_per_node  the fewest members on a node that a group touches: as many rings cross nodes
-    nodes             the most nodes that a group spans: everybody waits for it
-    """
-
-    size: pl.Expr
-    stride: pl.Expr
-    members_per_node: pl.Expr
-    nodes: pl.Expr
-
-
-def placement(kind: str, gpus_per_node: pl.Expr | int = GPUS_PER_NODE) -> Placement:
-    """Size, stride and nodes of a kind's groups, over columns tp, cp, dp, pp, etp, ep, edp."""
-    size, stride, runs = extent(kind)
-    world = _product([pl.col(axis) for axis in DENSE_ORDER])
-    return Placement(size, stride, *standing(size, stride, world, gpus_per_node, runs))
-
-
-def extent(kind: str) -> tuple[pl.Expr, pl.Expr, pl.Expr]:
-    """Size and stride (Placement) of a kind's groups, over the same columns, and the runs that they are of.
-
-    A group that leaves out an axis between its own (`model`: cp, dp) is a run of ranks in each of pp stages.
-    """
-    order, mask = _MASKS[kind]
-    size = _product([_AXES.get(axis, pl.col(axis)) for axis in mask])
-    stride = _product([_AXES.get(axis, pl.col(axis)) for axis in order[: order.index(mask[0])]])
-    if kind == "embedding":
-        stride = stride * pl.max_horizontal(prediction_stage, 1)
-        size = pl.min_horizontal(size, 2)
-    return size, stride, pl.col("pp") if kind in ("model", "expert_model") else pl.lit(1, pl.Int64)
-
-
-def standing(
-    size: pl.Expr,
-    stride: pl.Expr,
-    world_size: pl.Expr,
-    gpus_per_node: pl.Expr | int,
-    runs: pl.Expr = pl.lit(1, pl.Int64),
-    unit: pl.Expr | None = None,
-) -> tuple[pl.Expr, pl.Expr]:
-    """Return `members_per_node` and `nodes` (Placement) of groups of n ranks, S apart, on nodes of G GPUs.
-
-    Groups begin at every place of a node that n·S and G allow: at multiples of g = gcd(n·S, G), and up to
-    S - 1 further on. So one spans the nodes of (n-1)·S + 1 ranks from place G - g + min(S, g) - 1 on, and
-    where it crosses nodes, one of them holds g/S members, at least 1. All groups of a kind stand alike
-    where n·S and G divide one another, as powers of two do. (In a world of few groups none may stand that
-    badly.) Several runs of ranks, evenly spread over the world, are so many groups, of which as many share a
-    node as fit; exact under the same condition. `unit` is g where a frame has it already.
-    """
-    unit = unit_of(size, stride, gpus_per_node, runs) if unit is None else unit
-    size, apart = size // runs, world_size // runs
-    node = gpus_per_node if isinstance(gpus_per_node, pl.Expr) else pl.lit(gpus_per_node, pl.Int64)
-    last = node - unit + pl.min_horizontal(stride, unit) - 1 + (size - 1) * stride
-    touched = pl.when(stride >= node).then(size).otherwise(last // node + 1)
-    nodes = pl.min_horizontal(touched * runs, (world_size + node - 1) // node)
-    crossing = pl.when(touched > 1).then(pl.max_horizontal(unit // stride, 1)).otherwise(size)
-    shared = pl.min_horizontal(pl.max_horizontal(node // apart, 1), runs)
-    return pl.when(nodes > 1).then(crossing * shared).otherwise(size * runs), nodes
-
-
-def unit_of(size: pl.Expr, stride: pl.Expr, gpus_per_node: pl.Expr | int, runs: pl.Expr) -> pl.Expr:
-    """Return g of `standing`. It is the largest part of that expression, which reads it several times."""
-    node = gpus_per_node if isinstance(gpus_per_node, pl.Expr) else pl.lit(gpus_per_node, pl.Int64)
-    return _common_divisor(size // runs * stride, node, gpus_per_node)
-
-
-def _divisors(number: int) -> list[int]:
-    return [divisor for divisor in range(1, number + 1) if number % divisor == 0]
-
-
-_NODE_SIZES = (1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 12, 16, 18, 20, 24, 32, 36, 64, 72)
-
-
-def _common_divisor(ranks: pl.Expr, node: pl.Expr, known: pl.Expr | int) -> pl.Expr:
-    """Return the greatest common divisor of a number of ranks and a node's GPUs, where it is a node's size.
-
-    Of two columns polars has no such function.
-    """
-    sizes = _NODE_SIZES if isinstance(known, pl.Expr) else _divisors(known)
-    divisor = pl.lit(1, pl.Int64)
-    for size in sizes[1:]:
-        divides = (ranks % size == 0) & (node % size == 0)
-        divisor = pl.when(divides).then(pl.lit(size, pl.Int64)).otherwise(divisor)
-    return divisor
-
-
-def _product(factors: list[pl.Expr]) -> pl.Expr:
-    return reduce(lambda a, b: a * b, factors, pl.lit(1, pl.Int64))
-
-
 def _coordinate(order: tuple[str, ...], axis: str, sizes: Mapping[str, int]) -> pl.Expr:
     """A rank's coordinate on one axis of an order."""
-    stride = 1
-    for earlier in order[: order.index(axis)]:
-        stride *= sizes[earlier]
+    stride = prod(sizes[earlier] for earlier in order[: order.index(axis)])
     return pl.col("rank") // stride % sizes[axis]
 
 
-def _number(order: tuple[str, ...], axes: tuple[str, ...], sizes: Mapping[str, int]) -> pl.Expr:
-    """The chosen axes of a rank's coordinates, read as one mixed-radix number."""
+def _number(
+    coordinates: str, mask: tuple[str, ...], sizes: Mapping[str, Any], inside: bool = True
+) -> pl.Expr:
+    """The axes of a mask, or those outside it, of a rank's coordinates, read as one mixed-radix number."""
+    order, axes = _order(coordinates, sizes), _in_parts(mask)
     number, radix = pl.lit(0, pl.Int64), 1
     for axis in order:
-        if axis in axes:
+        if (axis in axes) == inside:
             number = number + _coordinate(order, axis, sizes) * radix
             radix *= sizes[axis]
     return number
 
 
-def _group_id(kind: str, sizes: Mapping[str, int]) -> pl.Expr:
-    order, mask = _MASKS[kind]
-    number = _number(order, tuple(axis for axis in order if axis not in mask), sizes)
+def _group_id(kind: str, sizes: Mapping[str, Any]) -> pl.Expr:
+    number = _number(*MASKS[kind], sizes, inside=False)
     if kind != "embedding":
         return number
-    stage = _coordinate(order, "pp", sizes)
+    stage = _number(DENSE, ("pp",), sizes)
     return pl.when(stage.is_in([0, stage_of_prediction(sizes)])).then(number).otherwise(-1)
 
 
-def _members(everyone: pl.DataFrame, kind: str, sizes: Mapping[str, int]) -> pl.DataFrame:
+def _members(everyone: pl.DataFrame, kind: str, sizes: Mapping[str, Any]) -> pl.DataFrame:
     """The rows of `groups` of one kind; none where its groups have one member."""
-    order, mask = _MASKS[kind]
-    size, position = prod(sizes[axis] for axis in mask), _number(order, mask, sizes)
+    coordinates, mask = MASKS[kind]
+    size, position = prod(sizes[axis] for axis in mask), _number(coordinates, mask, sizes)
     if kind == "embedding":
         size, position = min(size, 2), pl.min_horizontal(position, 1)
     return (

@@ -86,6 +86,9 @@ COLUMNS: tuple[Derived, ...] = (
     Key("etp", ETP,
         "Degree of expert-tensor parallelism; `tp`, and always without experts: the same as tp.",
         "tp", resolved=_degree, without=pl.col("tp"), divides="world_size"),
+    Key("use_tp_pp_dp_mapping", TRUTH,
+        "Ranks are numbered with pipeline stages before data-parallel ranks (tp-cp-pp-dp), so that a "
+        "pipeline stands side by side.", False),
     Derived("dp", _degree,
         "Data-parallel size, world_size/(tp*cp*pp): batches are split over it, dense parameters replicated "
         "over it and cp."),

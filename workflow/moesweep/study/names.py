@@ -99,7 +99,7 @@ UNMODELLED = frozenset(
             "fp8_multi_head_attention",
             "fp8_output_proj",
         ),
-        *("use_torch_fsdp2", "use_tp_pp_dp_mapping"),
+        "use_torch_fsdp2",
         *("cpu_offloading", "activation_offload_fraction", "delta_offload_bytes_across_pp_ranks"),
         "overlap_cpu_optimizer_d2h_h2d",
         *("calculate_per_token_loss", "moe_latent_size"),

@@ -13,6 +13,7 @@ from moesweep.study.group_rules import GROUP_RULES
 from moesweep.study.interleaving_rules import GROUPED, INTERLEAVING_RULES
 from moesweep.study.kernel_rules import KERNEL_RULES
 from moesweep.study.offload_rules import OFFLOAD_RULES
+from moesweep.study.order_rules import ORDER_RULES
 from moesweep.study.overlap_rules import OVERLAP_RULES
 from moesweep.study.pipeline_layouts import layout_faults
 from moesweep.study.recomputation import (
@@ -163,6 +164,7 @@ RULES = (
         "sequence parallelism splits seq_length {seq_length} over tp {tp}, which does not divide it",
         nearest_multiples("seq_length", _c("tp"))),
     *CONTEXT_RULES,
+    *ORDER_RULES,
     error("moe_needs_sequence_parallel", "sequence_parallel",
         _moe & (_c("tp") > 1) & ~_c("sequence_parallel"),
         "a MoE workload with tp {tp} needs sequence parallelism", nearest_is("true")),

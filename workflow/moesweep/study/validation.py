@@ -15,7 +15,7 @@ import polars as pl
 from moesweep.edge.problems import BadInput, Problem, and_more, collect
 from moesweep.edge.schema import load_schema
 from moesweep.shapes.offloading import least_activations_on_host
-from moesweep.shapes.parallelism import GPUS_PER_NODE
+from moesweep.shapes.standing import GPUS_PER_NODE
 from moesweep.shapes.states import least_host_bytes, least_state_bytes
 from moesweep.study.of_clusters import with_constants_of_rules
 from moesweep.study.rule import Rule

@@ -2,7 +2,7 @@
 
 import polars as pl
 
-from moesweep.shapes.parallelism import placement
+from moesweep.shapes.standing import placement
 from moesweep.shapes.states import MEMORY_PARTS
 from moesweep.study.claims import QUANTITIES
 from moesweep.tables.communication import communication, wire_bytes_per_rank

@@ -81,7 +81,6 @@ def _staged(arguments: argparse.Namespace) -> "pl.DataFrame":
 
 def _answered(arguments: argparse.Namespace) -> "pl.DataFrame":
     """Return what the networks asked for do to the workloads asked for; write the tables into a folder."""
-    from moesweep.network.order import RANK_ORDER
     from moesweep.report.figures import oversubscription
     from moesweep.report.figures import topologies as by_network
     from moesweep.report.networks import slower
@@ -94,7 +93,7 @@ def _answered(arguments: argparse.Namespace) -> "pl.DataFrame":
     configuration = asked(arguments)
     workloads, clusters, out = _check(arguments, configuration)
     found = compared(workloads, clusters, configuration.root)
-    slowdowns = found.slowdowns(orders=tuple(dict.fromkeys((RANK_ORDER, *(arguments.order or ())))))
+    slowdowns = found.slowdowns(orders=arguments.order or ())
     prices = {name: part.value for name, part in load_parts(configuration.root).items()}
     table = topologies(found, slowdowns, prices)
     if out is not None:

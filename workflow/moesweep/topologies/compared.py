@@ -8,7 +8,7 @@ import polars as pl
 
 from moesweep.edge.problems import BadInput, Problem
 from moesweep.evaluate.costs import constants_frame, seconds_of
-from moesweep.network.order import RANK_ORDER
+from moesweep.network.order import rank_order
 from moesweep.network.slowed import built, built_for, of_layouts, with_slowdowns
 from moesweep.network.topology import Topology
 from moesweep.network.unit import LAYOUT
@@ -39,20 +39,22 @@ class Compared:
         built = {key: each for key, each in self.topologies.items() if key[1] in sizes}
         return Compared(workloads, self.clusters, built)
 
-    def slowdowns(
-        self, layouts: pl.DataFrame | None = None, orders: Sequence[str] = (RANK_ORDER,)
-    ) -> pl.DataFrame:
+    def slowdowns(self, layouts: pl.DataFrame | None = None, orders: Sequence[str] = ()) -> pl.DataFrame:
         """Return what each network does to each kind of layouts: `slowdowns`, layout, network, order.
 
-        `layouts` is some of `layouts`, numbered; left out: all.
+        In rank order, and where ranks are placed in the other `orders` that are asked for. `layouts` is some
+        of `layouts`, numbered; left out: all.
         """
         numbers = self.layouts if layouts is None else layouts
-        return pl.concat(
-            of_layouts(numbers, self.topologies, None if order == RANK_ORDER else order).with_columns(
-                order=pl.lit(order)
-            )
-            for order in orders
+        in_rank_order = of_layouts(numbers, self.topologies).join(
+            _ranked(numbers), on="layout", maintain_order="left"
         )
+        others = [
+            of_layouts(moved, self.topologies, order).with_columns(order=pl.lit(order))
+            for order in dict.fromkeys(orders)
+            if not (moved := numbers.filter(rank_order() != order)).is_empty()
+        ]
+        return pl.concat([in_rank_order, *others])
 
     def kinds(self, slowdowns: pl.DataFrame) -> pl.DataFrame:
         """Return the table `network_kinds`: what each network does to each kind of each workload."""
@@ -118,7 +120,8 @@ def topologies(found: Compared, slowdowns: pl.DataFrame, prices: Mapping[str, fl
     slowdowns  of `Compared.slowdowns`; read are those of rank order
     prices     `link_usd` and `switch_port_usd`
     """
-    placed = _placed(found, slowdowns.filter(order=RANK_ORDER))
+    ranked = slowdowns.join(_ranked(found.layouts), on=["layout", "order"], how="semi", maintain_order="left")
+    placed = _placed(found, ranked)
     rows = [
         (name, size, each.parts().links, each.parts().switches, _usd(each, prices))
         for (name, size), each in found.topologies.items()
@@ -130,6 +133,11 @@ def topologies(found: Compared, slowdowns: pl.DataFrame, prices: Mapping[str, fl
     return placed.select(
         "workload", "kind", "world_size", "network", _seconds(found, placed), ep_slowdown=ep
     ).join(parts, on=["network", "world_size"], maintain_order="left")
+
+
+def _ranked(layouts: pl.DataFrame) -> pl.DataFrame:
+    """Return the rank order of each layout."""
+    return layouts.select(pl.col("layout").cast(pl.Int64), order=rank_order())
 
 
 def _usd(each: Topology, prices: Mapping[str, float]) -> float:

@@ -18,24 +18,31 @@ Numbers = np.ndarray[Any, np.dtype[np.int64]]
 
 
 def repeats(program: pl.DataFrame, ranks: pl.DataFrame) -> Iterator[Repeated]:
-    """Yield every op of every rank, stage by stage, as ranks are numbered, in the types of the table `ops`.
+    """Yield every op of every rank, as ranks are numbered, in the types of the table `ops`.
 
     `program` has one program a stage; every rank is a member. With a column `ep_rank` it has one for every
     stage and ep rank; members are then the ep·etp ranks that follow one another until the programs repeat.
+    Where a pipeline's stages stand side by side, members are all ranks of a pipeline that do so.
     `group_id` is the rank's communicator of the op's kind, 0 for ops without one.
     """
     types = {name: dtype for name, dtype in dtypes("ops").items() if name not in OWN}
-    for (stage,), part in program.partition_by("stage", as_dict=True, maintain_order=True).items():
-        here = ranks.filter(pl.col("stage") == stage)
-        if "ep_rank" in part.columns:
-            programs = part.partition_by("ep_rank", as_dict=True)
-            runs = [programs[(ep,)] for ep in here.filter(pl.col("edp_rank") == 0)["ep_rank"]]
-        else:
-            runs = [part]
+    told_apart = ["stage", "ep_rank"] if "ep_rank" in program.columns else ["stage"]
+    programs = program.partition_by(told_apart, as_dict=True)
+    for here, repeating in _repeating(ranks, len(told_apart) > 1):
+        runs = [programs[told] for told in repeating.select(told_apart).iter_rows()]
         rows = pl.concat(runs).select(pl.col(name).cast(dtype) for name, dtype in types.items())
         rank = np.repeat(np.arange(len(runs)), [run.height for run in runs])
         own = partial(_own, *_told_by_ranks(here, len(runs)), rank, _kinds(rows))
         yield Repeated(here.height // len(runs), rows, own)
+
+
+def _repeating(ranks: pl.DataFrame, by_ep_rank: bool) -> Iterator[tuple[pl.DataFrame, pl.DataFrame]]:
+    """Yield ranks that follow one another, and the first of them, after which programs repeat."""
+    if not ranks["stage"].is_sorted():
+        yield ranks, ranks.filter(pl.col("dp_rank") == 0)
+        return
+    for here in ranks.partition_by("stage", maintain_order=True):
+        yield here, here.filter(pl.col("edp_rank") == 0) if by_ep_rank else here[:1]
 
 
 def ops(program: pl.DataFrame, ranks: pl.DataFrame) -> pl.DataFrame:

@@ -5,7 +5,7 @@ from typing import Any
 import polars as pl
 
 from moesweep.cost.validity import outside
-from moesweep.shapes.parallelism import placement
+from moesweep.shapes.standing import placement
 from moesweep.study.catalog import Cluster
 from moesweep.study.rules import TRACE_FAILED
 from moesweep.tables.numbers import whole_spread
