@@ -59,7 +59,7 @@ TESTS = {
     "shapes/rings": ("rings", "collectives", "parallelism"),
     "shapes/schedule": ("steps", *MEMORY, "activation_offload"),
     "shapes/spread": ("dispatchers",),
-    "shapes/states": ("states", *MEMORY, "offload", "sharding"),
+    "shapes/states": ("states", *MEMORY, "offload", "sharding", "fp8"),
     "shapes/steps": ("steps", *OVERLAP, "pairs"),
     **dict.fromkeys(("trace/ends", "trace/vocabulary"), TRACE),
     "trace/moe": (*TRACE, "balancing_losses", "fp64_routers", "capacity", "dispatchers"),
@@ -71,7 +71,10 @@ TESTS = {
     **dict.fromkeys(("trace/skewed_copies", "trace/skewed_programs", "cost/skewed_ranks"), SKEWED),
     "cost/buckets": OVERLAP,
     "cost/collectives": ("collectives", "network_costs", *COSTS, *OVERLAP, "determinism", "two_steps"),
-    "cost/compute": (*COSTS, "offload", "fp64_routers", "fp8", "capacity", "dispatchers", "determinism"),
+    "cost/compute": (
+        *(*COSTS, "offload", "fp64_routers", "fp8", "capacity", "dispatchers", "determinism"),
+        "context_parallelism",
+    ),
     "cost/fused_exchange": ("dispatchers",),
     "cost/memory": (
         "capacity",

@@ -85,6 +85,8 @@ def test_keys_and_values_are_gathered(trace: Any) -> None:
     assert found(rows, "backward", "hbm_bytes")["core_attention"] == (4 * 2048 + 5 * 5120,)
     assert moved["context_reorder"][2] == 4 * 64 * 32
     assert found(rows, "backward", "hbm_bytes")["context_reorder"] == (8 * 64 * 32,)
+    two = trace(**SHARED | {"cp_comm_type": "all_gather", "micro_batch_size": 2})
+    assert found(two, "forward", "hbm_bytes")["context_reorder"] == (2 * 4 * 64 * 32,)
 
 
 @both
@@ -197,6 +199,9 @@ def test_workspace_by_hand(way: str, held: int) -> None:
     rows = costs(first).memory.filter(stage=0)
     buffers = 2 * (64 * 192 + 64 * 64 + 2 * 64 * 8)
     assert rows["workspace_bytes"].to_list() == [buffers + held]
+    # Of tp 2 a rank has half of all widths.
+    halves = costs(first | {"tp": 2}).memory.filter(stage=0)
+    assert halves["workspace_bytes"].to_list() == [(buffers + held) // 2]
 
 
 @given(

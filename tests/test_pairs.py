@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from costing import cluster, constants, costs, seconds
-from moesweep.cost.pairs import OF_A_PAIR, PHASES, hidden_of_a_pair
+from moesweep.cost.pairs import OF_A_PAIR, PHASES, hidden_of_a_pair, turns_of_a_pass
 from moesweep.evaluate.costs import costed
 from moesweep.library import predict
 from moesweep.shapes.steps import interleaved, makespans
@@ -70,6 +70,31 @@ def test_four_turns_by_hand() -> None:
     assert saved(part, delays=False, backward_pair_share=0.5) == 3.5
     assert saved(part, delays=False, forward_pair_host=8.0, backward_pair_host=9.0) == 22 - 17
     assert saved(part, delays=False, forward_pair_host=10.0, backward_pair_host=12.5) == 0
+
+
+@pytest.mark.parametrize(
+    ("dispatcher", "delays", "expected"),
+    [
+        # attention and what is waited for of it, experts and what is waited for of them
+        ("alltoall", False, (63.0, 63.0, 30.0, 30.0)),
+        ("alltoall", True, (63.0, 59.0, 30.0, 24.0)),
+        # What it has brought is permuted before the experts.
+        ("flex", False, (58.0, 58.0, 35.0, 35.0)),
+        ("flex", True, (58.0, 54.0, 35.0, 29.0)),
+    ],
+)
+def test_turns_of_a_pass_by_hand(
+    dispatcher: str, delays: bool, expected: tuple[float, float, float, float]
+) -> None:
+    """100 s of kernels, 7 of prediction; 30 of experts, 5 of permutations; weight gradients of 4 and 6 s."""
+    of_turns = {"experts": 30.0, "permutations": 5.0, "predicting": 7.0, "dispatched": 11.0, "combined": 13.0}
+    of_turns |= {"attention_wgrad": 4.0, "experts_wgrad": 6.0, "compute": 100.0, "ep_overlap": 0.5}
+    option = (DELAYED if delays else PAIRS) | {"moe_token_dispatcher_type": dispatcher}
+    frame = small(**CHUNKS | option).with_columns(pl.lit(value).alias(n) for n, value in of_turns.items())
+    found = frame.select(**turns_of_a_pass(pl.lit(17.0))).row(0, named=True)
+    names = ("pair_attention", "pair_attention_first", "pair_experts", "pair_experts_first")
+    assert tuple(found[name] for name in names) == expected
+    assert [found[f"pair_{name}"] for name in ("dispatch", "combine", "share", "host")] == [11, 13, 0.5, 17]
 
 
 @settings(max_examples=40)

@@ -1,5 +1,6 @@
 """Ranks, coordinates, communicators and their places on nodes: by hand, and as properties."""
 
+import math
 from typing import Any
 
 import polars as pl
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 from moesweep.cost.collectives import places
 from moesweep.shapes.communication import GROUP_KINDS
 from moesweep.shapes.parallelism import STAGES_BESIDE, grouped, groups, ranks, runs
-from moesweep.shapes.standing import placement, standing
+from moesweep.shapes.standing import placement, standing, unit_of
 
 LAYOUT = "pipeline_model_parallel_layout"
 LOSS, BIAS = "moe_router_load_balancing_type", "moe_router_enable_expert_bias"
@@ -283,6 +284,17 @@ def test_a_column_of_node_sizes_says_the_same_as_a_number(stride: int, node: int
     by_column = standing(*columns, pl.lit(10**6), pl.col("node"))
     by_number = standing(*columns, pl.lit(10**6), node)
     assert frame.select(*by_column).row(0) == frame.select(*by_number).row(0)
+
+
+@pytest.mark.parametrize("node", [2, 3, 4, 5, 6, 7, 8, 9, 10, 12, 16, 18, 20, 24, 32, 36, 64, 72])
+def test_blocks_of_ranks_and_nodes_have_a_common_divisor(node: int) -> None:
+    """Of nodes as large as any that are sold, and as many ranks as two of them, in runs of every third."""
+    frame = pl.DataFrame({"node": node, "ranks": range(1, 2 * node + 1)})
+    by_column = unit_of(pl.col("ranks"), pl.lit(3), pl.col("node"), pl.lit(1))
+    by_number = unit_of(3 * pl.col("ranks"), pl.lit(3), node, pl.lit(3))
+    wanted = [math.gcd(3 * ranks, node) for ranks in range(1, 2 * node + 1)]
+    assert frame.select(by_column).to_series().to_list() == wanted
+    assert frame.select(by_number).to_series().to_list() == wanted
 
 
 @pytest.mark.parametrize(("size", "stride"), [(6, 1), (3, 2), (2, 3)])

@@ -73,6 +73,20 @@ def test_a_prediction_stands_where_its_letter_does() -> None:
     assert found.select("layer", "stage", "chunk").rows() == [(61, 14, 1)]
 
 
+def test_messages_that_arrive_of_a_prediction_on_another_stage() -> None:
+    """Behind the prediction two hidden states travel, and two gradients back; in the last chunk alone."""
+    apart = {"pp": 4, "num_layers": 8, "mtp_num_layers": 1, "tied_embeddings": False, "world_size": 32}
+    one = small(**apart, **{LAYOUT: "Etttt|tttt|m|L"})
+    two = small(**apart, **{LAYOUT: "Et|t|t|t|tttt|m||L"}, virtual_pipeline=2)
+    found = [
+        chunk_contents(each, layer_layout(each)).select("recv_forward", "recv_backward").rows()
+        for each in (one, two)
+    ]
+    assert found[0] == [(0, 1), (1, 1), (1, 2), (2, 0)]
+    # stage by stage, both chunks; the prediction is on stage 1 of the last chunk
+    assert found[1] == [(0, 1), (1, 1), (1, 1), (1, 2), (1, 1), (2, 2), (1, 1), (2, 0)]
+
+
 @pytest.mark.parametrize(
     "text", ["Et*3|(tt|)*29,m|L", "E|t*10||tL", "Ett|(t|,t|)*3L", "(E)*1(tm|)*2,L*1", "Et*3|(t*4|)*2L"]
 )

@@ -8,7 +8,16 @@ from hypothesis import strategies as st
 
 from moesweep.cost.iteration import filled_and_drained
 from moesweep.shapes.schedule import SHAPE, most_warmup_steps, schedules
-from moesweep.shapes.steps import LONGER, interleaved, makespans, order_of, step_ends
+from moesweep.shapes.steps import (
+    LONGER,
+    WINDOW,
+    _least,
+    _windows,
+    interleaved,
+    makespans,
+    order_of,
+    step_ends,
+)
 from naive_pipeline import makespan
 
 SHAPES = [(1, 1, 3), (2, 1, 2), (4, 1, 8), (8, 1, 5), (2, 2, 4), (4, 2, 8), (4, 3, 12), (8, 2, 16)]
@@ -207,6 +216,45 @@ def test_a_pipeline_that_its_last_stage_paces_fills_and_drains_as_the_formula_sa
     assert stepped <= formula * (1 + 1e-12)
     if stages[-1] == stages.max():
         assert stepped == pytest.approx(formula, rel=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("shape", "period", "last"),
+    [
+        # 2 stages of 2 chunks, 40 micro-batches: 160 steps a stage. The first one drains 2 + 2 of them.
+        ((2, 2, 40, False, 2), 2, 160 - 4),
+        # In pairs it runs a pass more ahead.
+        ((2, 2, 40, True, 2), 2, 160 - 5),
+        # In groups of 5 it is 2 + 5 ahead, and a last group of 3 micro-batches is not like the others.
+        ((2, 2, 43, False, 5), 5, 172 - 12 - 7),
+        ((3, 1, 30, False, 3), 1, 60 - 2),
+    ],
+)
+def test_what_is_compared_by_hand(shape: tuple[int, int, int, bool, int], period: int, last: int) -> None:
+    """The last steps of every stage before that, 2 more for each micro-batch that a group has beyond pp."""
+    pp, chunks, microbatches, _, group = shape
+    later, earlier = _windows(*shape, period)
+    rows = [
+        2 * microbatches * chunks * stage + step
+        for stage in range(pp)
+        for step in range(last - WINDOW - 2 * (group - pp), last)
+    ]
+    assert later.tolist() == rows
+    assert (later - earlier == 2 * period * chunks).all()
+
+
+@given(
+    pp=st.integers(2, 8), chunks=st.integers(1, 4), in_pairs=st.booleans(), more=st.sampled_from([0, 0, 1, 5])
+)
+def test_no_warm_up_is_compared(pp: int, chunks: int, in_pairs: bool, more: int) -> None:
+    """As few micro-batches as possible: of one less, the first steps would be of the longest warm-up."""
+    group = pp + (more if chunks > 1 else 0)
+    period = group if chunks > 1 else 1
+    least = _least(pp, chunks, in_pairs, group, period)
+    row = dict(zip(SHAPE, (pp, chunks, 10**6, in_pairs, group), strict=True))
+    ahead = pl.DataFrame([row]).select(most_warmup_steps()).item()
+    begins = 2 * chunks * least - ahead - WINDOW - 2 * (group - pp) - 2 * period * chunks
+    assert ahead <= begins < ahead + 2 * chunks
 
 
 def test_steps_with_lengths_of_their_own_end_one_after_the_other() -> None:

@@ -36,6 +36,18 @@ def test_workspace_by_hand() -> None:
     assert old["workspace_bytes"] == 2 * 2 * f * h
 
 
+def test_results_of_experts_are_gathered_in_the_routers_format() -> None:
+    """8192 tokens, 32,768 rows of experts: of each 4 + 2 bytes of h = 64, with a router of 32 bits."""
+    moe = {
+        **{"tp": 1, "etp": 2, "pp": 1, "ep": 2, "world_size": 4, "num_experts": 8, "seq_length": 8192},
+        **{"flash_attention": True, "global_batch_size": 4, "vocab_size": 128, "moe_ffn_hidden_size": 8},
+    }
+    plain, wide = (memory(moe | {"moe_router_dtype": of})["workspace_bytes"] for of in ("none", "fp32"))
+    # qkv, output, fc1 and fc2; with 6 bytes a logit of 128 words the loss is the fullest moment
+    assert plain == 2 * (64 * 192 + 64 * 64 + 2 * 64 * 4)
+    assert wide - plain == 6 * 64 * 32_768 - 6 * 8192 * 128
+
+
 def test_shapes_that_are_alike_share_a_buffer() -> None:
     # one shared expert, as wide as a routed one, none cut: fc1 and fc2 of both are alike
     moe = {

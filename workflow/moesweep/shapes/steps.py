@@ -199,9 +199,7 @@ def makespans(
         lengths = with_pairs(lengths, hidden, pp, chunks)
     size = pp if group is None else group
     period = size if chunks > 1 else 1
-    compared = _compared(pp, size)
-    most = _warmup(pp, chunks, in_pairs, size).max()
-    least = int(-(-(2 * most + compared + 2 * period * chunks) // (2 * chunks)))
+    least = _least(pp, chunks, in_pairs, size, period)
     ended, rest = np.full(len(pipeline), np.nan), np.arange(len(pipeline))
     for longer in LONGER:
         for residue in np.unique(microbatches[rest] % period).tolist():
@@ -248,6 +246,12 @@ def _settled(
         found.append((last, between[-1], (np.abs(between - between[-1]) <= STEADY * last).all(axis=0)))
     last, each, steady = (np.concatenate(parts) for parts in zip(*found, strict=True))
     return last, each, steady
+
+
+def _least(pp: int, chunks: int, in_pairs: bool, group: int, period: int) -> int:
+    """Return the fewest micro-batches with which no warm-up is compared, a period before either."""
+    most = int(_warmup(pp, chunks, in_pairs, group).max())
+    return -(-(2 * most + _compared(pp, group) + 2 * period * chunks) // (2 * chunks))
 
 
 @lru_cache(KNOWN_ORDERS)
