@@ -237,7 +237,20 @@ BROKEN: list[tuple[str, dict[str, Any], str, str]] = [
     ("skips_without_window", {"window_attn_skip_freq": "2"}, "2", "leave it out"),
     ("sinks_of_mla", MLA | {"softmax_type": "learnable"}, "learnable", "nearest: vanilla"),
     ("layer_per_stage", {"pp": 16, "ep": 1}, "16", "nearest: 8"),
-    ("dense_layers", {"first_k_dense": 9}, "9", "nearest: 8"),
+    ("dense_layers", {"first_k_dense": 9}, "9", "nearest: 7"),
+    ("dense_layers", {"first_k_dense": 8}, "8", "nearest: 7"),
+    (
+        "no_windowed_layer",
+        {"window_size": "[127,0]", "window_attn_skip_freq": "[0,0,0,0,0,0,0,0]"},
+        "[0,0,0,0,0,0,0,0]",
+        "leave it and window_size out",
+    ),
+    (
+        "positions_of_prediction",
+        {"mtp_num_layers": 1, "position_embedding": "learned"},
+        "learned",
+        "nearest: rope",
+    ),
     ("interleaving_needs_stages", {"virtual_pipeline": 2, "pp": 1}, "2", "nearest: 1"),
     ("interleaving_by_layers", {"virtual_pipeline": 3}, "3", "nearest: 2, 4"),
     (

@@ -96,6 +96,10 @@ _width = pl.max_horizontal("hidden_size", _heads * _c("head_dim").fill_null(0))
 _flops = 2.0 * _c("micro_batch_size") * _c("seq_length") * _width * _widest
 
 
+_NONE = r"^\[[0,]*\]$"
+"""A list that marks no layer."""
+
+
 def _of_other_length(key: str) -> pl.Expr:
     """Whether a list of 0 and 1 has another length than the model has layers."""
     return _c(key).str.starts_with("[") & (
@@ -202,8 +206,9 @@ RULES = (
     error("layer_per_stage", "pp", ~_laid_out & (_c("pp") > _c("num_layers")),
         "pp {pp} is more than num_layers {num_layers}",
         nearest_divisors("pp", _pipeline_ranks, most=_c("num_layers"))),
-    error("dense_layers", "first_k_dense", _c("first_k_dense") > _c("num_layers"),
-        "first_k_dense {first_k_dense} is more than num_layers {num_layers}", nearest_is(_c("num_layers"))),
+    error("dense_layers", "first_k_dense", _moe & (_c("first_k_dense") >= _c("num_layers")),
+        "first_k_dense {first_k_dense} leaves none of num_layers {num_layers} any of the {num_experts} "
+        "experts", nearest_is(_c("num_layers") - 1)),
     error("interleaving_needs_stages", "virtual_pipeline", _interleaved & (_c("pp") == 1),
         "virtual_pipeline {virtual_pipeline} with pp 1: there is nothing to interleave", nearest_is(1)),
     error("interleaving_by_layers", "virtual_pipeline",
@@ -262,7 +267,7 @@ RULES = (
     error("moe_layers_by_layers", "moe_layer_freq", _of_other_length("moe_layer_freq"),
         "the list has another length than num_layers {num_layers}", nearest_is(1)),
     error("no_moe_layer", "moe_layer_freq",
-        _moe & _c("moe_layer_freq").str.contains(r"^\[[0,]*\]$"),
+        _moe & _c("moe_layer_freq").str.contains(_NONE),
         "no layer has any of the {num_experts} experts", nearest_is(1)),
     error("window_ahead", "window_size", WINDOWED & ~_c("window_size").str.ends_with(",0]"),
         "a causal mask hides the keys after a token", pl.format("nearest: {},0]",
@@ -271,8 +276,14 @@ RULES = (
         "windows of mla attention are not modelled", pl.lit("leave it out")),
     error("window_of_prediction", "window_size", WINDOWED & (_c("mtp_num_layers") > 0),
         "windows beside multi-token prediction are not modelled", pl.lit("leave one of them out")),
+    error("positions_of_prediction", "position_embedding",
+        (_c("mtp_num_layers") > 0) & (_c("position_embedding") == "learned"),
+        "multi-token prediction beside learned positions: Megatron refuses it", nearest_is("rope")),
     error("windows_by_layers", "window_attn_skip_freq", _of_other_length("window_attn_skip_freq"),
         "the list has another length than num_layers {num_layers}", pl.lit("leave it out")),
+    error("no_windowed_layer", "window_attn_skip_freq",
+        WINDOWED & _c("window_attn_skip_freq").str.contains(_NONE),
+        "no layer has the window {window_size}", pl.lit("leave it and window_size out")),
     error("skips_without_window", "window_attn_skip_freq",
         ~WINDOWED & (_c("window_attn_skip_freq") != "none"),
         "there is no window_size to skip", pl.lit("leave it out")),
