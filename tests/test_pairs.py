@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from costing import cluster, constants, costs, seconds
-from moesweep.cost.pairs import OF_A_PAIR, PHASES, hidden_of_a_pair, turns_of_a_pass
+from moesweep.cost.pairs import OF_A_PAIR, PHASES, hidden_of_a_pair, ops_of_turns, turns_of_a_pass
 from moesweep.evaluate.costs import costed
 from moesweep.library import predict
 from moesweep.shapes.steps import interleaved, makespans
@@ -70,6 +70,32 @@ def test_four_turns_by_hand() -> None:
     assert saved(part, delays=False, backward_pair_share=0.5) == 3.5
     assert saved(part, delays=False, forward_pair_host=8.0, backward_pair_host=9.0) == 22 - 17
     assert saved(part, delays=False, forward_pair_host=10.0, backward_pair_host=12.5) == 0
+
+
+def test_what_turns_are_made_from_by_hand() -> None:
+    """Each op has seconds of its own, powers of two: sums say which ones count."""
+    kernels = (
+        "expert_fc1",
+        "expert_fc1_wgrad",
+        "shared_fc2_wgrad",
+        "shared_sum",
+        "qkv_wgrad",
+        "router_wgrad",
+    )
+    kernels += ("mtp_projection_wgrad", "mtp_final_norm", "permute", "recompute_unpermute", "qkv")
+    exchanges = ("moe_dispatch", "fused_combine", "recompute_moe_combine", "shared_gather", "mtp_gather")
+    frame = pl.DataFrame(
+        {
+            "op": [*kernels, *exchanges],
+            "collective": [None] * len(kernels) + ["all_to_all"] * len(exchanges),
+            "seconds": [2.0**place for place in range(len(kernels) + len(exchanges))],
+        }
+    ).with_columns(pl.lit(None, pl.String).alias(name) for name in ("kind", "phase", "group_kind"))
+    found = frame.select(**ops_of_turns()).row(0, named=True)
+    assert found == {
+        **{"experts": 1 + 2 + 4, "experts_wgrad": 2 + 4, "attention_wgrad": 16, "permutations": 256 + 512},
+        **{"predicting": 64 + 128, "dispatched": 2048, "combined": 4096 + 8192},
+    }
 
 
 @pytest.mark.parametrize(

@@ -45,7 +45,7 @@ def ring_shares(members: pl.DataFrame) -> pl.DataFrame:
     stand = _Standing.of(members)
     parts = [_leaving(stand), *_staying(stand)]
     at, to, share, rest = (np.concatenate(column) for column in zip(*parts, strict=True))
-    used = (share > 0) | (rest > 0)
+    used = share > 0
     at, to = at[used], to[used]
     return members.select("group_kind", "rank")[at].with_columns(
         peer=members["rank"].gather(to),
