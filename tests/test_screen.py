@@ -84,7 +84,7 @@ def test_refused_points_have_their_rule_and_counts_add_up(
     assert of_rules == {rule: count for rule, count in counts.items() if rule in of_rules}
     points = len(list(product(*(value for value in GRID.values()))))
     assert found.height + sum(counts.values()) == points
-    assert f"{found.height} points kept of {found.height} legal ones, of {points} in all" in said
+    assert f"{found.height} kept of {found.height} legal ones, of {points} points" in said
 
 
 @pytest.mark.parametrize(
@@ -206,6 +206,7 @@ def test_clusters_are_an_axis(tmp_path: Path) -> None:
         ({}, ["--top", "3", "--by", "mfus"], "did you mean mfu"),
         ({}, ["--shard", "3/2"], "--shard: form"),
         ({}, ["--points", "3"], "the limit is 3"),
+        ({}, ["--refused", "lost.csv"], '--refused: form: "lost.csv": points are written'),
     ],
 )
 def test_mistakes(
@@ -340,3 +341,10 @@ def test_the_best_layouts_do_not_replace_the_configured_sweep(
 def test_the_dictionary_of_a_screen_is_that_of_costs() -> None:
     assert json.loads(Path("schemas/tables/screen.json").read_text())["table"] == "screen"
     assert [name for name in dtypes("screen") if name != "cluster"] == list(dtypes("costs"))
+
+
+def test_twins_are_counted_as_such(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = space(tmp_path, world_size=[16])
+    Path(path).write_text("twins: true\n" + Path(path).read_text())
+    found = screened(path, tmp_path / "out.parquet")
+    assert f"{found.height} legal ones, twins among them, of " in capsys.readouterr().err

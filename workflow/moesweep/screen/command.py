@@ -53,6 +53,7 @@ def screen(arguments: argparse.Namespace) -> int:
         name and collect(problems, output_file, name, [Path(arguments.space)])
         for name in (arguments.refused, arguments.sweep)
     ]
+    problems += _not_parquet(arguments)
     choice = collect(problems, _choice, arguments)
     shard = collect(problems, _shard, arguments.shard)
     configuration = asked(arguments)
@@ -78,6 +79,18 @@ def screen(arguments: argparse.Namespace) -> int:
         write_sweep(space, points, sweep)
         print(f"{sweep}: {points.height} workloads; trace them with moesweep run --set sweep={sweep}")
     return 0
+
+
+def _not_parquet(arguments: argparse.Namespace) -> list[Problem]:
+    """Return a problem for each file of points that another form's name says."""
+    files = {"--out": arguments.out, "--refused": arguments.refused}
+    others = {
+        option: shown(name) for option, name in files.items() if name and Path(name).suffix != ".parquet"
+    }
+    message, advice = "points are written as Parquet", "end the name with .parquet"
+    return [
+        Problem("", option, "form", name, f"{name}: {message}", advice) for option, name in others.items()
+    ]
 
 
 def _choice(arguments: argparse.Namespace) -> "Choice":
@@ -119,7 +132,10 @@ def _say(found: "Screened", out: Path) -> None:
         print(f"{out}: {found.missing} parts are still to be made by other shards", file=sys.stderr)
         return
     kept = 0 if found.points is None else found.points.height
-    print(f"{out}: {kept} points kept of {found.legal} legal ones, of {found.space} in all", file=sys.stderr)
+    # Of a point with a twin two workloads are legal.
+    twins = found.legal + sum(found.left_out.values()) > found.space
+    legal = f"{found.legal} legal ones{', twins among them' if twins else ''}"
+    print(f"{out}: {kept} kept of {legal}, of {found.space} points", file=sys.stderr)
 
 
 def add_best(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
