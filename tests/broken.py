@@ -3,7 +3,7 @@
 from typing import Any
 
 from broken_activations import OF_ACTIVATIONS
-from broken_sequences import MLA, OF_SEQUENCES
+from broken_sequences import MLA, OF_ORDER, OF_SEQUENCES
 
 # 64 GPUs: dp = 64/(4*2) = 8, and 8 experts over ep 4. Nothing is wrong with it.
 SOUND: dict[str, Any] = {
@@ -56,7 +56,6 @@ GROUP = "microbatch_group_size_per_vp_stage"
 CHUNKED = {"virtual_pipeline": 2}
 FLEX = {"moe_token_dispatcher_type": "flex"}
 ORDERED: dict[str, Any] = {"deterministic_mode": True}
-BESIDE_STAGES: dict[str, Any] = {"use_tp_pp_dp_mapping": True, "ep": 1}
 ALONE = {"world_size": 1, "tp": 1, "pp": 1, "ep": 1, "etp": 1, "global_batch_size": 1}
 BESIDE = {"overlap_grad_reduce": True, "overlap_param_gather": True}
 FSDP: dict[str, Any] = {"use_megatron_fsdp": True}
@@ -123,15 +122,6 @@ BROKEN: list[tuple[str, dict[str, Any], str, str]] = [
         "megatron-lm",
         "nearest: megatron-core",
     ),
-    ("order_of_one", BESIDE_STAGES | {"pp": 1}, "true", "nearest: false"),
-    ("order_of_one", BESIDE_STAGES | {"world_size": 8, "ep": 1}, "true", "nearest: false"),
-    ("order_of_experts", BESIDE_STAGES | {"ep": 4}, "true", "nearest: false"),
-    ("order_of_fsdp", BESIDE_STAGES | FSDP, "true", "nearest: false"),
-    (
-        "framework_of_rank_order",
-        BESIDE_STAGES | {"framework": "megatron-lm"},
-        *("megatron-lm", "nearest: megatron-core"),
-    ),
     ("order_of_loss", ORDERED | {"cross_entropy_loss_fusion": True}, "true", "nearest: false"),
     ("order_of_linears", ORDERED | {"tp_comm_overlap": True}, "true", "nearest: false"),
     ("framework_of_order", ORDERED | {"framework": "megatron-lm"}, "megatron-lm", "nearest: megatron-core"),
@@ -147,6 +137,7 @@ BROKEN: list[tuple[str, dict[str, Any], str, str]] = [
     ("world_by_pp", {"pp": 5}, "5", "nearest: 4, 8"),
     ("world_by_tp", {"tp": 3, "etp": 3, "hidden_size": 1536, "seq_length": 510}, "3", "nearest: 2, 4"),
     *OF_SEQUENCES,
+    *OF_ORDER,
     ("flex_between_ranks", FLEX | {"etp": 1, "ep": 1}, "flex", "nearest: alltoall"),
     ("flex_of_framework", FLEX | {"framework": "megatron-deepspeed"}, "flex", "nearest: alltoall"),
     ("flex_of_given_routing", FLEX | {"routing": ZIPF}, ZIPF, "nearest: balanced"),

@@ -1,4 +1,4 @@
-"""What breaks each rule of ranks that share sequences: what to change, the value found, the one suggested."""
+"""What breaks each rule of cp ranks and of ranks' order: what to change, the value found, the suggestion."""
 
 from typing import Any
 
@@ -26,4 +26,18 @@ OF_SEQUENCES: list[tuple[str, dict[str, Any], str, str]] = [
     ("steps_of_cp", SHARED | IN_STEPS | {"cp": 4, STEPS: "[4,2]"}, "[4,2]", "nearest: [4,1]"),
     ("one_step_of_cp", SHARED | {STEPS: "[2,1]"}, "p2p", "nearest: a2a+p2p"),
     ("heads_by_steps_of_cp", SHARED | IN_STEPS | {"cp": 8, STEPS: "[8,1]"}, "[8,1]", "nearest: [4,2]"),
+]
+
+BESIDE: dict[str, Any] = {"use_tp_pp_dp_mapping": True, "ep": 1}
+
+OF_ORDER: list[tuple[str, dict[str, Any], str, str]] = [
+    ("order_of_one", BESIDE | {"pp": 1}, "true", "nearest: false"),
+    ("order_of_one", BESIDE | {"world_size": 8}, "true", "nearest: false"),
+    ("order_of_experts", BESIDE | {"ep": 4}, "true", "nearest: false"),
+    ("order_of_fsdp", BESIDE | {"use_megatron_fsdp": True}, "true", "nearest: false"),
+    (
+        "framework_of_rank_order",
+        BESIDE | {"framework": "megatron-lm"},
+        *("megatron-lm", "nearest: megatron-core"),
+    ),
 ]
