@@ -10,6 +10,7 @@ import yaml
 from polars.testing import assert_frame_equal
 
 from costing import ROOT, cluster, constants
+from explained import everything_below
 from moesweep.cost.collectives import exchange_ways, outside_ways
 from moesweep.cost.model import Costs, cost, with_constants
 from moesweep.cost.words import Words
@@ -243,11 +244,7 @@ def test_an_explanation_ends_at_the_link_that_binds() -> None:
     ledger = Ledger(workloads("moe"), cluster().on(replace(THIN, file="thin.yaml")), {})
     rows = ledger.ops.frame.filter(group_kind="pp")
     node = ledger.ops.column(rows[0], "slowdown")
-    names, pending = {}, [node]
-    while pending:
-        each = pending.pop()
-        names[each.name] = each
-        pending += each.children
+    names = {each.name: each for each in everything_below(node)}
     origin = names["pp_slowdown"].origin
     assert origin is not None
     assert (origin.file, names["pp_slowdown"].value) == ("thin.yaml", rows["slowdown"][0])

@@ -8,18 +8,19 @@ import numpy as np
 import polars as pl
 
 from moesweep.network.flows import Ints
-from moesweep.shapes.parallelism import STAGES_BESIDE, ranks
+from moesweep.shapes.parallelism import DENSE, EXPERT, STAGES_BESIDE, axes, ranks
 
-_DENSE, _EXPERT = ("tp", "cp", "dp", "pp"), ("etp", "ep", "edp", "pp")
-_WITHOUT_CP = tuple(axis for axis in _DENSE if axis != "cp")
-ORDERS = tuple("-".join(axes) for order in (_WITHOUT_CP, _EXPERT, _DENSE) for axes in permutations(order))
+_WITHOUT_CP = tuple(axis for axis in axes(DENSE) if axis != "cp")
+ORDERS = tuple(
+    "-".join(placed) for order in (_WITHOUT_CP, axes(EXPERT), axes(DENSE)) for placed in permutations(order)
+)
 """Every order of the dense axes and of the expert axes, the fastest first; cp left out comes behind tp."""
 
 
 def rank_order() -> pl.Expr:
     """Return a layout's own order, in which rank r stands on GPU r."""
-    beside = pl.lit("tp-cp-pp-dp")
-    return pl.when(pl.col(STAGES_BESIDE)).then(beside).otherwise(pl.lit("-".join(_DENSE)))
+    beside, apart = (pl.lit("-".join(axes(DENSE, moved))) for moved in (True, False))
+    return pl.when(pl.col(STAGES_BESIDE)).then(beside).otherwise(apart)
 
 
 def slots(layout: Mapping[str, Any], order: str | None) -> Ints:
@@ -30,12 +31,12 @@ def slots(layout: Mapping[str, Any], order: str | None) -> Ints:
     """
     if order is None:
         return np.arange(layout["world_size"])
-    axes = tuple(order.split("-"))
-    if set(axes) == set(_WITHOUT_CP):
-        axes = tuple(each for axis in axes for each in (("tp", "cp") if axis == "tp" else (axis,)))
+    names = tuple(order.split("-"))
+    if set(names) == set(_WITHOUT_CP):
+        names = tuple(each for axis in names for each in (("tp", "cp") if axis == "tp" else (axis,)))
     coordinates = ranks(layout)
     placed, stride = np.zeros(layout["world_size"], dtype=np.int64), 1
-    for axis in axes:
+    for axis in names:
         own = coordinates["stage" if axis == "pp" else f"{axis}_rank"].to_numpy()
         placed, stride = placed + own * stride, stride * layout[axis]
     return placed

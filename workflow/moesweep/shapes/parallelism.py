@@ -77,6 +77,16 @@ _COORDINATES = {
 }
 
 
+def axes(coordinates: str, stages_beside: bool = False) -> tuple[str, ...]:
+    """Return the axes of DENSE or EXPERT coordinates, the fastest first, each in one piece.
+
+    Of edp the piece that stands apart tells where: with stages beside experts have no other.
+    """
+    whole = {_STEPS[0]: "cp", _STEPS[1]: "", _REPLICAS[0]: "", _REPLICAS[1]: "edp"}
+    named = (whole.get(axis, axis) for axis in _ORDERS[stages_beside][coordinates])
+    return tuple(axis for axis in named if axis)
+
+
 def dp_size() -> pl.Expr:
     """Ranks over which batches are split: world_size / (tp * cp * pp)."""
     return pl.col("world_size") // (pl.col("tp") * pl.col("cp") * pl.col("pp"))
@@ -117,8 +127,8 @@ def _order(coordinates: str, workload: Mapping[str, Any]) -> tuple[str, ...]:
     return _ORDERS[bool(workload.get(STAGES_BESIDE, False))][coordinates]
 
 
-def _in_parts(axes: tuple[str, ...]) -> tuple[str, ...]:
-    return tuple(part for axis in axes for part in _PARTS.get(axis, (axis,)))
+def _in_parts(names: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(part for axis in names for part in _PARTS.get(axis, (axis,)))
 
 
 def pipeline_stride(workload: Mapping[str, Any]) -> int:
@@ -176,10 +186,10 @@ def runs(kind: str, workload: Mapping[str, Any]) -> Runs:
     workloads with the same runs have the same groups.
     """
     coordinates, mask = MASKS[kind]
-    sizes, axes = _with_parts(workload), _in_parts(mask)
+    sizes, inner = _with_parts(workload), _in_parts(mask)
     found: list[tuple[int, bool]] = []
     for axis in _order(coordinates, workload):
-        size, inside = sizes[axis], axis in axes
+        size, inside = sizes[axis], axis in inner
         if size > 1 and found and found[-1][1] == inside:
             found[-1] = (found[-1][0] * size, inside)
         elif size > 1:
@@ -208,10 +218,10 @@ def _number(
     coordinates: str, mask: tuple[str, ...], sizes: Mapping[str, Any], inside: bool = True
 ) -> pl.Expr:
     """The axes of a mask, or those outside it, of a rank's coordinates, read as one mixed-radix number."""
-    order, axes = _order(coordinates, sizes), _in_parts(mask)
+    order, inner = _order(coordinates, sizes), _in_parts(mask)
     number, radix = pl.lit(0, pl.Int64), 1
     for axis in order:
-        if (axis in axes) == inside:
+        if (axis in inner) == inside:
             number = number + _coordinate(order, axis, sizes) * radix
             radix *= sizes[axis]
     return number

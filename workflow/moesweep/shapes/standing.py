@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import polars as pl
 
-from moesweep.shapes.parallelism import DENSE, EXPERT, MASKS, STAGES_BESIDE
+from moesweep.shapes.parallelism import MASKS, STAGES_BESIDE, axes
 from moesweep.shapes.placement import prediction_stage
 
 GPUS_PER_NODE = 8
@@ -20,12 +20,6 @@ _AXES = {"cp_p2p": pl.col("cp") // pl.col("cp_a2a")}
 """Axes that no column has."""
 
 _ONE = pl.lit(1, pl.Int64)
-
-_ORDERS: dict[bool, dict[str, tuple[str, ...]]] = {
-    False: {DENSE: ("tp", "cp", "dp", "pp"), EXPERT: ("etp", "ep", "edp", "pp")},
-    True: {DENSE: ("tp", "cp", "pp", "dp"), EXPERT: ("etp", "ep", "pp", "edp")},
-}
-"""Whole axes, the fastest first, without STAGES_BESIDE and with it."""
 
 
 class Extent(NamedTuple):
@@ -84,7 +78,7 @@ def extent(kind: str) -> Extent:
 def _without(kind: str) -> Extent:
     """Return the Extent in Megatron's own order: `model` leaves out cp and dp in each of pp stages."""
     coordinates, mask = MASKS[kind]
-    before = _before(_ORDERS[False][coordinates], mask[0])
+    before = _before(axes(coordinates), mask[0])
     runs = pl.col("pp") if kind in ("model", "expert_model") else _ONE
     return Extent(_product(mask), before, runs, pl.col("world_size"))
 
@@ -95,7 +89,7 @@ def _beside(kind: str) -> Extent:
     Where nobody stands between, or one rank makes a run, a group is ranks one stride apart.
     """
     coordinates, mask = MASKS[kind]
-    order = _ORDERS[True][coordinates]
+    order = axes(coordinates, stages_beside=True)
     size, before = _product(mask), _before(order, mask[0])
     if kind == "embedding":
         # Both ends of the block of ranks that a pipeline and its neighbours are.
@@ -182,6 +176,6 @@ def _common_divisor(ranks: pl.Expr, node: pl.Expr, known: pl.Expr | int) -> pl.E
     return divisor
 
 
-def _product(axes: Iterable[str]) -> pl.Expr:
-    factors = (_AXES.get(axis, pl.col(axis)) for axis in axes)
+def _product(names: Iterable[str]) -> pl.Expr:
+    factors = (_AXES.get(axis, pl.col(axis)) for axis in names)
     return reduce(lambda a, b: a * b, factors, pl.lit(1, pl.Int64))
