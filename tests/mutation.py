@@ -32,7 +32,8 @@ PACKAGE = CHECKOUT / "workflow/moesweep"
 ROOMS = ("shapes", "trace", "cost")
 NOT_FORMULAS = ("__init__.py", "command.py", "files.py", "words.py")
 SIZES = ("CACHED_ELEMENTS", "KNOWN_ORDERS", "LONGER", "WINDOW", "STEADY", "_SHIFT", "RESOLUTION")
-"""Sizes of caches, tolerances, terms of a series: with others near them the same comes out."""
+SIZES += ("MAX_TABLE_BYTES",)
+"""Sizes of caches and of files, tolerances, terms of a series: with others near them the same comes out."""
 
 TRACE = ("device_bytes", "hand_worked", "hand_worked_recompute", "programs")
 MEMORY = ("memory", "static_memory")

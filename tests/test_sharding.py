@@ -195,6 +195,12 @@ def test_experts_that_nobody_else_has_are_whole_anyway() -> None:
     dense = 4 * (4 * 64 * 64 // 2 + 4 * 64 + 8 * 64) + 1024 * 64 // 2 + 64 * 64 + 2 * 64
     assert own == (dense, dense)
     assert found > dense
+    # Two tp ranks, and whole experts on both: four layers of four experts alone are shared.
+    two = FSDP | {"world_size": 2, "tp": 2, "etp": 1, "ep": 1, "pp": 1, "global_batch_size": 4}
+    shared = costs(two).memory.select(
+        gathered_elements(pl.col("parameters")), waiting_elements(pl.col("parameters"))
+    )
+    assert shared.row(0) == (4 * 4 * 8 * 64 * 64,) * 2
 
 
 _OTHERS = {"fp8", "use_megatron_fsdp", "use_precision_aware_optimizer", "fine_grained_activation_offloading"}
