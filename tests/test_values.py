@@ -13,6 +13,7 @@ from moesweep.edge.problems import BadInput
 from moesweep.evaluate.recost import recosted
 from moesweep.store.of_each import read_of_each
 from moesweep.store.tablefile import dictionary, read_table, write_table
+from moesweep.store.values import check_values
 from moesweep.study.catalog import load_cluster
 from moesweep.study.validation import findings
 from moesweep.trace.programs import programs
@@ -107,6 +108,27 @@ def test_limits_are_those_of_numbers() -> None:
         for column in declared["columns"]:
             if {"least", "most", "above"} & column.keys():
                 assert column["type"] in ("Int64", "Float64"), (path.stem, column["name"])
+            assert "pattern" not in column or column["type"] == "String"
+
+
+@pytest.mark.parametrize(
+    ("column", "sound", "strange"),
+    [
+        ("moe_layer_freq", ("1", "12", "[0,1]"), ("\n", "0", "none", "[0,2]", "1\n")),
+        ("window_attn_skip_freq", ("none", "4", "[1]"), ("", "-1", "[]")),
+        ("pipeline_model_parallel_layout", ("none", "Et*3|(tt|)*2L"), ("E t", "x" * 9)),
+    ],
+)
+def test_a_text_that_is_read_as_more_has_its_pattern(
+    column: str, sound: tuple[str, ...], strange: tuple[str, ...]
+) -> None:
+    """A strange text had ended in a fault of the program's own; patterns are the schema's, or narrower."""
+    declared = dictionary("workloads")
+    for text in sound:
+        check_values(pl.DataFrame({column: [text]}), declared, "x.parquet")
+    for text in strange:
+        with pytest.raises(BadInput, match="is not a text such as"):
+            check_values(pl.DataFrame({column: [text]}), declared, "x.parquet")
 
 
 WIDE = {"hidden_size": 2**20, "num_attention_heads": 2**13, "num_query_groups": 2**13, "gated_mlp": True}

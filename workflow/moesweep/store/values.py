@@ -2,7 +2,8 @@
 
 A column's declaration says all: only what is `nullable` may be missing; a number is finite, at least its
 `least` (0 unless it says otherwise, null where any number has a meaning), at most its `most` and above its
-`above`, if it has them. Rows with the same values of a table's `key` are one row twice.
+`above`, if it has them; a text that is read as a list or a number has its `pattern`. Rows with the same
+values of a table's `key` are one row twice.
 """
 
 import operator
@@ -52,11 +53,14 @@ def check_rows(frame: pl.DataFrame, declared: Declaration, file: str) -> None:
 def _fault(column: Declaration) -> pl.Expr:
     """Return whether a value of a column is a fault, never null."""
     limits = tuple((words, limit) for words, limit in _limits(column))
-    return _fault_of(column["name"], column["type"], bool(column.get("nullable")), limits)
+    pattern = column.get("pattern")
+    return _fault_of(column["name"], column["type"], bool(column.get("nullable")), limits, pattern)
 
 
 @cache
-def _fault_of(name: str, type_: str, nullable: bool, limits: tuple[tuple[str, float], ...]) -> pl.Expr:
+def _fault_of(
+    name: str, type_: str, nullable: bool, limits: tuple[tuple[str, float], ...], pattern: str | None
+) -> pl.Expr:
     value = pl.col(name)
     faults = [pl.lit(False) if nullable else value.is_null()]
     if type_ == "Float64":
@@ -65,6 +69,8 @@ def _fault_of(name: str, type_: str, nullable: bool, limits: tuple[tuple[str, fl
         faults.append(value > MOST)
     if type_ in ("Int64", "Float64"):
         faults += [OUTSIDE[words](value, limit) for words, limit in limits]
+    if pattern is not None:
+        faults.append(~value.cast(pl.String).str.contains(pattern))
     return pl.any_horizontal(fault.fill_null(False) for fault in faults)
 
 
@@ -96,7 +102,7 @@ def _problem(faulty: pl.DataFrame, column: Declaration, file: str) -> Problem:
 
 def _needed(column: Declaration) -> str:
     if column["type"] not in ("Int64", "Float64"):
-        return "a value of the column"
+        return f"a text such as {column['pattern']}" if "pattern" in column else "a value of the column"
     kind = "a whole number of 64 bits" if column["type"] == "Int64" else "a finite number"
     return ", ".join([kind, *(f"{words} {limit}" for words, limit in _limits(column))])
 
