@@ -198,3 +198,12 @@ def test_a_batch_declares_the_ops_that_some_workload_of_it_has() -> None:
     assert {"shared_fc1", "shared_fc2", "shared_sum"} <= named[1] - named[0]
     assert all(name.startswith("shared_") for name in named[1] - named[0])
     assert not {name for name in named[1] if name.startswith(("fused_", "mtp_", "q_"))}
+
+
+@pytest.mark.parametrize(
+    "values", [[None, "a", "b", "a"], [None, 0.5, 2.0, 0.5], [None, 1, 3, 1], [None, False, True, False]]
+)
+def test_nothing_is_a_value_like_any_other(values: list[Any]) -> None:
+    """Told apart from the smallest one, too."""
+    found = coded(pl.Series(values))
+    assert (found.of.tolist(), found.size) == ([0, 1, 2, 1], 3)
