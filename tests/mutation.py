@@ -31,8 +31,10 @@ CHECKOUT = Path(__file__).resolve().parents[1]
 PACKAGE = CHECKOUT / "workflow/moesweep"
 ROOMS = ("shapes", "trace", "cost")
 NOT_FORMULAS = ("__init__.py", "command.py", "files.py", "words.py")
-SIZES = ("CACHED_ELEMENTS", "KNOWN_ORDERS", "LONGER", "WINDOW", "STEADY", "_SHIFT", "RESOLUTION")
-SIZES += ("MAX_TABLE_BYTES",)
+SIZES = (
+    *("CACHED_ELEMENTS", "KNOWN_ORDERS", "LONGER", "WINDOW", "STEADY", "_SHIFT", "RESOLUTION"),
+    "MAX_TABLE_BYTES",
+)
 """Sizes of caches and of files, tolerances, terms of a series: with others near them the same comes out."""
 
 TRACE = ("device_bytes", "hand_worked", "hand_worked_recompute", "programs")
@@ -298,8 +300,9 @@ def score(drawn: list[Mutant], jobs: int, folder: Path) -> list[Mutant]:
         """Return the end of what tests say that fail on the code as it is."""
 
         def tried(place: Path) -> str:
-            good = passes(place, [name])
-            return "" if good else (place / SAID).read_text(encoding="utf-8", errors="replace")[-2000:]
+            if passes(place, [name]):
+                return ""
+            return (place / SAID).read_text(encoding="utf-8", errors="replace")[-2000:] or "nothing said"
 
         return somewhere(tried)
 

@@ -264,7 +264,7 @@ def _ring_messages(op: Words) -> pl.Expr:
 
 
 def message(op: Words) -> Timing:
-    """Return one send between neighbouring stages: over the NIC if the stages of a pipeline share no node.
+    """Return one send between neighbouring stages: over the NIC if their pipeline is on several nodes.
 
     Each takes as long as the slowest of its pipeline. Or what goes round a ring of cp ranks, one message
     after the other, each as slow as that of the ring's slowest link.

@@ -51,7 +51,12 @@ def marks(least: int) -> Schema:
 
 MARKS_TEXT: Schema = {
     "type": "string",
-    "pattern": "^(none|[1-9][0-9]*|\\[[01](,[01])*\\])$",
+    "pattern": "^([1-9][0-9]{0,4}|\\[[01](,[01])*\\])$",
+    "x-form": "a whole number, or a list of 0 and 1",
+}
+MARKS_OR_NONE_TEXT: Schema = {
+    "type": "string",
+    "pattern": "^(none|[1-9][0-9]{0,4}|\\[[01](,[01])*\\])$",
     "x-form": "none, a whole number, or a list of 0 and 1",
 }
 WINDOW: Schema = {

@@ -17,6 +17,7 @@ from moesweep.study.forms import (
     ID,
     LAYOUT,
     LAYOUT_TEXT,
+    MARKS_OR_NONE_TEXT,
     MARKS_TEXT,
     MODULES_TEXT,
     NAME,
@@ -163,7 +164,7 @@ COLUMNS: tuple[Derived, ...] = (
         "none", resolved=WINDOW_TEXT, text=as_text),
     _model("window_attn_skip_freq", marks(2),
         "Which layers have the window: a number n, all but every n-th; or a list of 0 and 1, one for each "
-        "layer. Left out: every layer.", "none", resolved=MARKS_TEXT, text=as_text),
+        "layer. Left out: every layer.", "none", resolved=MARKS_OR_NONE_TEXT, text=as_text),
     Derived("window_keys", whole(0, 1 << 24),
         "Keys that a query of a windowed layer sees, itself among them; 0: no layer is windowed."),
     _model("softmax_type", one_of("vanilla", "off-by-one", "learnable"),

@@ -103,6 +103,12 @@ UNMODELLED = frozenset(
         *("cpu_offloading", "activation_offload_fraction", "delta_offload_bytes_across_pp_ranks"),
         "overlap_cpu_optimizer_d2h_h2d",
         *("calculate_per_token_loss", "moe_latent_size"),
+        *("no_gradient_accumulation_fusion", "distribute_saved_activations", "fp16_lm_cross_entropy"),
+        *("no_fp8_wgrad", "ddp_num_buckets", "ddp_bucket_size", "overlap_param_gather_with_optimizer_step"),
+        *("defer_embedding_wgrad_compute", "standalone_embedding_stage", "moe_extended_tp"),
+        *("moe_router_topk_limited_devices", "mtp_use_repeated_layer", "attention_output_gate"),
+        *("experimental_attention_variant", "linear_attention_type", "linear_attention_freq"),
+        *("heterogeneous_layers_config_path", "heterogeneous_layers_config_encoded_json"),
     )
 )
 """Options and model keys, by Megatron's names, that would move numbers and that nothing here knows yet."""
