@@ -32,6 +32,12 @@ def test_waves_of_tiles(m: int, n: int, batch: int, share: float) -> None:
     assert waves(m, n, batch) == pytest.approx(share)
 
 
+@pytest.mark.parametrize(("m", "n"), [(20 * 256, 5 * 128), (5 * 128, 20 * 256)])
+def test_large_tiles_fill_a_wave(m: int, n: int) -> None:
+    """20 x 5 tiles of 256 x 128, or of 128 x 256, are one wave of 100; the other way round 40 x 3 take two."""
+    assert waves(m, n, gemm_tile_128x128_efficiency=0.9, gemm_tile_128x64_efficiency=0.5) == 1
+
+
 def test_gemm_on_the_real_gpu() -> None:
     # m 4096, n 960 on 108 processors. 128 x 128: 32 x 8 = 256 tiles, 3 waves, 4096 x 960/(324 x 16384)
     # = 0.7407, x 0.952 = 0.7052; 256 x 128 and 128 x 256: 128 tiles, 2 waves, 0.5556; 128 x 64: 480 tiles,
