@@ -34,7 +34,7 @@ def test_waves_of_tiles(m: int, n: int, batch: int, share: float) -> None:
 
 @pytest.mark.parametrize(("m", "n"), [(20 * 256, 5 * 128), (5 * 128, 20 * 256)])
 def test_large_tiles_fill_a_wave(m: int, n: int) -> None:
-    """20 x 5 tiles of 256 x 128, or of 128 x 256, are one wave of 100; the other way round 40 x 3 take two."""
+    """20 x 5 tiles of 256 x 128, or of 128 x 256, are one wave of 100; 40 x 3 of the other are two."""
     assert waves(m, n, gemm_tile_128x128_efficiency=0.9, gemm_tile_128x64_efficiency=0.5) == 1
 
 
