@@ -73,7 +73,15 @@ TESTS = {
     "trace/dispatch": ("capacity", "balancing_losses", "dispatchers", *TRACE),
     **dict.fromkeys(("trace/skewed_copies", "trace/skewed_programs", "cost/skewed_ranks"), SKEWED),
     "cost/buckets": OVERLAP,
-    "cost/collectives": ("collectives", "network_costs", *COSTS, *OVERLAP, "determinism", "two_steps"),
+    "cost/collectives": (
+        "collectives",
+        "parallelism",
+        "network_costs",
+        *COSTS,
+        *OVERLAP,
+        "determinism",
+        "two_steps",
+    ),
     "cost/compute": (
         *(*COSTS, "offload", "fp64_routers", "fp8", "capacity", "dispatchers", "determinism"),
         "context_parallelism",

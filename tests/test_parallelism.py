@@ -267,6 +267,9 @@ def test_nodes_of_an_ep_group_are_one_figure(etp: int, ep: int, expected: tuple[
     )
     place = frame.with_columns(**places(frame.columns)).row(0, named=True)
     assert (place["members_per_node"], place["nodes"]) == expected
+    # A network that slows exchanges alone slows nothing else.
+    slowed = pl.concat([frame, frame.with_columns(group_kind=pl.lit("edp"))]).with_columns(ep_slowdown=3.0)
+    assert slowed.with_columns(**places(slowed.columns))["slowdown"].to_list() == [3.0, 1.0]
 
 
 def test_runs_that_nodes_cut_by_hand() -> None:
