@@ -129,6 +129,14 @@ def test_what_the_device_keeps(modules: list[str], freed: int) -> None:
     assert activations(few) == activations(few | {"fine_grained_activation_offloading": False})
 
 
+def test_a_stage_keeps_layers_of_its_own_kinds() -> None:
+    """Of four dense layers two are on their way; one with experts, that would free more, is not there."""
+    changes = offloading("qkv_linear", "expert_fc1", pp=2, world_size=2, num_layers=8, first_k_dense=4)
+    changes |= {"global_batch_size": 2}
+    here = activations(changes | {"fine_grained_activation_offloading": False})
+    assert here - activations(changes) == (4 - 2) * 2 * WIDE
+
+
 def test_more_micro_batches_are_alive_on_the_first_stage() -> None:
     changes = offloading("core_attn", "attn_proj", world_size=4, pp=4, num_layers=8, global_batch_size=16)
     here = activations(changes | {"fine_grained_activation_offloading": False})

@@ -50,6 +50,19 @@ def test_gemm_on_the_real_gpu() -> None:
     assert waves(4096, 960, **real) == pytest.approx(0.952 * 4096 * 960 / (324 * 128 * 128))
 
 
+def test_fp16_adds_each_weight_gradient_apart() -> None:
+    """10 bytes at 1 TB/s for each of a weight's elements: m x n of the gradient, and so for each expert."""
+    changes = MOE | {"dtype": "fp16"}
+    together, apart = (costs(changes, fp16_accumulation_bytes=each) for each in (0.0, 10.0))
+    for op in ("qkv_wgrad", "expert_fc1_wgrad"):
+        row = apart.ops.filter(op=op, stage=0).row(0, named=True)
+        more = seconds(apart, op, "backward") - seconds(together, op, "backward")
+        assert more == pytest.approx(10 * row["groups"] * row["m"] * row["n"] / 1e12)
+        assert seconds(apart, op.replace("wgrad", "dgrad"), "backward") == seconds(
+            together, op.replace("wgrad", "dgrad"), "backward"
+        )
+
+
 def test_gemm_takes_the_longer_of_arithmetic_and_memory() -> None:
     found = costs(WIDE)
     # fc1: 2 x 1024 x 1024 x 1024 flops. 128 x 64 tiles: 8 x 16 = 128, two waves: 1024^2/(200 x 8192) = 0.64
