@@ -270,6 +270,9 @@ def test_nodes_of_an_ep_group_are_one_figure(etp: int, ep: int, expected: tuple[
     # A network that slows exchanges alone slows nothing else.
     slowed = pl.concat([frame, frame.with_columns(group_kind=pl.lit("edp"))]).with_columns(ep_slowdown=3.0)
     assert slowed.with_columns(**places(slowed.columns))["slowdown"].to_list() == [3.0, 1.0]
+    # Ops that nobody else takes part in stand nowhere.
+    alone = slowed.with_columns(group_kind=pl.lit(None, pl.String)).select(**places(slowed.columns))
+    assert set(alone.row(0)) == {0}
 
 
 def test_runs_that_nodes_cut_by_hand() -> None:
